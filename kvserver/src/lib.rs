@@ -1,0 +1,13 @@
+//! A key-value server: one copy of the data, which may be primary, backup or spare.
+//!
+//! Pure, in reading order: [`store`] (the data), [`replica`] (the protocol). Shells: [`journal`],
+//! [`node`] (the loop), [`heartbeat`] (the view service), [`peers`] (other copies), [`api`] (doors).
+
+pub mod api;
+pub mod config;
+pub mod heartbeat;
+pub mod journal;
+pub mod node;
+pub mod peers;
+pub mod replica;
+pub mod store;

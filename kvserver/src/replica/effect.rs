@@ -1,0 +1,161 @@
+//! What a replica wants done.
+//!
+//! The contract: effects are performed in the order in which they were emitted. `Append` and
+//! `Truncate` go to the journal, whose completion comes back as
+//! [`Event::Appended`](super::event::Event::Appended); nothing that depends on an append being safe
+//! is emitted before that event. Sends of one stream keep their order or the stream breaks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvproto::command::Entry;
+use kvproto::ids::{Member, OpNumber, Position, ServerName, StreamNumber};
+use kvproto::message::Message;
+use kvproto::registration::Wish;
+use kvproto::reply::Reply;
+use kvproto::time::Timestamp;
+use kvproto::view::Role;
+
+use super::event::Token;
+
+/// Something to do.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Write these entries after everything written before, and say when they are safe.
+    Append(Vec<Arc<Entry>>),
+    /// Forget every entry after this op, then go on from there.
+    Truncate {
+        /// Last op kept.
+        after: OpNumber,
+    },
+    /// Forget everything: the log now begins after this position.
+    Reset {
+        /// The op that an installed copy of the state reflects.
+        base: Position,
+    },
+    /// Entries through this op are no longer needed for other copies.
+    Trim {
+        /// Last op that may go.
+        through: OpNumber,
+    },
+    /// Dial a copy for this stream. Messages of the stream that follow are queued until it stands;
+    /// failure comes back as `StreamBroken`.
+    OpenStream {
+        /// Whom.
+        to: Member,
+        /// Which stream of this epoch.
+        stream: StreamNumber,
+    },
+    /// Drop a stream; nothing more is heard of it.
+    CloseStream {
+        /// The other end.
+        to: Member,
+        /// Which stream.
+        stream: StreamNumber,
+    },
+    /// Send on the stream that the message names, or outside any stream for `Released`.
+    Send(Message),
+    /// Answer a caller.
+    Reply {
+        /// Who waits.
+        token: Token,
+        /// What to say.
+        reply: Reply,
+        /// The reply holds only if the clock, read when it is performed, is before this moment;
+        /// otherwise the caller is told that the primary is not ready.
+        valid_until: Option<Timestamp>,
+    },
+    /// Ask the view service.
+    Wish(Wish),
+    /// Tell people.
+    Notice(Notice),
+    /// This server is out of every view: it may exit.
+    Left,
+}
+
+/// Something that people want to know.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Notice {
+    /// A newer view was adopted.
+    ViewChanged,
+    /// This server plays another part.
+    RoleChanged {
+        /// Before.
+        from: Role,
+        /// Now.
+        to: Role,
+    },
+    /// A stream to a copy begins with a full transfer.
+    TransferStarted {
+        /// Whom.
+        to: Member,
+        /// How many keys.
+        keys: u64,
+        /// At which op.
+        at: OpNumber,
+    },
+    /// A transfer was given up and will begin anew.
+    TransferAbandoned {
+        /// Whom.
+        to: Member,
+        /// Why.
+        reason: &'static str,
+    },
+    /// This copy holds a whole state received from the primary.
+    TransferReceived {
+        /// How many keys.
+        keys: u64,
+        /// At which op.
+        at: OpNumber,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A newcomer holds everything.
+    CopySynced {
+        /// Who.
+        copy: Member,
+        /// Through which op.
+        through: OpNumber,
+    },
+    /// An uncommitted tail of an older epoch was dropped on the new primary's word.
+    TailDropped {
+        /// First position dropped.
+        first: Position,
+        /// Last position dropped.
+        last: Position,
+    },
+    /// The primary may serve.
+    Serving {
+        /// Time since this server was appointed.
+        took: Duration,
+    },
+    /// A newer epoch ended this server's primaryship.
+    Deposed {
+        /// Requests whose outcome is now unknown to this server.
+        open: usize,
+    },
+    /// Copies differ at an op.
+    Diverged {
+        /// The copy that differs.
+        copy: Member,
+        /// At which op.
+        at: OpNumber,
+    },
+    /// Nobody could take over: stopping now would lose the data.
+    OnlyCopy {
+        /// Keys that would be lost.
+        keys: u64,
+    },
+    /// The hand-over is under way.
+    HandingOver {
+        /// To whom, once known.
+        to: Option<ServerName>,
+    },
+    /// A peer's message was dropped because it made no sense.
+    Nonsense {
+        /// From whom.
+        from: Member,
+        /// What was wrong.
+        what: &'static str,
+    },
+}

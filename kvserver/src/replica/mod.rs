@@ -1,0 +1,3 @@
+//! The protocol as a pure value.
+pub mod effect;
+pub mod event;

@@ -1,0 +1,62 @@
+//! The contract of the store, which every other crate depends on.
+//!
+//! In reading order:
+//! - [`ids`], [`time`]: identities, positions and the two clocks
+//! - [`view`], [`settings`]: a view record, and what a cluster is set to
+//! - [`command`], [`reply`], [`limits`]: what can be asked, what is answered, what is allowed
+//! - [`message`]: what copies say to each other; [`registration`]: servers and the view service
+//! - [`pb`]: the generated wire types; [`convert`] is the only place that knows their gaps, and
+//!   [`status`] the one table between refusals and gRPC statuses
+
+pub mod command;
+pub mod convert;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod registration;
+pub mod reply;
+pub mod settings;
+pub mod status;
+pub mod time;
+pub mod view;
+
+pub use command::{
+    Action, Change, Changed, Command, Entry, Expect, Outcome, Query, Record, Refusal, RequestId,
+};
+pub use ids::{
+    ClusterId, Epoch, Generation, Incarnation, Member, Nonce, OpNumber, Position, RequestNumber,
+    Revision, ServerName, SessionId, StreamNumber, Version, ViewNumber,
+};
+pub use message::Digest;
+pub use reply::{LogPoint, NotDone, NotReady, Reply};
+pub use settings::Settings;
+pub use time::{LogTime, Timestamp};
+pub use view::{Role, View, ViewOrder, ViewStatus};
+
+/// Generated from the `.proto` files of this crate.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::all,
+    reason = "generated code; the .proto files carry the docs"
+)]
+pub mod pb {
+    /// Package `viewservice`.
+    pub mod viewservice {
+        tonic::include_proto!("viewservice");
+    }
+    /// Package `kvserver`.
+    pub mod kvserver {
+        tonic::include_proto!("kvserver");
+    }
+    /// Package `replication`.
+    pub mod replication {
+        tonic::include_proto!("replication");
+    }
+    /// Package `proto`, the name that programs of the Go predecessor use.
+    pub mod legacy {
+        tonic::include_proto!("proto");
+    }
+    /// Descriptors of all files, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

@@ -1,0 +1,185 @@
+//! What copies say to each other. Meanings of the fields: `replication.proto`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::command::{Entry, Outcome};
+use crate::ids::{
+    ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, StreamNumber,
+    Version,
+};
+use crate::time::{LogTime, Timestamp};
+use crate::view::View;
+
+/// A message between two copies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// Cluster of the sender.
+    pub cluster: ClusterId,
+    /// Epoch that the message speaks for: that of the stream's primary.
+    pub epoch: Epoch,
+    /// The sender.
+    pub from: Member,
+    /// Whom it is for; anybody else drops it.
+    pub to: Member,
+    /// Stream within the epoch.
+    pub stream: StreamNumber,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// Primary: first message of a stream.
+    Open,
+    /// Copy: what it holds.
+    Opened(Opened),
+    /// Primary: a batch, or with no entries a heartbeat.
+    Append(Append),
+    /// Copy: what it has.
+    Ack(Ack),
+    /// Copy: it knows this newer view.
+    Fenced(Box<View>),
+    /// Primary: empty yourself, a full copy follows.
+    TransferStart {
+        /// The op at which the copy is taken.
+        at: Position,
+        /// How many keys to expect, for progress.
+        keys: u64,
+    },
+    /// Primary: part of the copy.
+    TransferChunk {
+        /// From 1, contiguous.
+        number: u64,
+        /// In key order.
+        records: Vec<StateRecord>,
+    },
+    /// Primary: the copy is whole.
+    TransferEnd(TransferEnd),
+    /// Former primary, outside any stream: it stopped before this epoch.
+    Released,
+}
+
+/// What a copy holds when a stream opens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Start of each epoch in its log, oldest first.
+    pub epochs: Vec<Position>,
+    /// Its last op.
+    pub last: OpNumber,
+    /// Its committed op: nothing at or below may be truncated.
+    pub committed: OpNumber,
+    /// False in a half transfer.
+    pub complete: bool,
+}
+
+/// A batch of entries, or with none a heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Append {
+    /// Position of the op before the first entry.
+    pub previous: Position,
+    /// Contiguous entries.
+    pub entries: Vec<Arc<Entry>>,
+    /// Everything through here is in every required copy.
+    pub committed: OpNumber,
+    /// The primary's log time.
+    pub log_time: LogTime,
+    /// Rises with every append of the epoch.
+    pub nonce: Nonce,
+    /// The primary's clock at sending; only echoed.
+    pub sent_at: Timestamp,
+    /// The lease asked for; zero asks for none.
+    pub lease: Duration,
+    /// Ask for the digest at `committed`.
+    pub want_digest: bool,
+}
+
+/// What a copy has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ack {
+    /// Matched with this epoch's primary, and durable as the mode says.
+    pub matched: OpNumber,
+    /// Applied.
+    pub applied: OpNumber,
+    /// Highest nonce received.
+    pub nonce: Nonce,
+    /// The send time that came with it.
+    pub sent_at: Timestamp,
+    /// Digest at `applied`, when it was asked for.
+    pub digest: Option<Digest>,
+    /// Chunks of the running transfer received.
+    pub chunks: u64,
+}
+
+/// End of a transfer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TransferEnd {
+    /// Start of each epoch in the primary's log through the op of the copy.
+    pub epochs: Vec<Position>,
+    /// Log time at that op.
+    pub log_time: LogTime,
+    /// Digest of the copy.
+    pub digest: Digest,
+    /// How many chunks there were.
+    pub chunks: u64,
+}
+
+/// Order-free digest of a store: equal states have equal digests.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Digest(pub u128);
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// One piece of replicated state, for transfer and snapshots.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StateRecord {
+    /// A key.
+    Key {
+        /// Which.
+        key: Bytes,
+        /// Its value.
+        value: Bytes,
+        /// Its version.
+        version: Version,
+    },
+    /// A session with the answers still remembered.
+    Session(SessionRecord),
+}
+
+/// A session with the answers still remembered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionRecord {
+    /// Which.
+    pub id: SessionId,
+    /// Requests below are forgotten.
+    pub floor: RequestNumber,
+    /// By request number.
+    pub answers: Vec<(RequestNumber, AnswerRecord)>,
+}
+
+/// A remembered answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AnswerRecord {
+    /// Hash of the command that was answered.
+    pub command_hash: u64,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+impl StateRecord {
+    /// Bytes that the record takes in a chunk: its data and a constant for the rest.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        32 + match self {
+            StateRecord::Key { key, value, .. } => key.len() + value.len(),
+            StateRecord::Session(session) => session.answers.len() * 64,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a full server and the view service say to each other. Meanings of the fields:
+//! `viewservice.proto`.
+
+use crate::ids::{ClusterId, Generation, Incarnation, Member, OpNumber, ServerName, ViewNumber};
+use crate::view::{Role, View, ViewOrder};
+
+/// Level of the protocol between our own programs. It rises with every kind of message or op that
+/// an older program would not understand.
+pub const PROTOCOL_LEVEL: u32 = 1;
+
+/// From a server to the view service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FromServer {
+    /// First message of a stream.
+    Register {
+        /// Address of the server in views.
+        name: ServerName,
+        /// `None` for a new life, otherwise the stream of this life is resumed.
+        incarnation: Option<Incarnation>,
+        /// The cluster the server belongs to, if any.
+        cluster: Option<ClusterId>,
+        /// Highest level the server speaks.
+        protocol_level: u32,
+    },
+    /// Sign of life.
+    Ping(Progress),
+    /// A wish that only the view service can grant.
+    Wish(Wish),
+}
+
+/// What a replica wants of the view service. Conditional on a view, so repeats do no harm.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// VIEW-4: this view's members are reconciled.
+    Activate {
+        /// Which view.
+        generation: Generation,
+        /// Which view.
+        number: ViewNumber,
+        /// Backups that hold exactly the primary's log, through its barrier.
+        reconciled: Vec<Member>,
+    },
+    /// VIEW-5: this joining backup holds everything.
+    Synced {
+        /// In which view.
+        generation: Generation,
+        /// In which view.
+        number: ViewNumber,
+        /// The backup.
+        server: Member,
+    },
+    /// A view without this backup, please.
+    Evict {
+        /// In which view.
+        generation: Generation,
+        /// In which view.
+        number: ViewNumber,
+        /// The backup.
+        server: Member,
+        /// What the primary saw, for people.
+        reason: String,
+    },
+    /// A view without the sender, please: it wants to stop.
+    Leave,
+}
+
+/// Progress of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Newest view record adopted.
+    pub view: ViewOrder,
+    /// Appended in this copy.
+    pub appended: OpNumber,
+    /// Committed.
+    pub committed: OpNumber,
+    /// Applied.
+    pub applied: OpNumber,
+    /// Steps of the sequencer since its start.
+    pub steps: u64,
+    /// As the server sees itself.
+    pub role: Role,
+}
+
+/// From the view service to a server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToServer {
+    /// Answer to Register.
+    Registered {
+        /// The number of this life.
+        incarnation: Incarnation,
+        /// The current record.
+        view: Box<View>,
+    },
+    /// A record, pushed at every change.
+    View(Box<View>),
+    /// Registration is refused, or has ended.
+    Refused {
+        /// Why.
+        reason: RefusedReason,
+        /// What happened and what to do.
+        message: String,
+    },
+    /// Answer to [`Wish::Leave`]: no other eligible server could take over.
+    NobodyToTakeOver,
+}
+
+/// Why a registration is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusedReason {
+    /// The server belongs to another cluster.
+    WrongCluster,
+    /// Another live process attends under this name: try again when it is dead.
+    NameInUse,
+    /// A newer process has registered under this name: this one must stop.
+    StaleIncarnation,
+    /// The cluster is made of lab-style servers.
+    WrongKind,
+    /// The protocol level does not fit, or the message made no sense.
+    Incompatible,
+}
