@@ -12,10 +12,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::api;
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use crate::heartbeat::Heartbeat;
 use crate::node::{self, NodeHandle, Parts, Standing};
 use crate::peers::{InboundStreams, Peers};
@@ -140,14 +140,12 @@ fn somebody_could_take_over(standing: &Standing) -> bool {
     })
 }
 
-/// The whole program: listens, runs, and says in the log what went wrong.
+/// The whole program: listens, and runs until a signal.
 ///
 /// # Errors
 /// As [`run`], and when the address cannot be listened at.
-pub async fn main(flags: crate::Flags, config: Config) -> anyhow::Result<()> {
+pub async fn main(flags: Flags, config: Config) -> anyhow::Result<()> {
     let signals = kvprocess::shutdown::Signals::install()?;
     let listeners = kvprocess::listen::bind(&flags.addr, flags.insecure)?;
-    run(config, listeners, signals.token())
-        .await
-        .inspect_err(|cause| error!("kvserver ends: {cause:#}"))
+    run(config, listeners, signals.token()).await
 }
