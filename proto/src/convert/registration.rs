@@ -1,0 +1,219 @@
+//! What a full server and the view service say to each other.
+
+use super::{
+    Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, op, required,
+};
+use crate::ids::{Incarnation, Member, Revision, ViewNumber};
+use crate::pb::viewservice as pb;
+use crate::registration::{FromServer, Progress, RefusedReason, ToServer, Wish};
+use crate::view::{Role, View, ViewOrder};
+
+impl From<FromServer> for pb::FromServer {
+    fn from(message: FromServer) -> Self {
+        use pb::from_server::Body;
+        let body = match message {
+            FromServer::Register {
+                name,
+                incarnation,
+                cluster,
+                protocol_level,
+            } => Body::Register(pb::Register {
+                name: name.as_str().to_owned(),
+                incarnation: incarnation.unwrap_or_default().0,
+                cluster_id: cluster_bytes(cluster.unwrap_or_default()),
+                protocol_level,
+            }),
+            FromServer::Ping(progress) => Body::Ping(progress.into()),
+            FromServer::Wish(wish) => wish.into(),
+        };
+        Self { body: Some(body) }
+    }
+}
+
+impl TryFrom<pb::FromServer> for FromServer {
+    type Error = Malformed;
+    fn try_from(message: pb::FromServer) -> Result<Self, Malformed> {
+        use pb::from_server::Body;
+        let server = |server: Option<pb::Member>| -> Result<Member, Malformed> {
+            required(server, "a wish names no server")?.try_into()
+        };
+        let wish = match required(message.body, "a server's message is of no known kind")? {
+            Body::Register(register) => return register.try_into(),
+            Body::Ping(ping) => return Ok(FromServer::Ping(ping.try_into()?)),
+            Body::Activate(activate) => Wish::Activate {
+                generation: generation(activate.generation)?,
+                number: ViewNumber(activate.view_number),
+                reconciled: list(activate.reconciled)?,
+            },
+            Body::Synced(synced) => Wish::Synced {
+                generation: generation(synced.generation)?,
+                number: ViewNumber(synced.view_number),
+                server: server(synced.server)?,
+            },
+            Body::Evict(evict) => Wish::Evict {
+                generation: generation(evict.generation)?,
+                number: ViewNumber(evict.view_number),
+                server: server(evict.server)?,
+                reason: evict.reason,
+            },
+            Body::Leave(_) => Wish::Leave,
+        };
+        Ok(FromServer::Wish(wish))
+    }
+}
+
+impl TryFrom<pb::Register> for FromServer {
+    type Error = Malformed;
+    fn try_from(register: pb::Register) -> Result<Self, Malformed> {
+        if register.name.is_empty() {
+            return malformed("a registration names no server");
+        }
+        Ok(FromServer::Register {
+            name: register.name.into(),
+            incarnation: (register.incarnation != 0).then_some(Incarnation(register.incarnation)),
+            cluster: cluster(&register.cluster_id)?,
+            protocol_level: register.protocol_level,
+        })
+    }
+}
+
+impl From<Wish> for pb::from_server::Body {
+    fn from(wish: Wish) -> Self {
+        match wish {
+            Wish::Activate {
+                generation,
+                number,
+                reconciled,
+            } => Self::Activate(pb::Activate {
+                generation: generation.0,
+                view_number: number.0,
+                reconciled: into_list(reconciled),
+            }),
+            Wish::Synced {
+                generation,
+                number,
+                server,
+            } => Self::Synced(pb::Synced {
+                generation: generation.0,
+                view_number: number.0,
+                server: Some(server.into()),
+            }),
+            Wish::Evict {
+                generation,
+                number,
+                server,
+                reason,
+            } => Self::Evict(pb::Evict {
+                generation: generation.0,
+                view_number: number.0,
+                server: Some(server.into()),
+                reason,
+            }),
+            Wish::Leave => Self::Leave(pb::Leave {}),
+        }
+    }
+}
+
+impl From<Progress> for pb::ServerPing {
+    fn from(progress: Progress) -> Self {
+        Self {
+            generation: progress.view.generation.0,
+            view_number: progress.view.number.0,
+            revision: progress.view.revision.0,
+            appended: progress.appended.0,
+            committed: progress.committed.0,
+            applied: progress.applied.0,
+            steps: progress.steps,
+            role: progress.role.as_str().to_owned(),
+        }
+    }
+}
+
+impl TryFrom<pb::ServerPing> for Progress {
+    type Error = Malformed;
+    fn try_from(ping: pb::ServerPing) -> Result<Self, Malformed> {
+        Ok(Self {
+            view: ViewOrder {
+                generation: generation(ping.generation)?,
+                number: ViewNumber(ping.view_number),
+                revision: Revision(ping.revision),
+            },
+            appended: op(ping.appended)?,
+            committed: op(ping.committed)?,
+            applied: op(ping.applied)?,
+            steps: ping.steps,
+            role: Role::try_from(ping.role.as_str())?,
+        })
+    }
+}
+
+impl From<ToServer> for pb::ToServer {
+    fn from(message: ToServer) -> Self {
+        use pb::to_server::Body;
+        let body = match message {
+            ToServer::Registered { incarnation, view } => Body::Registered(pb::Registered {
+                incarnation: incarnation.0,
+                view: Some((*view).into()),
+            }),
+            ToServer::View(view) => Body::View((*view).into()),
+            ToServer::Refused { reason, message } => Body::Refused(pb::Refused {
+                reason: pb::refused::Reason::from(reason).into(),
+                message,
+            }),
+            ToServer::NobodyToTakeOver => Body::NobodyToTakeOver(pb::NobodyToTakeOver {}),
+        };
+        Self { body: Some(body) }
+    }
+}
+
+impl TryFrom<pb::ToServer> for ToServer {
+    type Error = Malformed;
+    fn try_from(message: pb::ToServer) -> Result<Self, Malformed> {
+        use pb::to_server::Body;
+        let body = required(
+            message.body,
+            "the view service's message is of no known kind",
+        )?;
+        Ok(match body {
+            Body::Registered(registered) => {
+                let view = required(registered.view, "a registration carries no view")?;
+                ToServer::Registered {
+                    incarnation: Incarnation(registered.incarnation),
+                    view: Box::new(View::try_from(view)?),
+                }
+            }
+            Body::View(view) => ToServer::View(Box::new(view.try_into()?)),
+            Body::Refused(refused) => ToServer::Refused {
+                reason: refused.reason().into(),
+                message: refused.message,
+            },
+            Body::NobodyToTakeOver(_) => ToServer::NobodyToTakeOver,
+        })
+    }
+}
+
+impl From<RefusedReason> for pb::refused::Reason {
+    fn from(reason: RefusedReason) -> Self {
+        match reason {
+            RefusedReason::WrongCluster => Self::WrongCluster,
+            RefusedReason::NameInUse => Self::NameInUse,
+            RefusedReason::StaleIncarnation => Self::StaleIncarnation,
+            RefusedReason::WrongKind => Self::WrongKind,
+            RefusedReason::Incompatible => Self::Incompatible,
+        }
+    }
+}
+
+/// A reason that this program does not know comes from a newer one: the two do not fit.
+impl From<pb::refused::Reason> for RefusedReason {
+    fn from(reason: pb::refused::Reason) -> Self {
+        use pb::refused::Reason;
+        match reason {
+            Reason::WrongCluster => Self::WrongCluster,
+            Reason::NameInUse => Self::NameInUse,
+            Reason::StaleIncarnation => Self::StaleIncarnation,
+            Reason::WrongKind => Self::WrongKind,
+            Reason::Incompatible | Reason::Unspecified => Self::Incompatible,
+        }
+    }
+}
