@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match runtime.block_on(kvserver::server::main(flags, config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
-            tracing::error!("kvserver ends: {cause:#}");
+            eprintln!("kvserver: {cause:#}");
             ExitCode::FAILURE
         }
     }

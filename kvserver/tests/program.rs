@@ -63,15 +63,10 @@ fn it_says_where_it_listens_and_stops_at_the_first_signal() {
     let stderr = server.0.stderr.take().expect("it is piped");
     let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
     let ready = lines
-        .find(|line| line.contains("is ready at"))
+        .find(|line| line.starts_with("kvserver ready on "))
         .expect("a ready line");
-    let port = ready
-        .split("localhost:")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next());
-    let port: u16 = port
-        .and_then(|port| port.parse().ok())
-        .expect("the real port");
+    let port = ready.rsplit(':').next().and_then(|port| port.parse().ok());
+    let port: u16 = port.expect("the line ends with the name and its real port");
     assert_ne!(port, 0);
     assert!(
         std::net::TcpStream::connect(("localhost", port)).is_ok(),
