@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::command::{Entry, Outcome};
+use crate::command::{Entry, Outcome, Refusal};
 use crate::ids::{
     ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, StreamNumber,
     Version,
@@ -179,7 +179,26 @@ impl StateRecord {
     pub fn weight(&self) -> usize {
         32 + match self {
             StateRecord::Key { key, value, .. } => key.len() + value.len(),
-            StateRecord::Session(session) => session.answers.len() * 64,
+            StateRecord::Session(session) => session
+                .answers
+                .iter()
+                .map(|(_, answer)| answer.weight())
+                .sum(),
+        }
+    }
+}
+
+impl AnswerRecord {
+    /// Bytes that the answer takes in a chunk: its data and a constant for the rest.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        64 + match &self.outcome {
+            Outcome::BatchChanged(changes) => changes.len() * 32,
+            Outcome::Refused(Refusal::ConditionFailed {
+                record: Some(record),
+                ..
+            }) => record.value.len(),
+            _ => 0,
         }
     }
 }

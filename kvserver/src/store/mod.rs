@@ -1,1 +1,295 @@
-//! Placeholder.
+//! The replicated state: a deterministic function of the committed log. Pure: no I/O, clock,
+//! randomness, hash order or async.
+//!
+//! Owns the keys, the sessions with their remembered answers, the rolling digest of both, and the
+//! scans that copy them. Never decides what is committed or who may ask. Its caller applies each
+//! committed entry once, in order of op numbers, and accepts no entry into the log whose log time
+//! lies before that of the entry in front of it.
+//!
+//! Keeps (docs/protocol.md):
+//! - **ExactlyOnce**: a request is performed once, and its first answer is kept until its client
+//!   gives it up or its session ends.
+//! - **AnswersTravelWithData**: answers are recorded in the op that has the effect, count in the
+//!   digest, and are part of every copy.
+//! - **AllOrNone**: an op on several keys makes all its changes or none; a refused op changes no
+//!   key.
+//! - **VersionsAreNeverReused**: a version names the op of the change, in its generation.
+//! - **TimeNeverFalls**: log time does not fall from one op to the next.
+//! - **EqualStatesEqualDigests**: whatever the history, transfers included.
+//! - **CopyAtOneOp**: a scan yields the state at the op at which it began.
+
+mod digest;
+mod keys;
+mod scan;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use kvproto::command::{
+    Change, Changed, Command, Entry, Outcome, Query, Record, Refusal, RequestId,
+};
+use kvproto::ids::{OpNumber, Position, SessionId, Version};
+use kvproto::message::{Digest, StateRecord};
+use kvproto::settings::Settings;
+use kvproto::time::LogTime;
+
+use keys::{Keys, Plan};
+pub use scan::ScanId;
+use scan::Scans;
+use sessions::Sessions;
+
+/// Limits that ops meet when they are applied. All copies must have the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoreLimits {
+    /// Largest value in bytes, the result of an append included.
+    pub value_size_max: u64,
+    /// Most sessions open at once.
+    pub sessions_max: u64,
+}
+
+impl From<&Settings> for StoreLimits {
+    fn from(settings: &Settings) -> Self {
+        StoreLimits {
+            value_size_max: settings.value_size_max,
+            sessions_max: settings.sessions_max,
+        }
+    }
+}
+
+/// The replicated state of one copy.
+#[derive(Debug)]
+pub struct Store {
+    limits: StoreLimits,
+    keys: Keys,
+    sessions: Sessions,
+    scans: Scans,
+    /// The last op applied here, 0 before the first; a store filled by a transfer starts at 0 too.
+    applied: OpNumber,
+    /// The highest log time applied here.
+    log_time: LogTime,
+}
+
+impl Store {
+    /// An empty store.
+    #[must_use]
+    pub fn new(limits: StoreLimits) -> Store {
+        Store {
+            limits,
+            keys: Keys::default(),
+            sessions: Sessions::default(),
+            scans: Scans::default(),
+            applied: OpNumber(0),
+            log_time: LogTime::default(),
+        }
+    }
+
+    /// Applies the next committed entry and says what it did. Every entry has an outcome; one that
+    /// is refused changes no key and ends no session.
+    ///
+    /// # Panics
+    /// If the op is not after the last one applied, or its log time is before that of the last one:
+    /// then the log itself is broken.
+    pub fn apply(&mut self, entry: &Entry) -> Outcome {
+        assert!(
+            entry.op() > self.applied,
+            "op {} after op {}",
+            entry.op(),
+            self.applied
+        );
+        assert!(
+            entry.at >= self.log_time,
+            "TimeNeverFalls: op {} at {:?} after {:?}",
+            entry.op(),
+            entry.at,
+            self.log_time
+        );
+        self.applied = entry.op();
+        self.log_time = entry.at;
+        let Some(id) = &entry.id else {
+            return self.perform(entry.position, &entry.command);
+        };
+        if let Some(outcome) = self.sessions.decide(id, &entry.command) {
+            return outcome;
+        }
+        self.scans.before_session(id.session, &self.sessions);
+        let outcome = self.perform(entry.position, &entry.command);
+        self.sessions.record(id, &entry.command, &outcome);
+        outcome
+    }
+
+    fn perform(&mut self, position: Position, command: &Command) -> Outcome {
+        match command {
+            Command::Barrier => Outcome::Barrier,
+            Command::Change(change) => match self.change(position, std::slice::from_ref(change)) {
+                Ok(changed) => Outcome::Changed(changed[0]),
+                Err(refusal) => Outcome::Refused(refusal),
+            },
+            Command::Batch(changes) => match self.change(position, changes) {
+                Ok(changed) => Outcome::BatchChanged(changed),
+                Err(refusal) => Outcome::Refused(refusal),
+            },
+            Command::OpenSession => self.open_session(position),
+            Command::CloseSession(id) | Command::ExpireSession(id) => {
+                self.scans.before_session(*id, &self.sessions);
+                Outcome::SessionClosed {
+                    existed: self.sessions.close(*id),
+                }
+            }
+        }
+    }
+
+    /// One result per change.
+    fn change(&mut self, at: Position, changes: &[Change]) -> Result<Vec<Changed>, Refusal> {
+        let version = Version::of_change_at(at.epoch.generation, at.op);
+        let Plan { writes, changed } =
+            self.keys
+                .plan(changes, version, self.limits.value_size_max)?;
+        for (key, record) in writes {
+            self.scans.before_write(&key, &self.keys);
+            self.keys.write(key, record);
+        }
+        Ok(changed)
+    }
+
+    fn open_session(&mut self, at: Position) -> Outcome {
+        let sessions_max = self.limits.sessions_max;
+        if self.sessions.len() as u64 >= sessions_max {
+            return Outcome::Refused(Refusal::TooManySessions { sessions_max });
+        }
+        let id = SessionId::allocated_at(at.epoch.generation, at.op);
+        self.scans.before_session(id, &self.sessions);
+        self.sessions.open(id);
+        Outcome::SessionOpened(id)
+    }
+
+    /// Answers a question about the state as it is now, between two ops.
+    #[must_use]
+    pub fn query(&self, query: &Query) -> Vec<Option<Record>> {
+        let Query::Get(keys) = query;
+        keys.iter().map(|key| self.keys.get(key).cloned()).collect()
+    }
+
+    /// What a repeated request was answered, or that its number was used for another command.
+    /// `None` when the table has no record of the number: then it must be ordered, and `apply`
+    /// decides.
+    #[must_use]
+    pub fn remembered(&self, id: &RequestId, command: &Command) -> Option<Outcome> {
+        self.sessions.remembered(id, command)
+    }
+
+    /// All sessions, in the order in which they were opened.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.sessions.ids()
+    }
+
+    /// Whether a session exists.
+    #[must_use]
+    pub fn has_session(&self, id: SessionId) -> bool {
+        self.sessions.get(id).is_some()
+    }
+
+    /// Sessions that exist.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Keys that exist.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The digest of keys, sessions and answers. That of an empty store is zero.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.keys.rolling().with(self.sessions.rolling())
+    }
+
+    /// The highest log time applied here; zero in a store that was only filled by a transfer.
+    #[must_use]
+    pub fn log_time(&self) -> LogTime {
+        self.log_time
+    }
+
+    /// Begins a copy of the state as it is now. It costs memory for what is written meanwhile,
+    /// until it has finished or [`end_scan`](Self::end_scan) gives it up.
+    pub fn begin_scan(&mut self) -> ScanId {
+        self.scans.begin()
+    }
+
+    /// The next records of a copy: at least one, and more while they weigh at most `bytes_max` in
+    /// all. `None` when the copy is complete, or was given up.
+    pub fn next_chunk(&mut self, scan: ScanId, bytes_max: usize) -> Option<Vec<StateRecord>> {
+        self.scans
+            .next_chunk(scan, bytes_max, &self.keys, &self.sessions)
+    }
+
+    /// Gives up a copy. Does nothing for one that has finished.
+    pub fn end_scan(&mut self, scan: ScanId) {
+        self.scans.end(scan);
+    }
+
+    /// Adds records that another copy's scan yielded to a store that began empty. Total: what makes
+    /// no sense shows in the digest.
+    ///
+    /// # Panics
+    /// If ops were applied or a scan is running: a store is filled before it is used.
+    pub fn install(&mut self, records: Vec<StateRecord>) {
+        assert!(
+            self.applied == OpNumber(0) && self.scans.is_empty(),
+            "a store is filled before it is used"
+        );
+        for record in records {
+            match record {
+                StateRecord::Key {
+                    key,
+                    value,
+                    version,
+                } => {
+                    let value = Bytes::copy_from_slice(&value);
+                    self.keys.write(
+                        Bytes::copy_from_slice(&key),
+                        Some(Record { value, version }),
+                    );
+                }
+                StateRecord::Session(session) => self.sessions.install(session),
+            }
+        }
+    }
+
+    /// Every key with its record, in key order.
+    pub fn records(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
+        self.keys.iter()
+    }
+
+    /// Checks that the parts of the state agree with each other. Cheap in release builds; with
+    /// debug assertions small stores are checked from the ground up.
+    ///
+    /// # Panics
+    /// If an invariant does not hold.
+    pub fn check_invariants(&self) {
+        if self.key_count() == 0 && self.session_count() == 0 {
+            assert_eq!(
+                self.digest(),
+                Digest::default(),
+                "EqualStatesEqualDigests: empty"
+            );
+        }
+        // Larger stores are left to the comparison between copies, or every step of a long test
+        // would walk all the data.
+        let small = self.key_count() + self.session_count() <= 1000;
+        if cfg!(debug_assertions) && small {
+            assert_eq!(
+                self.digest(),
+                self.keys.recomputed().with(self.sessions.recomputed()),
+                "EqualStatesEqualDigests: the rolling digest has drifted"
+            );
+            assert!(
+                self.sessions.windows_hold(),
+                "ExactlyOnce: an answer outside its window"
+            );
+        }
+    }
+}

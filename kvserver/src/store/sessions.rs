@@ -1,0 +1,218 @@
+//! The exactly-once table: which sessions exist, and what their requests were answered. Pure.
+//!
+//! The answer of a request is recorded in the same op as its effect, and forgotten when its client
+//! raises the floor past it, or the session ends. An entry that is decided by the table (a repeated
+//! request, a stale or reused number, a full window) changes nothing, the table included.
+//!
+//! Answers are kept exact: that of a failed condition holds the record that stood in the way. Its
+//! value is shared with the store while the key keeps it, and stays in memory until the answer is
+//! forgotten.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kvproto::command::{Command, Outcome, Refusal, RequestId, SESSION_WINDOW};
+use kvproto::ids::{RequestNumber, SessionId};
+use kvproto::message::{AnswerRecord, SessionRecord};
+
+use super::digest::{self, Rolling};
+
+/// All sessions.
+#[derive(Default, Debug)]
+pub(super) struct Sessions {
+    table: BTreeMap<SessionId, Session>,
+    rolling: Rolling,
+}
+
+/// One session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Session {
+    /// Requests below are forgotten. Never falls.
+    pub(super) floor: RequestNumber,
+    /// Answers of requests from the floor to less than the window above it.
+    pub(super) answers: BTreeMap<RequestNumber, AnswerRecord>,
+}
+
+impl Session {
+    fn new() -> Self {
+        Session {
+            floor: RequestNumber(1),
+            answers: BTreeMap::new(),
+        }
+    }
+
+    fn digest(&self, id: SessionId) -> Rolling {
+        let mut rolling = Rolling::default();
+        rolling.add(digest::of_session(id, self.floor));
+        for (number, answer) in &self.answers {
+            rolling.add(digest::of_answer(id, *number, answer));
+        }
+        rolling
+    }
+
+    /// Whether a number lies between the floor and the end of the window above it.
+    fn covers(&self, number: RequestNumber) -> bool {
+        number
+            .0
+            .checked_sub(self.floor.0)
+            .is_some_and(|ahead| ahead < SESSION_WINDOW)
+    }
+}
+
+/// The floor that a request asks for. A client that claims to have closed the very request it sends
+/// is taken at its number.
+fn floor_wanted(id: &RequestId) -> RequestNumber {
+    id.first_open.min(id.number)
+}
+
+impl Sessions {
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.table.get(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.table.keys().copied()
+    }
+
+    pub(super) fn first_after(&self, after: Option<SessionId>) -> Option<(SessionId, &Session)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.table
+            .range((from, Unbounded))
+            .next()
+            .map(|(id, session)| (*id, session))
+    }
+
+    pub(super) fn rolling(&self) -> Rolling {
+        self.rolling
+    }
+
+    /// What was answered to a repeated request; `None` when the table knows nothing of its number.
+    pub(super) fn remembered(&self, id: &RequestId, command: &Command) -> Option<Outcome> {
+        let answer = self.table.get(&id.session)?.answers.get(&id.number)?;
+        Some(if answer.command_hash == digest::of_command(command) {
+            answer.outcome.clone()
+        } else {
+            Outcome::Refused(Refusal::RequestReused)
+        })
+    }
+
+    /// The outcome of an entry that must not be performed; `None` for a new request that must.
+    pub(super) fn decide(&self, id: &RequestId, command: &Command) -> Option<Outcome> {
+        let Some(session) = self.table.get(&id.session) else {
+            return Some(Outcome::Refused(Refusal::SessionExpired));
+        };
+        if id.number < session.floor {
+            return Some(Outcome::Refused(Refusal::StaleRequest {
+                floor: session.floor,
+            }));
+        }
+        if let Some(outcome) = self.remembered(id, command) {
+            return Some(outcome);
+        }
+        let floor = session.floor.max(floor_wanted(id));
+        (id.number.0 - floor.0 >= SESSION_WINDOW).then_some(Outcome::Refused(Refusal::WindowFull))
+    }
+
+    /// Remembers the answer of a request that [`decide`](Self::decide) let pass, and forgets what
+    /// its client no longer waits for. Nothing to do if the request ended its own session.
+    pub(super) fn record(&mut self, id: &RequestId, command: &Command, outcome: &Outcome) {
+        let Some(session) = self.table.get_mut(&id.session) else {
+            return;
+        };
+        if floor_wanted(id) > session.floor {
+            self.rolling
+                .remove(digest::of_session(id.session, session.floor));
+            session.floor = floor_wanted(id);
+            self.rolling
+                .add(digest::of_session(id.session, session.floor));
+            let kept = session.answers.split_off(&session.floor);
+            for (number, answer) in std::mem::replace(&mut session.answers, kept) {
+                self.rolling
+                    .remove(digest::of_answer(id.session, number, &answer));
+            }
+        }
+        let command_hash = digest::of_command(command);
+        let answer = AnswerRecord {
+            command_hash,
+            outcome: outcome.clone(),
+        };
+        self.rolling
+            .add(digest::of_answer(id.session, id.number, &answer));
+        let old = session.answers.insert(id.number, answer);
+        assert!(
+            old.is_none(),
+            "ExactlyOnce: {id:?} was performed although it had an answer"
+        );
+    }
+
+    pub(super) fn open(&mut self, id: SessionId) {
+        let session = Session::new();
+        self.rolling.add(digest::of_session(id, session.floor));
+        let old = self.table.insert(id, session);
+        assert!(old.is_none(), "session {id} was allocated twice");
+    }
+
+    /// True if the session was there.
+    pub(super) fn close(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.table.remove(&id) else {
+            return false;
+        };
+        self.rolling.remove_all(session.digest(id));
+        true
+    }
+
+    /// Adds a piece of a session that another copy sent. A session with large answers comes in
+    /// several pieces. Answers outside the window cannot come from a sound copy: they are left out,
+    /// and the digest will tell.
+    pub(super) fn install(&mut self, record: SessionRecord) {
+        let session = self.table.entry(record.id).or_insert_with(|| {
+            let session = Session {
+                floor: record.floor,
+                answers: BTreeMap::new(),
+            };
+            self.rolling
+                .add(digest::of_session(record.id, record.floor));
+            session
+        });
+        for (number, mut answer) in record.answers {
+            if session.covers(number) && !session.answers.contains_key(&number) {
+                own_value(&mut answer.outcome);
+                self.rolling
+                    .add(digest::of_answer(record.id, number, &answer));
+                session.answers.insert(number, answer);
+            }
+        }
+    }
+
+    /// The digest computed from nothing, to compare with the rolling one.
+    pub(super) fn recomputed(&self) -> Rolling {
+        let mut rolling = Rolling::default();
+        self.table
+            .iter()
+            .for_each(|(id, session)| rolling.add_all(session.digest(*id)));
+        rolling
+    }
+
+    /// Every answer lies in its session's window.
+    pub(super) fn windows_hold(&self) -> bool {
+        self.table
+            .values()
+            .all(|session| session.answers.keys().all(|n| session.covers(*n)))
+    }
+}
+
+/// Copies the value of a received answer out of the network buffer in which it came.
+fn own_value(outcome: &mut Outcome) {
+    if let Outcome::Refused(Refusal::ConditionFailed {
+        record: Some(record),
+        ..
+    }) = outcome
+    {
+        record.value = Bytes::copy_from_slice(&record.value);
+    }
+}
