@@ -1,11 +1,6 @@
 //! A view service and servers within the test process, whose misbehaviour is scripted. The servers
 //! share one store, as copies of a committed log would.
 
-#![allow(
-    dead_code,
-    reason = "every test file uses a part of it, and none uses all"
-)]
-
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -31,11 +26,11 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 /// How long a test waits for anything before it gives up.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a server does with its next request, instead of answering it.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     /// Refuses.
     Refuse(NotDone),
     /// Executes, but the answer is lost.
@@ -48,19 +43,17 @@ pub enum Act {
     RefuseInLog(Refusal),
     /// Answers a read as of this point.
     AnswerAsOf(LogPoint),
-    /// Answers as usual.
-    Answer,
 }
 
 /// What all fake servers share.
 #[derive(Default)]
-pub struct Store {
-    pub op: u64,
-    pub data: BTreeMap<Bytes, Record>,
-    pub answers: BTreeMap<RequestId, (LogPoint, Outcome)>,
-    pub sessions: Vec<SessionId>,
-    pub closed: Vec<SessionId>,
-    pub keep_alives: u64,
+pub(crate) struct Store {
+    pub(crate) op: u64,
+    pub(crate) data: BTreeMap<Bytes, Record>,
+    pub(crate) answers: BTreeMap<RequestId, (LogPoint, Outcome)>,
+    pub(crate) sessions: Vec<SessionId>,
+    pub(crate) closed: Vec<SessionId>,
+    pub(crate) keep_alives: u64,
 }
 
 impl Store {
@@ -168,8 +161,8 @@ impl Store {
 
 /// One fake server.
 #[derive(Clone)]
-pub struct Server {
-    pub name: ServerName,
+pub(crate) struct Server {
+    pub(crate) name: ServerName,
     store: Arc<Mutex<Store>>,
     script: Arc<Mutex<VecDeque<Act>>>,
     /// Everything it was asked, in order.
@@ -180,25 +173,25 @@ pub struct Server {
 
 impl Server {
     /// The next requests that are not session openings get these acts, one each.
-    pub fn script(&self, acts: impl IntoIterator<Item = Act>) {
+    pub(crate) fn script(&self, acts: impl IntoIterator<Item = Act>) {
         self.script.lock().unwrap().extend(acts);
     }
 
-    pub fn close_gate(&self) {
+    pub(crate) fn close_gate(&self) {
         self.gate.send_replace(false);
     }
 
-    pub fn open_gate(&self) {
+    pub(crate) fn open_gate(&self) {
         self.gate.send_replace(true);
     }
 
     /// Every request so far.
-    pub fn asked(&self) -> Vec<Execute> {
+    pub(crate) fn asked(&self) -> Vec<Execute> {
         self.asked.lock().unwrap().clone()
     }
 
     /// Identities of the requests for changes so far.
-    pub fn ids(&self) -> Vec<RequestId> {
+    pub(crate) fn ids(&self) -> Vec<RequestId> {
         self.asked()
             .into_iter()
             .filter_map(|asked| match asked.operation {
@@ -208,7 +201,7 @@ impl Server {
             .collect()
     }
 
-    pub fn not_primary(&self, hint: &Server, view: u64) -> Act {
+    pub(crate) fn not_primary(&self, hint: &Server, view: u64) -> Act {
         Act::Refuse(NotDone::NotPrimary {
             primary: Some(hint.name.clone()),
             view: ViewNumber(view),
@@ -255,7 +248,7 @@ impl KvServer for Server {
         }
         let execute = || self.store.lock().unwrap().execute(operation);
         let reply = match act.flatten() {
-            None | Some(Act::Answer) => execute(),
+            None => execute(),
             Some(Act::Refuse(why)) => return Err(not_done_status(&why)),
             Some(Act::LoseAnswer) => {
                 execute();
@@ -315,8 +308,8 @@ impl KvServer for Server {
 
 /// A fake view service.
 #[derive(Clone)]
-pub struct Views {
-    pub address: String,
+pub(crate) struct Views {
+    pub(crate) address: String,
     newest: watch::Sender<View>,
     asked: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     stop: watch::Sender<bool>,
@@ -328,17 +321,17 @@ impl Views {
     }
 
     /// Calls of any kind so far.
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.asked.lock().unwrap().values().sum()
     }
 
     /// Whether somebody watches.
-    pub fn watched(&self) -> bool {
+    pub(crate) fn watched(&self) -> bool {
         self.newest.receiver_count() > 0
     }
 
     /// Makes a server the primary of a new view, and pushes it.
-    pub fn appoint(&self, primary: &ServerName) {
+    pub(crate) fn appoint(&self, primary: &ServerName) {
         self.newest.send_modify(|view| {
             view.number = view.number.next();
             view.revision = view.revision.next();
@@ -352,12 +345,12 @@ impl Views {
     }
 
     /// Number of the present view.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.newest.borrow().number.0
     }
 
     /// Changes the settings, as from the next view on.
-    pub fn settings(&self, change: impl FnOnce(&mut Settings)) {
+    pub(crate) fn settings(&self, change: impl FnOnce(&mut Settings)) {
         self.newest.send_modify(|view| {
             view.revision = Revision(view.revision.0 + 1);
             change(&mut view.settings);
@@ -365,7 +358,7 @@ impl Views {
     }
 
     /// The view service stops: streams end, and nobody answers any more.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
 }
@@ -454,14 +447,14 @@ impl ViewService for Views {
 }
 
 /// The whole fake cluster.
-pub struct Cluster {
-    pub views: Views,
-    pub store: Arc<Mutex<Store>>,
+pub(crate) struct Cluster {
+    pub(crate) views: Views,
+    pub(crate) store: Arc<Mutex<Store>>,
 }
 
 impl Cluster {
     /// A view service that names nobody yet.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (listener, address) = listen().await;
         let views = Views {
             address: format!("localhost:{}", address.port()),
@@ -488,7 +481,7 @@ impl Cluster {
     }
 
     /// A fake cluster whose first server is primary of view 1.
-    pub async fn with_primary() -> (Self, Server) {
+    pub(crate) async fn with_primary() -> (Self, Server) {
         let cluster = Self::start().await;
         let server = cluster.server().await;
         cluster.views.appoint(&server.name);
@@ -496,7 +489,7 @@ impl Cluster {
     }
 
     /// One more server.
-    pub async fn server(&self) -> Server {
+    pub(crate) async fn server(&self) -> Server {
         let (listener, address) = listen().await;
         let server = Server {
             name: format!("127.0.0.1:{}", address.port()).into(),
@@ -519,14 +512,14 @@ async fn listen() -> (TcpListener, SocketAddr) {
 }
 
 /// An address where nobody listens.
-pub async fn nobody() -> ServerName {
+pub(crate) async fn nobody() -> ServerName {
     let (listener, address) = listen().await;
     drop(listener);
     format!("127.0.0.1:{}", address.port()).into()
 }
 
 /// Waits until a condition holds.
-pub async fn until(reason: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(reason: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
