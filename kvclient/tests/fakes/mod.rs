@@ -316,8 +316,12 @@ pub(crate) struct Views {
 }
 
 impl Views {
-    fn count(&self, call: &'static str) {
+    fn count(&self, call: &'static str) -> Result<(), Status> {
         *self.asked.lock().unwrap().entry(call).or_default() += 1;
+        if *self.stop.borrow() {
+            return Err(Status::unavailable("the view service has stopped"));
+        }
+        Ok(())
     }
 
     /// Calls of any kind so far.
@@ -357,7 +361,7 @@ impl Views {
         });
     }
 
-    /// The view service stops: streams end, and nobody answers any more.
+    /// The view service stops: it accepts nobody, and answers nothing on open connections.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
@@ -378,7 +382,7 @@ impl ViewService for Views {
         &self,
         _: Request<vs::GetViewRequest>,
     ) -> Result<Response<vs::GetViewResponse>, Status> {
-        self.count("GetView");
+        self.count("GetView")?;
         let view = self.newest.borrow().clone();
         Ok(Response::new(vs::GetViewResponse {
             view: Some(view.into()),
@@ -389,7 +393,7 @@ impl ViewService for Views {
         &self,
         _: Request<vs::WatchViewRequest>,
     ) -> Result<Response<Self::WatchViewStream>, Status> {
-        self.count("WatchView");
+        self.count("WatchView")?;
         let views = tokio_stream::wrappers::WatchStream::new(self.newest.subscribe());
         Ok(Response::new(Box::pin(views.map(|view| Ok(view.into())))))
     }
@@ -436,7 +440,7 @@ impl ViewService for Views {
         &self,
         request: Request<vs::ForceRequest>,
     ) -> Result<Response<vs::ForceResponse>, Status> {
-        self.count("Force");
+        self.count("Force")?;
         if request.into_inner().server.is_empty() {
             return Err(Status::invalid_argument("name a server"));
         }
@@ -466,7 +470,7 @@ impl Cluster {
         let router =
             tonic::transport::Server::builder().add_service(ViewServiceServer::new(views.clone()));
         tokio::spawn(async move {
-            // Dropping the serving future closes the listener; the streams end with their senders.
+            // Dropping the serving future closes the listener; open connections go on.
             tokio::select! {
                 served = router.serve_with_incoming(TcpListenerStream::new(listener)) => {
                     served.expect("the fake view service serves");
