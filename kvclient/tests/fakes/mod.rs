@@ -174,7 +174,10 @@ pub(crate) struct Server {
 impl Server {
     /// The next requests that are not session openings get these acts, one each.
     pub(crate) fn script(&self, acts: impl IntoIterator<Item = Act>) {
-        self.script.lock().unwrap().extend(acts);
+        self.script
+            .lock()
+            .expect("nobody panics under it")
+            .extend(acts);
     }
 
     pub(crate) fn close_gate(&self) {
@@ -187,7 +190,7 @@ impl Server {
 
     /// Every request so far.
     pub(crate) fn asked(&self) -> Vec<Execute> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().expect("nobody panics under it").clone()
     }
 
     /// Identities of the requests for changes so far.
@@ -238,15 +241,28 @@ impl KvServer for Server {
         request: Request<kv::ExecuteRequest>,
     ) -> Result<Response<kv::ExecuteResponse>, Status> {
         let execute = Execute::try_from(request.into_inner())?;
-        self.asked.lock().unwrap().push(execute.clone());
+        self.asked
+            .lock()
+            .expect("nobody panics under it")
+            .push(execute.clone());
         let operation = execute.operation;
         let scripted = is_change(&operation) || matches!(operation, ExecuteOperation::Query(_));
-        let act = scripted.then(|| self.script.lock().unwrap().pop_front());
+        let act = scripted.then(|| {
+            self.script
+                .lock()
+                .expect("nobody panics under it")
+                .pop_front()
+        });
         if is_change(&operation) {
             let mut gate = self.gate.subscribe();
             gate.wait_for(|open| *open).await.expect("the gate exists");
         }
-        let execute = || self.store.lock().unwrap().execute(operation);
+        let execute = || {
+            self.store
+                .lock()
+                .expect("nobody panics under it")
+                .execute(operation)
+        };
         let reply = match act.flatten() {
             None => execute(),
             Some(Act::Refuse(why)) => return Err(not_done_status(&why)),
@@ -260,7 +276,7 @@ impl KvServer for Server {
             }
             Some(Act::Hang) => std::future::pending().await,
             Some(Act::RefuseInLog(refusal)) => Reply::Done {
-                at: self.store.lock().unwrap().point(),
+                at: self.store.lock().expect("nobody panics under it").point(),
                 outcome: Outcome::Refused(refusal),
             },
             Some(Act::AnswerAsOf(at)) => match execute() {
@@ -280,7 +296,7 @@ impl KvServer for Server {
         _: Request<kv::DumpRequest>,
     ) -> Result<Response<Self::DumpStream>, Status> {
         use kv::dump_response::Body;
-        let store = self.store.lock().unwrap();
+        let store = self.store.lock().expect("nobody panics under it");
         let mut bodies: Vec<Body> = store
             .data
             .iter()
@@ -317,7 +333,12 @@ pub(crate) struct Views {
 
 impl Views {
     fn count(&self, call: &'static str) -> Result<(), Status> {
-        *self.asked.lock().unwrap().entry(call).or_default() += 1;
+        *self
+            .asked
+            .lock()
+            .expect("nobody panics under it")
+            .entry(call)
+            .or_default() += 1;
         if *self.stop.borrow() {
             return Err(Status::unavailable("the view service has stopped"));
         }
@@ -326,7 +347,11 @@ impl Views {
 
     /// Calls of any kind so far.
     pub(crate) fn calls(&self) -> u64 {
-        self.asked.lock().unwrap().values().sum()
+        self.asked
+            .lock()
+            .expect("nobody panics under it")
+            .values()
+            .sum()
     }
 
     /// Whether somebody watches.
