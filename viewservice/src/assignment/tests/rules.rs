@@ -456,3 +456,27 @@ fn waiting_names_the_silent_complete_server_and_the_ways_out() {
     world.pass(PING_INTERVAL * 2);
     assert_eq!(planner::waiting(&world.state, &world.liveness), None);
 }
+
+/// A server that keeps dying is moved to the end of the queue, but a cluster that would be left
+/// with a single copy takes it all the same.
+#[test]
+fn a_flapping_server_is_taken_when_nobody_else_holds_a_second_copy() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    for _ in 0..6 {
+        world.kill("s2");
+        world.start("s2");
+        world.pass(A_WHILE);
+        let view = world.view();
+        assert_eq!(view.backups.len(), 1, "{view:?}");
+        assert_eq!(view.eligible.len(), 2, "{view:?}");
+    }
+    world.start("s3");
+    world.kill("s2");
+    world.start("s2");
+    world.pass(A_WHILE);
+    assert_eq!(
+        world.view().backups,
+        [world.present("s3")],
+        "who died less is taken first"
+    );
+}
