@@ -1,0 +1,28 @@
+//! The program: reads the command line and runs what was asked for.
+
+use std::process::ExitCode;
+
+use testclient::args::{Args, Command};
+use testclient::{basic, bench, failover, up};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args: Args = kvprocess::args::parse();
+    let signals = match kvprocess::shutdown::Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&error.into()),
+    };
+    let stop = signals.token();
+    let result = match &args.command {
+        None => basic::run(&args, stop).await,
+        Some(Command::Bench(options)) => bench::run(&args.vs, options, stop).await,
+        Some(Command::Failover(options)) => failover::run(options, stop).await,
+        Some(Command::Cluster(options)) => up::run(options, stop).await,
+    };
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("testclient: {error:#}");
+    ExitCode::FAILURE
+}
