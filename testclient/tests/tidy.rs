@@ -114,12 +114,12 @@ fn none(found: &[String], rule: &str) {
 fn pure_files_stay_pure() {
     let is_in = |list: &[&str], file: &str| list.iter().any(|prefix| file.starts_with(prefix));
     let mut found = Vec::new();
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
     for file in files(&[".rs"]) {
         if !is_in(PURE, &file) || is_in(NOT_PURE, &file) || file.ends_with("tests.rs") {
             continue;
         }
-        seen.extend(PURE.iter().filter(|prefix| file.starts_with(**prefix)));
+        seen.extend(PURE.iter().copied().filter(|prefix| file.starts_with(prefix)));
         for (number, line) in code_lines(&read(&file)) {
             for word in IMPURE_WORDS.iter().filter(|word| line.contains(**word)) {
                 found.push(format!("{file}:{number}: {word}"));
