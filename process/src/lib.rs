@@ -1,0 +1,19 @@
+//! How each program of the store starts, listens, dials, logs and stops. Knows nothing of views,
+//! logs or keys.
+//!
+//! In the order in which a program uses them:
+//! - [`args`]: command line, environment and configuration file
+//! - [`logging`], [`clock`]
+//! - [`shutdown`]: signals become a token
+//! - [`listen`], [`serve`]: its own address; [`dial`]: other people's
+
+pub mod args;
+pub mod clock;
+pub mod dial;
+pub mod listen;
+pub mod logging;
+pub mod serve;
+pub mod shutdown;
+
+/// Version of all programs of the store.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
