@@ -1,1 +1,4 @@
-//! x
+//! The view service: who is primary, who is backup, one truth.
+//!
+//! - [`assignment`]: the decisions, pure
+pub mod assignment;
