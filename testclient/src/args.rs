@@ -178,7 +178,16 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "5", "s", "5 s", "-1s", "1e99s", "5h", "99999999999999999999m"] {
+        for wrong in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "-1s",
+            "1e99s",
+            "5h",
+            "99999999999999999999m",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -35,7 +35,11 @@ pub async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode> {
     };
     if !passed || args.once {
         end(&client).await;
-        return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if passed {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
     }
     continuous(args, &client, &stop).await?;
     end(&client).await;
@@ -75,7 +79,11 @@ async fn wait_for_primary(client: &Client, view_service: &str) {
 /// Runs the four tests; true when all passed.
 async fn basic_tests(client: &Client) -> Result<bool> {
     let tests = [
-        ("Basic Put and Get", &[("a", "1")][..], &[("a", Some("1"))][..]),
+        (
+            "Basic Put and Get",
+            &[("a", "1")][..],
+            &[("a", Some("1"))][..],
+        ),
         (
             "Several Puts",
             &[("b", "2"), ("c", "3")],
@@ -113,7 +121,11 @@ async fn puts_then_gets(
             .await
             .map_err(|error| format!("get {key}: {error}"))?;
         if got.as_deref() != *expected {
-            return Err(format!("{key}: expected {}, got {}", shown(*expected), shown(got.as_deref())));
+            return Err(format!(
+                "{key}: expected {}, got {}",
+                shown(*expected),
+                shown(got.as_deref())
+            ));
         }
     }
     Ok(())
@@ -157,7 +169,9 @@ async fn continuous(args: &Args, client: &Client, stop: &CancellationToken) -> R
                 } else {
                     mismatches += 1;
                     let got = shown(got.as_deref());
-                    say(format!("✗ [{number}] Mismatch! Expected {value}, got {got}"))?;
+                    say(format!(
+                        "✗ [{number}] Mismatch! Expected {value}, got {got}"
+                    ))?;
                 }
             }
             Err(error) => {

@@ -68,15 +68,18 @@ async fn measure(vs: &str, options: &Bench) -> Result<ExitCode> {
     for client in clients {
         end(&client).await;
     }
-    match &options.json {
-        Some(path) => write_json(path, &as_json(options, &tallies))?,
-        None => {}
+    if let Some(path) = &options.json {
+        write_json(path, &as_json(options, &tallies))?;
     }
     if options.json.as_deref() != Some(std::path::Path::new("-")) {
         say(as_table(options, &tallies))?;
     }
     let troubled = tallies.iter().any(|tally| tally.failed + tally.unknown > 0);
-    Ok(if troubled { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if troubled {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 async fn connect_all(vs: &str, count: u32) -> Result<Vec<Client>> {
@@ -87,7 +90,9 @@ async fn connect_all(vs: &str, count: u32) -> Result<Vec<Client>> {
     }
     let mut clients = Vec::new();
     while let Some(client) = connecting.join_next().await {
-        let client = client.context("connect")?.with_context(|| format!("--vs {vs}"))?;
+        let client = client
+            .context("connect")?
+            .with_context(|| format!("--vs {vs}"))?;
         clients.push(client);
     }
     Ok(clients)
@@ -166,7 +171,11 @@ impl Tally {
     fn record(&mut self, read: bool, latency: Duration, end: End) {
         match end {
             End::Done => {
-                let histogram = if read { &mut self.reads } else { &mut self.writes };
+                let histogram = if read {
+                    &mut self.reads
+                } else {
+                    &mut self.writes
+                };
                 histogram.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
             }
             End::NotDone => self.failed += 1,

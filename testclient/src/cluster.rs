@@ -298,7 +298,11 @@ impl Cluster {
         let with_role = |role: Role| {
             let members = view.members().filter(|member| view.role_of(member) == role);
             let mut indexes: Vec<usize> = members
-                .filter_map(|member| self.names.iter().position(|name| name == member.name.as_str()))
+                .filter_map(|member| {
+                    self.names
+                        .iter()
+                        .position(|name| name == member.name.as_str())
+                })
                 .collect();
             indexes.sort_unstable();
             indexes
@@ -342,7 +346,10 @@ impl Cluster {
         self.wait_for_status("every copy to be in sync", |status, layout| {
             let alive = |name: &String| {
                 let is_it = |server: &ServerStatus| server.member.name.as_str() == name;
-                status.servers.iter().any(|server| is_it(server) && server.state == "alive")
+                status
+                    .servers
+                    .iter()
+                    .any(|server| is_it(server) && server.state == "alive")
             };
             layout.activated
                 && layout.primary.is_some()
@@ -403,7 +410,11 @@ impl Cluster {
             }
             gone
         };
-        let ended = self.servers.iter_mut().filter_map(|s| gone(s).then_some(())).count();
+        let ended = self
+            .servers
+            .iter_mut()
+            .filter_map(|s| gone(s).then_some(()))
+            .count();
         gone(&mut self.view_service) || ended == self.servers.len()
     }
 

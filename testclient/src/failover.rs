@@ -123,7 +123,10 @@ async fn drill(cluster: &mut Cluster, options: &Failover) -> Result<Vec<Round>> 
         }
         rounds.push(round);
     }
-    let mut everything = crew.check(true).await.context("check everything once more")?;
+    let mut everything = crew
+        .check(true)
+        .await
+        .context("check everything once more")?;
     let known = |what: &String| rounds.iter().any(|round: &Round| round.lost.contains(what));
     everything.broken.retain(|what| !known(what));
     if let Some(last) = rounds.last_mut() {
@@ -176,7 +179,15 @@ async fn flow(meter: &Meter, reason: &str) -> Result<()> {
 
 fn as_table(fault: Fault, rounds: &[Round]) -> String {
     let header = [
-        "fault", "rounds", "median", "p90", "max", "longest call", "failed", "unknown", "lost",
+        "fault",
+        "rounds",
+        "median",
+        "p90",
+        "max",
+        "longest call",
+        "failed",
+        "unknown",
+        "lost",
     ];
     let gaps: Vec<Duration> = rounds.iter().map(|round| round.unavailable).collect();
     let longest = rounds.iter().map(|round| round.longest_call).max();

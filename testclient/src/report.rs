@@ -118,6 +118,9 @@ mod tests {
             vec!["kill".into(), "5".into()],
             vec!["t".into(), "12".into()],
         ];
-        assert_eq!(table(&["fault", "n"], &rows), "fault   n\nkill    5\nt      12");
+        assert_eq!(
+            table(&["fault", "n"], &rows),
+            "fault   n\nkill    5\nt      12"
+        );
     }
 }

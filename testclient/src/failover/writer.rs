@@ -114,7 +114,10 @@ pub struct Checked {
 }
 
 enum Order {
-    Check { all: bool, done: oneshot::Sender<Checked> },
+    Check {
+        all: bool,
+        done: oneshot::Sender<Checked>,
+    },
 }
 
 /// All writers.
@@ -128,9 +131,13 @@ impl Crew {
     /// # Errors
     /// When a client cannot connect.
     pub async fn start(view_service: &str, writers: u32, meter: &Arc<Meter>) -> Result<Crew> {
-        let mut crew = Crew { writers: Vec::new() };
+        let mut crew = Crew {
+            writers: Vec::new(),
+        };
         for number in 0..writers {
-            let client = connect(view_service, PATIENCE).await.context("connect a writer")?;
+            let client = connect(view_service, PATIENCE)
+                .await
+                .context("connect a writer")?;
             let (orders, inbox) = mpsc::channel(1);
             let writer = Writer {
                 client,
@@ -154,7 +161,11 @@ impl Crew {
         let mut answers = Vec::new();
         for (orders, _) in &self.writers {
             let (done, answer) = oneshot::channel();
-            orders.send(Order::Check { all, done }).await.ok().context("a writer has ended")?;
+            orders
+                .send(Order::Check { all, done })
+                .await
+                .ok()
+                .context("a writer has ended")?;
             answers.push(answer);
         }
         let mut sum = Checked::default();
@@ -270,7 +281,9 @@ impl Writer {
                     checked.broken.extend(self.compare(&key, value.as_deref()));
                     self.ledger.checked(&key);
                 }
-                Err(error) => checked.broken.push(format!("{key} could not be read: {error}")),
+                Err(error) => checked
+                    .broken
+                    .push(format!("{key} could not be read: {error}")),
             }
         }
         checked

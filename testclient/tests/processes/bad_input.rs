@@ -5,8 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
 use crate::common::{PATIENCE, Running, check, put, running};
+use bytes::{Buf, BufMut, Bytes};
 use kvclient::ErrorKind;
 use kvproto::pb::kvserver as pb;
 use pb::kv_server_client::KvServerClient;
@@ -42,7 +42,10 @@ async fn the_library_refuses_keys_and_values_outside_the_limits() {
     ] {
         let error = calls::put(&client, key, value).await.expect_err("refused");
         assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
-        assert!(error.to_string().contains(named), "{error} should name {named}");
+        assert!(
+            error.to_string().contains(named),
+            "{error} should name {named}"
+        );
     }
     let error = calls::get(&client, "").await.expect_err("refused");
     assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
@@ -52,7 +55,9 @@ async fn the_library_refuses_keys_and_values_outside_the_limits() {
     check(&client, "empty", "").await;
     // What would grow beyond the limit is refused by the op itself.
     put(&client, "full", &"v".repeat(8 << 20)).await;
-    let error = calls::append(&client, "full", "v").await.expect_err("refused");
+    let error = calls::append(&client, "full", "v")
+        .await
+        .expect_err("refused");
     assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
     still_serves(&mut cluster).await;
 }
@@ -79,8 +84,8 @@ fn change(key: &str, value: Vec<u8>) -> pb::ExecuteRequest {
 #[tokio::test]
 async fn a_server_refuses_what_the_library_would_never_send() {
     let mut cluster = one_server().await;
-    let mut server = KvServerClient::new(channel(cluster.server_name(0)))
-        .max_encoding_message_size(usize::MAX);
+    let mut server =
+        KvServerClient::new(channel(cluster.server_name(0))).max_encoding_message_size(usize::MAX);
     let barrier = pb::command::Command::Barrier(pb::Barrier {});
     let cases = [
         ("no operation", pb::ExecuteRequest::default()),
@@ -100,10 +105,16 @@ async fn a_server_refuses_what_the_library_would_never_send() {
     for (what, request) in cases {
         let status = server.execute(request).await.expect_err(what);
         assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status}");
-        assert!(!status.message().is_empty(), "{what}: no word of explanation");
+        assert!(
+            !status.message().is_empty(),
+            "{what}: no word of explanation"
+        );
     }
     let lab_put = pb::PutRequest::default();
-    let status = server.put(lab_put).await.expect_err("an empty key through the lab's door");
+    let status = server
+        .put(lab_put)
+        .await
+        .expect_err("an empty key through the lab's door");
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     still_serves(&mut cluster).await;
 }
@@ -114,7 +125,10 @@ async fn a_request_for_another_cluster_is_refused() {
     let mut server = KvServerClient::new(channel(cluster.server_name(0)));
     let mut request = change("good", b"stranger".to_vec());
     request.cluster_id = Bytes::from_static(&[7; 16]);
-    let status = server.execute(request).await.expect_err("another cluster's request");
+    let status = server
+        .execute(request)
+        .await
+        .expect_err("another cluster's request");
     assert!(status.message().contains("cluster"), "{status}");
     still_serves(&mut cluster).await;
 }
@@ -156,7 +170,9 @@ impl Decoder for Raw {
 /// Calls a method with these bytes and reads its stream of answers to the end or first error.
 async fn call_raw(address: &str, path: &'static str, message: Bytes) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel(address));
-    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    grpc.ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
     let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
     let request = Request::new(tokio_stream::iter([message]));
     let mut answers = grpc.streaming(request, path, Raw).await?.into_inner();
@@ -262,25 +278,50 @@ async fn wrong_flags_end_with_code_2_and_name_flag_and_rule() {
     let cases: &[(&str, &[&str], &[&str])] = &[
         ("viewservice", &["--nonsense"], &["--nonsense"]),
         ("kvserver", &["--nonsense"], &["--nonsense"]),
-        ("testclient", &["bench", "--read-ratio", "2"], &["--read-ratio", "0 to 1"]),
+        (
+            "testclient",
+            &["bench", "--read-ratio", "2"],
+            &["--read-ratio", "0 to 1"],
+        ),
         ("testclient", &["--interval", "soon"], &["--interval"]),
         (
             "viewservice",
-            &["--addr", "127.0.0.1:0", "--ping-interval", "500ms", "--dead-after", "1s"],
+            &[
+                "--addr",
+                "127.0.0.1:0",
+                "--ping-interval",
+                "500ms",
+                "--dead-after",
+                "1s",
+            ],
             &["--dead-after", "--ping-interval", "three times"],
         ),
         (
             "viewservice",
-            &["--addr", "127.0.0.1:0", "--copies", "2", "--min-copies", "3"],
+            &[
+                "--addr",
+                "127.0.0.1:0",
+                "--copies",
+                "2",
+                "--min-copies",
+                "3",
+            ],
             &["--min-copies", "--copies"],
         ),
-        ("viewservice", &["--ping-interval", "fast"], &["--ping-interval"]),
+        (
+            "viewservice",
+            &["--ping-interval", "fast"],
+            &["--ping-interval"],
+        ),
     ];
     for (name, args, named) in cases {
         let (code, said) = run(name, args).await;
         assert_eq!(code, Some(2), "{name} {args:?}: {said}");
         for word in *named {
-            assert!(said.contains(word), "{name} {args:?} should name {word}: {said}");
+            assert!(
+                said.contains(word),
+                "{name} {args:?} should name {word}: {said}"
+            );
         }
     }
 }
@@ -292,8 +333,13 @@ async fn a_taken_port_is_one_clear_line_that_names_the_flag() {
     for name in ["viewservice", "kvserver"] {
         let (code, said) = run(name, &["--addr", &address]).await;
         assert_eq!(code, Some(1), "{name}: {said}");
-        let line = said.lines().find(|line| line.contains(&address) && line.contains("--addr"));
-        assert!(line.is_some(), "{name} should name --addr and {address}: {said}");
+        let line = said
+            .lines()
+            .find(|line| line.contains(&address) && line.contains("--addr"));
+        assert!(
+            line.is_some(),
+            "{name} should name --addr and {address}: {said}"
+        );
     }
     let port = taken.local_addr().expect("its address").port().to_string();
     let dir = tempfile::tempdir().expect("a folder");
@@ -301,7 +347,10 @@ async fn a_taken_port_is_one_clear_line_that_names_the_flag() {
     let args = ["cluster", "--first-port", &port, "--log-dir", logs];
     let (code, said) = run("testclient", &args).await;
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&port) && said.contains("--first-port"), "{said}");
+    assert!(
+        said.contains(&port) && said.contains("--first-port"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

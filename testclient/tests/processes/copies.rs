@@ -18,19 +18,23 @@ async fn kill_one_of_three(victim: usize) {
     }
     cluster.kill(victim);
     put(&client, "after", "1").await;
-    cluster.wait_for_view("the other two to go on", |view| {
-        view.primary.is_some_and(|now| now != victim)
-            && view.synced.len() == 1
-            && !view.synced.contains(&victim)
-    })
-    .await
-    .expect("two are left");
+    cluster
+        .wait_for_view("the other two to go on", |view| {
+            view.primary.is_some_and(|now| now != victim)
+                && view.synced.len() == 1
+                && !view.synced.contains(&victim)
+        })
+        .await
+        .expect("two are left");
     for number in 0..20 {
         check(&client, &format!("k{number}"), &number.to_string()).await;
     }
     check(&client, "after", "1").await;
     cluster.start_server(victim).expect("start it again");
-    cluster.wait_until_redundant().await.expect("three copies again");
+    cluster
+        .wait_until_redundant()
+        .await
+        .expect("three copies again");
     check(&client, "after", "1").await;
 }
 

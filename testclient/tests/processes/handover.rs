@@ -11,7 +11,9 @@ use testclient::failover::writer::{Crew, Meter};
 async fn stop_under_load(stop_the_primary: bool) {
     let mut cluster = running(Options::default(), 3).await;
     let meter = Arc::new(Meter::new());
-    let mut crew = Crew::start(cluster.view_service_addr(), 4, &meter).await.expect("writers");
+    let mut crew = Crew::start(cluster.view_service_addr(), 4, &meter)
+        .await
+        .expect("writers");
     for _ in 0..3 {
         let before = cluster.wait_until_redundant().await.expect("all in sync");
         let victim = match stop_the_primary {
@@ -21,17 +23,20 @@ async fn stop_under_load(stop_the_primary: bool) {
         cluster.term(victim);
         let code = cluster.wait_for_exit(victim).await.expect("it ends");
         assert_eq!(code, Some(0), "it ended well");
-        cluster.wait_for_view("the other two to go on without it", |view| {
-            view.number > before.number
-                && view.primary != Some(victim)
-                && !view.synced.contains(&victim)
-        })
-        .await
-        .expect("a view without it");
+        cluster
+            .wait_for_view("the other two to go on without it", |view| {
+                view.number > before.number
+                    && view.primary != Some(victim)
+                    && !view.synced.contains(&victim)
+            })
+            .await
+            .expect("a view without it");
         let reached = meter.writes() + 20;
         testclient::cluster::wait_for("writes to go on", PATIENCE, async || {
             let writes = meter.writes();
-            (writes >= reached).then_some(()).ok_or(format!("{writes} of {reached}"))
+            (writes >= reached)
+                .then_some(())
+                .ok_or(format!("{writes} of {reached}"))
         })
         .await
         .expect("writes go on");

@@ -42,11 +42,12 @@ async fn p2_a_put_during_the_transfer_to_a_new_backup_works() {
     // At once, so that it may well meet the transfer.
     put(&client, "3", "33").await;
     check(&client, "3", "33").await;
-    cluster.wait_for_view("s2 to be a synced backup", |view| {
-        view.primary == Some(0) && view.synced == [1]
-    })
-    .await
-    .expect("s2 joins");
+    cluster
+        .wait_for_view("s2 to be a synced backup", |view| {
+            view.primary == Some(0) && view.synced == [1]
+        })
+        .await
+        .expect("s2 joins");
     put(&client, "4", "44").await;
     check(&client, "4", "44").await;
     check(&client, "1", "v1").await;
@@ -69,7 +70,10 @@ async fn p3_clients_and_servers_do_not_ask_the_view_service_for_each_put() {
     // As in the lab: two servers that ping, and twenty to spare.
     let pings = started.elapsed().as_millis() as u64 / 500;
     let allowed = 2 * pings + 20;
-    assert!(calls <= allowed, "{calls} calls to the view service for 100 puts; at most {allowed}");
+    assert!(
+        calls <= allowed,
+        "{calls} calls to the view service for 100 puts; at most {allowed}"
+    );
 }
 
 #[tokio::test]
@@ -82,7 +86,8 @@ async fn p4_primary_failure_keeps_everything() {
     cluster.wait_until_redundant().await.expect("s2 joins");
     put(&client, "after", "3").await;
     cluster.kill(0);
-    cluster.wait_for_view("s2 to be primary", |view| view.primary == Some(1))
+    cluster
+        .wait_for_view("s2 to be primary", |view| view.primary == Some(1))
         .await
         .expect("s2 takes over");
     check(&client, "before", "1").await;
@@ -96,23 +101,31 @@ async fn p5_after_the_last_copy_is_gone_an_empty_server_does_not_serve() {
     let client = cluster.client().await;
     put(&client, "a", "1").await;
     cluster.kill(0);
-    cluster.wait_for_view("s2 to be primary alone", |view| {
-        view.primary == Some(1) && view.synced.is_empty()
-    })
-    .await
-    .expect("s2 takes over");
+    cluster
+        .wait_for_view("s2 to be primary alone", |view| {
+            view.primary == Some(1) && view.synced.is_empty()
+        })
+        .await
+        .expect("s2 takes over");
     check(&client, "a", "1").await;
     cluster.kill(1);
     cluster.start_server(2).expect("start s3");
     let impatient = client.with_timeout(Duration::from_secs(4));
-    let error = calls::get(&impatient, "a").await.expect_err("nobody may answer");
+    let error = calls::get(&impatient, "a")
+        .await
+        .expect_err("nobody may answer");
     assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
     let gone = cluster.server_name(1).to_owned();
-    cluster.wait_for_status("the view service to say for whom it waits", |status, layout| {
-        status.waiting_for.iter().any(|name| name.contains(&gone)) && layout.primary != Some(2)
-    })
-    .await
-    .expect("it waits for s2");
+    cluster
+        .wait_for_status(
+            "the view service to say for whom it waits",
+            |status, layout| {
+                status.waiting_for.iter().any(|name| name.contains(&gone))
+                    && layout.primary != Some(2)
+            },
+        )
+        .await
+        .expect("it waits for s2");
 }
 
 /// Three servers: s1 primary, s2 backup, s3 spare that has nothing.
@@ -132,11 +145,12 @@ async fn p7_a_put_right_after_the_backup_failed_completes() {
     cluster.kill(1);
     put(&client, "a", "aaa").await;
     check(&client, "a", "aaa").await;
-    cluster.wait_for_view("s3 to be the backup of s1", |view| {
-        view.primary == Some(0) && view.synced == [2]
-    })
-    .await
-    .expect("s3 joins");
+    cluster
+        .wait_for_view("s3 to be the backup of s1", |view| {
+            view.primary == Some(0) && view.synced == [2]
+        })
+        .await
+        .expect("s3 joins");
     check(&client, "a", "aaa").await;
 }
 
@@ -146,14 +160,16 @@ async fn p8_a_put_right_after_the_primary_failed_completes() {
     cluster.kill(0);
     put(&client, "b", "bbb").await;
     check(&client, "b", "bbb").await;
-    cluster.wait_for_view("s3 to be the backup of s2", |view| {
-        view.primary == Some(1) && view.synced == [2]
-    })
-    .await
-    .expect("s3 joins");
+    cluster
+        .wait_for_view("s3 to be the backup of s2", |view| {
+            view.primary == Some(1) && view.synced == [2]
+        })
+        .await
+        .expect("s3 joins");
     // What s3 knows it only has from the transfer.
     cluster.kill(1);
-    cluster.wait_for_view("s3 to be primary", |view| view.primary == Some(2))
+    cluster
+        .wait_for_view("s3 to be primary", |view| view.primary == Some(2))
         .await
         .expect("s3 takes over");
     check(&client, "a", "aa").await;
@@ -162,7 +178,10 @@ async fn p8_a_put_right_after_the_primary_failed_completes() {
 
 /// Kills the primary of two and waits until its backup has taken over.
 async fn fail_over(cluster: &mut Running) {
-    let before: Layout = cluster.wait_until_redundant().await.expect("both are in sync");
+    let before: Layout = cluster
+        .wait_until_redundant()
+        .await
+        .expect("both are in sync");
     cluster.kill(before.primary.expect("a primary"));
     let view = cluster.wait_for_view("the backup to be primary", |view| {
         view.primary == before.synced.first().copied()
@@ -190,9 +209,15 @@ async fn p9_concurrent_puts_to_the_same_keys_leave_both_copies_equal() {
     }
     let client = cluster.client().await;
     let on_primary = [get(&client, "0").await, get(&client, "1").await];
-    assert!(on_primary.iter().all(Option::is_some), "nothing was written");
+    assert!(
+        on_primary.iter().all(Option::is_some),
+        "nothing was written"
+    );
     fail_over(&mut cluster).await;
-    assert_eq!([get(&client, "0").await, get(&client, "1").await], on_primary);
+    assert_eq!(
+        [get(&client, "0").await, get(&client, "1").await],
+        on_primary
+    );
 }
 
 #[tokio::test]
@@ -218,7 +243,10 @@ async fn p10_concurrent_appends_are_applied_once_in_order_and_equally_on_both_co
         let mut after = 0;
         for number in 0..EACH {
             let element = format!("x {writer} {number} y");
-            let at: Vec<_> = on_primary.match_indices(&element).map(|(at, _)| at).collect();
+            let at: Vec<_> = on_primary
+                .match_indices(&element)
+                .map(|(at, _)| at)
+                .collect();
             assert_eq!(at.len(), 1, "{element} is there {} times", at.len());
             assert!(at[0] >= after, "{element} is out of order");
             after = at[0];
@@ -256,24 +284,32 @@ async fn p12_repeated_failures_and_restarts_never_lose_a_put() {
     let mut failures = 0;
     while Instant::now() < end {
         // As in the lab any of the three may fail, but never the last copy that is complete.
-        cluster.wait_until_redundant().await.expect("it repairs itself");
+        cluster
+            .wait_until_redundant()
+            .await
+            .expect("it repairs itself");
         let victim = usize::try_from(random.below(3)).expect("below 3");
         cluster.kill(victim);
         let name = cluster.server_name(victim).to_owned();
-        cluster.wait_for_status("the loss to be noticed", |status, layout| {
-            let dead = status
-                .servers
-                .iter()
-                .any(|server| server.state == "dead" && server.member.name.as_str() == name);
-            dead && layout.primary != Some(victim)
-        })
-        .await
-        .expect("another takes its place");
+        cluster
+            .wait_for_status("the loss to be noticed", |status, layout| {
+                let dead = status
+                    .servers
+                    .iter()
+                    .any(|server| server.state == "dead" && server.member.name.as_str() == name);
+                dead && layout.primary != Some(victim)
+            })
+            .await
+            .expect("another takes its place");
         cluster.start_server(victim).expect("start it again, empty");
         failures += 1;
     }
     for writer in writers {
-        assert_eq!(writer.await.expect("a writer went through"), 10, "too few keys were written");
+        assert_eq!(
+            writer.await.expect("a writer went through"),
+            10,
+            "too few keys were written"
+        );
     }
     assert!(failures >= 2, "only {failures} failures in 12 s");
     let client = cluster.client().await;
