@@ -7,13 +7,15 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// Tries the store out: four basic tests, then a put and a get every second until Ctrl-C.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "testclient", version = kvprocess::VERSION, args_conflicts_with_subcommands = true)]
+#[command(name = "testclient", version = kvprocess::VERSION)]
 pub struct Args {
     /// Address of the view service; several are separated by commas.
     #[arg(
         long,
         env = "TESTCLIENT_VS",
         default_value = "localhost:8000",
+        value_name = "HOST:PORT,…",
+        value_parser = addresses,
         global = true
     )]
     pub vs: String,
@@ -144,6 +146,18 @@ pub struct Up {
     /// Where the logs go.
     #[arg(long, value_name = "DIR", default_value = "logs")]
     pub log_dir: PathBuf,
+}
+
+fn addresses(text: &str) -> Result<String, String> {
+    let is_address = |address: &str| {
+        let parts = address.trim().rsplit_once(':');
+        parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    if text.split(',').all(is_address) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be host:port, or several of them separated by commas".to_owned())
+    }
 }
 
 fn ratio(text: &str) -> Result<f64, String> {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use kvclient::ErrorKind;
 use testclient::args::{Args, Command};
 use testclient::{basic, bench, failover, up};
 
@@ -22,7 +23,15 @@ async fn main() -> ExitCode {
     result.unwrap_or_else(|error| fail(&error))
 }
 
+/// The exit codes that all our clients share.
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("testclient: {error:#}");
-    ExitCode::FAILURE
+    let call = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<kvclient::Error>());
+    match call.map(kvclient::Error::kind) {
+        Some(ErrorKind::Unavailable) => ExitCode::from(4),
+        Some(ErrorKind::OutcomeUnknown) => ExitCode::from(5),
+        _ => ExitCode::FAILURE,
+    }
 }
