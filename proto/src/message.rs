@@ -202,3 +202,18 @@ impl AnswerRecord {
         }
     }
 }
+
+impl Body {
+    /// Whether the message belongs to the primary's side of a stream.
+    #[must_use]
+    pub fn is_from_primary(&self) -> bool {
+        match self {
+            Body::Open
+            | Body::Append(_)
+            | Body::TransferStart { .. }
+            | Body::TransferChunk { .. }
+            | Body::TransferEnd(_) => true,
+            Body::Opened(_) | Body::Ack(_) | Body::Fenced(_) | Body::Released => false,
+        }
+    }
+}

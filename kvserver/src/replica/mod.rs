@@ -1,3 +1,435 @@
-//! The protocol as a pure value.
+//! The replication protocol as one pure value: [`Replica::step`] takes what happened and says what
+//! to do. It knows no socket, file, task or clock; time is an argument, and everything it wants
+//! done is an [`Effect`].
+//!
+//! In reading order:
+//! - [`event`], [`effect`]: what goes in, what comes out, and the contract between them
+//! - [`log`]: the retained entries and which epoch ordered each
+//! - [`copy`]: what every copy holds, whatever part it plays
+//! - [`promise`]: the leases this copy granted
+//! - [`following`]: a copy under a primary: fenced, matched, acknowledged, filled by a transfer
+//! - [`progress`]: what a primary knows of one other copy
+//! - [`primary`]: ordering, commit, promotion, joining, reads
+//! - [`divergence`]: comparing digests, and who leaves when they differ
+//!
+//! The invariants, named here and told in `docs/protocol.md`; [`Replica::check_invariants`] looks
+//! at them after every step:
+//! - **OneOrder**: two ops never share a position, and positions grow along the log.
+//! - **CommittedIsKept**: nothing at or below the committed op is ever truncated.
+//! - **ReplyNeedsEveryCopy**: an op commits only when every required copy has it.
+//! - **OldEpochRefused**: a message of an older epoch changes nothing.
+//! - **OnlyMatchedCounts**: a copy acknowledges and applies only what it matched with this epoch's
+//!   primary.
+//! - **BarrierBeforeActing**: a primary acts only when its view is activated and its barrier
+//!   committed.
+//! - **FreeBeforeTransfer**: a full copy goes only to a copy that nobody counts on.
+
 pub mod effect;
 pub mod event;
+
+pub mod copy;
+pub mod divergence;
+pub mod following;
+pub mod log;
+pub mod primary;
+pub mod progress;
+pub mod promise;
+#[cfg(test)]
+mod tests;
+
+use kvproto::ids::{Epoch, Member, OpNumber, StreamNumber};
+use kvproto::message::{Body, Message};
+use kvproto::registration::{Progress, Wish};
+use kvproto::reply::{NotDone, Reply};
+use kvproto::time::Timestamp;
+use kvproto::view::{Role, View};
+
+use crate::store::Store;
+use copy::Copy;
+use effect::{Effect, Notice};
+use event::{Event, Request};
+use following::Following;
+use primary::Primary;
+
+/// How a primary proves that it still leads before it answers a read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reads {
+    /// By a lease that its backups granted; falls back to confirming.
+    Lease,
+    /// By asking every required backup anew. Depends on no clock.
+    Confirm,
+}
+
+/// What this server may decide for itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicaOptions {
+    /// How reads are proven.
+    pub reads: Reads,
+    /// Windows and budgets.
+    pub tuning: Tuning,
+}
+
+/// Windows and budgets in bytes and counts. The defaults suit production; simulations shrink them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tuning {
+    /// Entries sent to one copy and not yet acknowledged.
+    pub window_bytes: usize,
+    /// Appends sent to one copy and not yet acknowledged. Below the queue of a stream, so that a
+    /// full queue always means a stuck connection.
+    pub window_appends: usize,
+    /// One append closes at this size, but takes at least one entry.
+    pub batch_bytes: usize,
+    /// Committed entries kept for copies that come back.
+    pub retain_bytes: usize,
+    /// Entries kept for copies that are being brought up; beyond it their transfer starts anew.
+    pub retain_bytes_max: usize,
+    /// One chunk of a transfer.
+    pub chunk_bytes: usize,
+    /// Chunks sent and not yet acknowledged.
+    pub chunks_in_flight: u64,
+    /// Entries ordered and not yet committed; beyond it requests are refused.
+    pub uncommitted_bytes_max: usize,
+    /// Reads that wait for a confirmation; beyond it they are refused.
+    pub waiting_reads_max: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning {
+            window_bytes: 16 << 20,
+            window_appends: 256,
+            batch_bytes: kvproto::limits::BATCH_SIZE_MAX,
+            retain_bytes: 32 << 20,
+            retain_bytes_max: 512 << 20,
+            chunk_bytes: 512 << 10,
+            chunks_in_flight: 8,
+            uncommitted_bytes_max: 64 << 20,
+            waiting_reads_max: 16_384,
+        }
+    }
+}
+
+/// One copy of the data for one life of a server process.
+#[derive(Debug)]
+pub struct Replica {
+    copy: Copy,
+    following: Following,
+    primary: Option<Primary>,
+    /// The operator wants this server to stop.
+    leaving: bool,
+    /// This server led an older epoch and owes the present primary the word that it stopped.
+    release_due: bool,
+    role: Role,
+    wished_to_leave_at: Option<Timestamp>,
+    ticked_at: Timestamp,
+    steps: u64,
+}
+
+/// A wish that the view service has not granted is repeated this often.
+const WISH_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Replica {
+    /// A new, empty copy. `view` is the record that came with the registration; the first
+    /// [`Event::View`] with it, or a newer one, gives the replica its part.
+    #[must_use]
+    pub fn new(me: Member, view: View, options: ReplicaOptions, now: Timestamp) -> Replica {
+        let mut replica = Replica {
+            copy: Copy::empty(me, view, options),
+            following: Following::default(),
+            primary: None,
+            leaving: false,
+            release_due: false,
+            role: Role::Spare,
+            wished_to_leave_at: None,
+            ticked_at: now,
+            steps: 0,
+        };
+        replica.role = replica.present_role();
+        replica
+    }
+
+    /// Takes one event and appends what has to be done to `effects`, to be performed in order.
+    /// `now` must be read after the event was taken from its queue.
+    pub fn step(&mut self, now: Timestamp, event: Event, effects: &mut Vec<Effect>) {
+        self.steps += 1;
+        match event {
+            Event::Requests(requests) => self.on_requests(now, requests, effects),
+            Event::Message(message) => self.on_message(now, message, effects),
+            Event::StreamBroken { peer, stream } => {
+                if let Some(primary) = &mut self.primary {
+                    primary.on_stream_broken(&mut self.copy, now, &peer, stream);
+                }
+            }
+            Event::View(view) => self.learn(now, *view, effects),
+            Event::Appended(position) => {
+                self.copy.note_safe(position);
+                self.following.acknowledge_safe(&self.copy, effects);
+            }
+            Event::Tick => self.on_tick(now),
+            Event::Leave => self.leaving = true,
+            Event::NobodyToTakeOver => self.on_nobody_to_take_over(effects),
+        }
+        if let Some(primary) = &mut self.primary {
+            primary.advance(&mut self.copy, now, effects);
+        }
+        self.advance_leaving(now, effects);
+        let keep_from = self.primary.as_ref().and_then(Primary::keep_from);
+        self.copy.trim(keep_from, effects);
+        let role = self.present_role();
+        if role != self.role {
+            effects.push(Effect::Notice(Notice::RoleChanged {
+                from: self.role,
+                to: role,
+            }));
+            self.role = role;
+        }
+        self.check_invariants();
+    }
+
+    /// Progress for pings.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress {
+            view: self.copy.view.order(),
+            appended: self.copy.log.last().op,
+            committed: self.copy.committed,
+            applied: self.copy.committed,
+            steps: self.steps,
+            role: self.role,
+        }
+    }
+
+    /// The part that this server plays.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether this server acts as primary: activated, and its barrier committed.
+    #[must_use]
+    pub fn is_acting(&self) -> bool {
+        self.primary
+            .as_ref()
+            .is_some_and(|primary| primary.is_acting(&self.copy))
+    }
+
+    /// The newest record known.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.copy.view
+    }
+
+    /// The data, as committed.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.copy.store
+    }
+
+    /// The data, for scans.
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.copy.store
+    }
+
+    /// The newest epoch this server has heard of.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.copy.epoch
+    }
+
+    /// The last op committed and applied.
+    #[must_use]
+    pub fn committed(&self) -> OpNumber {
+        self.copy.committed
+    }
+
+    fn present_role(&self) -> Role {
+        match (&self.primary, self.copy.view.role_of(&self.copy.me)) {
+            (Some(_), _) => Role::Primary,
+            // Named by a record, but a newer epoch is known: no longer.
+            (None, Role::Primary) => Role::Spare,
+            (None, role) => role,
+        }
+    }
+
+    fn on_requests(&mut self, now: Timestamp, requests: Vec<Request>, out: &mut Vec<Effect>) {
+        if let Some(primary) = &mut self.primary {
+            primary.on_requests(&mut self.copy, now, requests, self.leaving, out);
+            return;
+        }
+        let view = &self.copy.view;
+        let primary = view
+            .primary
+            .as_ref()
+            .filter(|primary| **primary != self.copy.me);
+        for request in requests {
+            let reply = NotDone::NotPrimary {
+                primary: primary.map(|primary| primary.name.clone()),
+                view: view.number,
+            };
+            out.push(Effect::Reply {
+                token: request.token,
+                reply: Reply::NotDone(reply),
+                valid_until: None,
+            });
+        }
+    }
+
+    fn on_message(&mut self, now: Timestamp, message: Message, out: &mut Vec<Effect>) {
+        if message.cluster != self.copy.view.cluster || message.to != self.copy.me {
+            return;
+        }
+        match message.body {
+            // Speaks of promises only, and may arrive before the record that makes us primary.
+            Body::Released => {
+                self.copy.promises.release(&message.from, message.epoch);
+                return;
+            }
+            Body::Fenced(view) => {
+                self.learn(now, *view, out);
+                self.adopt(message.epoch, out);
+                return;
+            }
+            _ => {}
+        }
+        if message.epoch < self.copy.epoch {
+            if message.body.is_from_primary() {
+                let fenced = Body::Fenced(Box::new(self.copy.view.clone()));
+                let epoch = self.copy.epoch;
+                out.push(self.copy.send(epoch, message.from, message.stream, fenced));
+            }
+            return;
+        }
+        self.adopt(message.epoch, out);
+        match (&mut self.primary, message.body.is_from_primary()) {
+            (None, true) => self.following.on_message(&mut self.copy, now, message, out),
+            (Some(primary), false) => primary.on_message(&mut self.copy, now, message, out),
+            // An answer to a primaryship that is over, or another primary of our own epoch, which
+            // cannot be.
+            _ => {}
+        }
+    }
+
+    /// Takes a view record. Older ones, and repetitions, change nothing (REP-2).
+    fn learn(&mut self, now: Timestamp, view: View, out: &mut Vec<Effect>) {
+        if view.cluster != self.copy.view.cluster {
+            return;
+        }
+        // The record that came with the registration is given again as the first event.
+        let first = self.primary.is_none() && view == self.copy.view;
+        if !first && view.order() <= self.copy.view.order() {
+            return;
+        }
+        let changed = view.number != self.copy.view.number;
+        let epoch = view.epoch();
+        self.copy.view = view;
+        if changed {
+            out.push(Effect::Notice(Notice::ViewChanged));
+        }
+        if epoch < self.copy.epoch {
+            return;
+        }
+        self.adopt(epoch, out);
+        if self.copy.view.is_primary(&self.copy.me) {
+            if self.primary.is_none() {
+                self.following = Following::default();
+                self.primary = Some(Primary::appoint(&mut self.copy, now, out));
+            }
+        } else if self.release_due {
+            self.release_due = false;
+            if let Some(primary) = self.copy.view.primary.clone() {
+                out.push(
+                    self.copy
+                        .send(epoch, primary, StreamNumber(0), Body::Released),
+                );
+            }
+        }
+        if let Some(primary) = &mut self.primary {
+            primary.on_view(&mut self.copy, now, out);
+        }
+    }
+
+    /// Takes a newer epoch: what was matched with the old primary no longer counts, and a primary
+    /// of an older epoch stops at once (REP-3).
+    fn adopt(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
+        if epoch <= self.copy.epoch {
+            return;
+        }
+        self.copy.epoch = epoch;
+        self.following = Following::default();
+        if let Some(primary) = self.primary.take() {
+            primary.depose(&mut self.copy, out);
+            self.release_due = true;
+        }
+    }
+
+    fn on_tick(&mut self, now: Timestamp) {
+        let gap = now.since(self.ticked_at);
+        self.ticked_at = now;
+        self.copy.promises.forget_past(now);
+        // A server that was paused must not blame the others for its own silence.
+        if gap >= self.copy.view.settings.heartbeat_interval * 2
+            && let Some(primary) = &mut self.primary
+        {
+            primary.forgive(now);
+        }
+    }
+
+    fn on_nobody_to_take_over(&mut self, out: &mut Vec<Effect>) {
+        if !self.leaving {
+            return;
+        }
+        self.leaving = false;
+        self.wished_to_leave_at = None;
+        let keys = self.copy.store.key_count() as u64;
+        if keys == 0 && self.copy.store.session_count() == 0 {
+            out.push(Effect::Left);
+        } else {
+            out.push(Effect::Notice(Notice::OnlyCopy { keys }));
+        }
+    }
+
+    /// REP-10: drain, ask for a view without this server, and leave once it is known.
+    fn advance_leaving(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        if !self.leaving {
+            return;
+        }
+        let view = &self.copy.view;
+        let out_of_view = view.role_of(&self.copy.me) == Role::Spare && self.primary.is_none();
+        // A backup is counted on until the view without it is activated. A former primary is not:
+        // it can never serve again in the epoch that it left.
+        let handed_over = self.copy.led.is_some_and(|led| led < view.epoch())
+            && view.primary_since == view.number;
+        let counted_on = view.eligible.contains(&self.copy.me) && !view.is_activated();
+        if out_of_view && (handed_over || !counted_on) {
+            self.leaving = false;
+            out.push(Effect::Left);
+            return;
+        }
+        let drained = self.primary.as_ref().is_none_or(Primary::is_drained);
+        let due = self
+            .wished_to_leave_at
+            .is_none_or(|at| now.since(at) >= WISH_AGAIN);
+        if drained && due && !out_of_view {
+            if self.wished_to_leave_at.is_none() {
+                out.push(Effect::Notice(Notice::HandingOver { to: None }));
+            }
+            self.wished_to_leave_at = Some(now);
+            out.push(Effect::Wish(Wish::Leave));
+        }
+    }
+
+    /// Checks the named invariants of the module header that one copy alone can see. Called after
+    /// every step; panics when the protocol is broken, because going on would break promises.
+    pub fn check_invariants(&self) {
+        self.copy.check_invariants();
+        if let Some(primary) = &self.primary {
+            primary.check_invariants(&self.copy);
+        }
+    }
+
+    /// Requests that wait for something, for tests and metrics.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.primary.as_ref().map_or(0, Primary::waiting)
+    }
+}

@@ -1,0 +1,177 @@
+//! What every copy holds, whatever part it plays: the log, the store, and how far each is.
+//!
+//! Never decides about other copies. Positions are named by promise: `safe` (in the journal as the
+//! mode asks) may trail the last op; `committed` (in every required copy) is applied at once.
+
+use std::sync::Arc;
+
+use kvproto::command::{Entry, Outcome};
+use kvproto::ids::{Epoch, Member, OpNumber, Position, StreamNumber};
+use kvproto::message::{Body, Message};
+use kvproto::reply::LogPoint;
+use kvproto::time::LogTime;
+use kvproto::view::View;
+
+use super::ReplicaOptions;
+use super::effect::Effect;
+use super::log::Log;
+use super::promise::Promises;
+use crate::store::{Store, StoreLimits};
+
+/// The state of one copy.
+#[derive(Debug)]
+pub struct Copy {
+    /// This life of this server.
+    pub(super) me: Member,
+    /// The newest record known.
+    pub(super) view: View,
+    pub(super) options: ReplicaOptions,
+    /// The newest epoch heard of; older ones are refused.
+    pub(super) epoch: Epoch,
+    pub(super) log: Log,
+    pub(super) store: Store,
+    /// Everything through here is in the journal, as safe as the mode asks.
+    pub(super) safe: OpNumber,
+    /// Everything through here is in every required copy, and in the store.
+    pub(super) committed: OpNumber,
+    /// The highest log time heard; a new primary goes on from here.
+    pub(super) log_time: LogTime,
+    /// False from the start of a transfer to its end: what the store holds is no state.
+    pub(super) complete: bool,
+    pub(super) promises: Promises,
+    /// The last epoch in which this server was primary.
+    pub(super) led: Option<Epoch>,
+    /// Rises over the whole life, so that a stream number names one stream of this server.
+    pub(super) last_stream: StreamNumber,
+}
+
+impl Copy {
+    /// A copy that holds nothing.
+    pub(super) fn empty(me: Member, view: View, options: ReplicaOptions) -> Copy {
+        let limits = StoreLimits::from(&view.settings);
+        Copy {
+            me,
+            epoch: view.epoch(),
+            view,
+            options,
+            log: Log::default(),
+            store: Store::new(limits),
+            safe: OpNumber(0),
+            committed: OpNumber(0),
+            log_time: LogTime::default(),
+            complete: true,
+            promises: Promises::default(),
+            led: None,
+            last_stream: StreamNumber(0),
+        }
+    }
+
+    /// Drops everything, and has the journal begin after nothing.
+    pub(super) fn become_empty(&mut self, out: &mut Vec<Effect>) {
+        self.store = Store::new(StoreLimits::from(&self.view.settings));
+        self.begin_at(Position::default(), Vec::new(), out);
+    }
+
+    /// Has log and journal begin after `base`, which the store reflects. The journal says when the
+    /// base is safe.
+    pub(super) fn begin_at(
+        &mut self,
+        base: Position,
+        epochs: Vec<Position>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.log.reset(base, epochs);
+        self.safe = OpNumber(0);
+        self.committed = base.op;
+        out.push(Effect::Reset { base });
+    }
+
+    /// Adds entries to the log and gives them to the journal.
+    pub(super) fn append(&mut self, entries: Vec<Arc<Entry>>, out: &mut Vec<Effect>) {
+        for entry in &entries {
+            self.log_time = self.log_time.max(entry.at);
+            self.log.append(Arc::clone(entry));
+        }
+        if !entries.is_empty() {
+            out.push(Effect::Append(entries));
+        }
+    }
+
+    /// The journal holds everything through this position. A completion for an entry that was
+    /// truncated meanwhile says nothing.
+    pub(super) fn note_safe(&mut self, position: Position) {
+        if self.log.position_at(position.op) == Some(position) {
+            self.safe = self.safe.max(position.op);
+        }
+    }
+
+    /// Commits and applies everything through `op`, telling `done` what each entry did.
+    pub(super) fn commit(&mut self, op: OpNumber, mut done: impl FnMut(&Entry, Outcome)) {
+        while self.committed < op {
+            let next = self.committed.next();
+            let entry = self
+                .log
+                .get(next)
+                .expect("uncommitted entries are retained");
+            let outcome = self.store.apply(entry);
+            done(entry, outcome);
+            self.committed = next;
+        }
+    }
+
+    /// Where an answer given now stands.
+    pub(super) fn point(&self) -> LogPoint {
+        LogPoint {
+            generation: self.view.generation,
+            op: self.committed,
+        }
+    }
+
+    /// A message from this copy, ready to be sent.
+    pub(super) fn send(
+        &self,
+        epoch: Epoch,
+        to: Member,
+        stream: StreamNumber,
+        body: Body,
+    ) -> Effect {
+        let (cluster, from) = (self.view.cluster, self.me.clone());
+        Effect::Send(Message {
+            cluster,
+            epoch,
+            from,
+            to,
+            stream,
+            body,
+        })
+    }
+
+    /// Forgets entries that nobody needs: `keep_from` is the first op that another copy still has
+    /// to be sent, which a hard limit overrules.
+    pub(super) fn trim(&mut self, keep_from: Option<OpNumber>, out: &mut Vec<Effect>) {
+        let tuning = &self.options.tuning;
+        let needed = keep_from.map_or(self.committed, |op| OpNumber(op.0.saturating_sub(1)));
+        let soft = self
+            .log
+            .trim(tuning.retain_bytes, needed.min(self.committed));
+        let hard = self.log.trim(tuning.retain_bytes_max, self.committed);
+        if let Some(through) = hard.or(soft) {
+            out.push(Effect::Trim { through });
+        }
+    }
+
+    pub(super) fn check_invariants(&self) {
+        let last = self.log.last().op;
+        assert!(
+            self.committed <= last,
+            "CommittedIsKept: committed {} of {last}",
+            self.committed
+        );
+        assert!(self.safe <= last, "what is safe is in the log");
+        assert!(
+            self.log.base().op <= self.committed,
+            "only committed entries are forgotten"
+        );
+        self.store.check_invariants();
+    }
+}

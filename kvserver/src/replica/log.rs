@@ -1,0 +1,287 @@
+//! The retained part of the log: entries after a base, and which epoch ordered each op.
+//!
+//! Owns no durability (that is the journal's) and decides nothing; positions are contiguous by
+//! construction (OneOrder).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use kvproto::command::Entry;
+use kvproto::ids::{OpNumber, Position};
+use kvproto::message::Opened;
+
+/// Epochs remembered. One is added by each promotion; a copy that is further behind than this gets
+/// a full transfer.
+const EPOCHS_MAX: usize = 1024;
+
+/// Entries after a base, and the start of each epoch.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// The op before the first retained entry: everything through here is in the store.
+    base: Position,
+    entries: VecDeque<Arc<Entry>>,
+    /// First position of each epoch, oldest first. Covers the base.
+    epochs: Vec<Position>,
+    bytes: usize,
+}
+
+impl Log {
+    /// Position of the last op, the base if nothing follows it.
+    #[must_use]
+    pub fn last(&self) -> Position {
+        self.entries
+            .back()
+            .map_or(self.base, |entry| entry.position)
+    }
+
+    /// The op before the first retained entry.
+    #[must_use]
+    pub fn base(&self) -> Position {
+        self.base
+    }
+
+    /// First position of each epoch, oldest first.
+    #[must_use]
+    pub fn epochs(&self) -> &[Position] {
+        &self.epochs
+    }
+
+    /// Bytes that the retained entries take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Position of an op through the last one, as far as the epochs are remembered. Op 0 stands
+    /// before the first epoch.
+    #[must_use]
+    pub fn position_at(&self, op: OpNumber) -> Option<Position> {
+        if op == OpNumber(0) {
+            return Some(Position::default());
+        }
+        if op > self.last().op {
+            return None;
+        }
+        let epoch = self.epochs.iter().rev().find(|start| start.op <= op)?.epoch;
+        Some(Position { epoch, op })
+    }
+
+    /// The entry of an op, if it is retained.
+    #[must_use]
+    pub fn get(&self, op: OpNumber) -> Option<&Arc<Entry>> {
+        let index = op.0.checked_sub(self.base.op.0 + 1)?;
+        self.entries.get(usize::try_from(index).ok()?)
+    }
+
+    /// Adds the next entry.
+    pub fn append(&mut self, entry: Arc<Entry>) {
+        let last = self.last();
+        assert_eq!(entry.op(), last.op.next(), "OneOrder: the log has no gaps");
+        assert!(
+            entry.position.epoch >= last.epoch,
+            "OneOrder: epochs never fall along the log"
+        );
+        if self
+            .epochs
+            .last()
+            .is_none_or(|start| start.epoch != entry.position.epoch)
+        {
+            self.epochs.push(entry.position);
+        }
+        self.bytes += entry.weight();
+        self.entries.push_back(entry);
+    }
+
+    /// Drops every entry after `op`, which must be at or after the base. Returns the first and last
+    /// position dropped.
+    pub fn truncate_after(&mut self, op: OpNumber) -> Option<(Position, Position)> {
+        assert!(op >= self.base.op, "CommittedIsKept: the base is committed");
+        let last = self.last();
+        let mut first = None;
+        while self.entries.back().is_some_and(|entry| entry.op() > op) {
+            let entry = self.entries.pop_back()?;
+            self.bytes -= entry.weight();
+            first = Some(entry.position);
+        }
+        self.epochs.retain(|start| start.op <= op);
+        first.map(|first| (first, last))
+    }
+
+    /// Entries from `op` on, as many as fit `bytes_max`, at least one if there is one.
+    #[must_use]
+    pub fn from(&self, op: OpNumber, bytes_max: usize) -> Vec<Arc<Entry>> {
+        let skip = usize::try_from(op.0.saturating_sub(self.base.op.0 + 1)).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let mut batch = Vec::new();
+        for entry in self.entries.range(skip.min(self.entries.len())..) {
+            bytes += entry.weight();
+            if bytes > bytes_max && !batch.is_empty() {
+                break;
+            }
+            batch.push(Arc::clone(entry));
+        }
+        batch
+    }
+
+    /// Forgets the oldest entries while more than `bytes_max` are retained, but none after
+    /// `through`. Returns the new base if it moved.
+    pub fn trim(&mut self, bytes_max: usize, through: OpNumber) -> Option<OpNumber> {
+        let before = self.base.op;
+        while self.bytes > bytes_max
+            && let Some(entry) = self.entries.front()
+            && entry.op() <= through
+        {
+            self.bytes -= entry.weight();
+            self.base = entry.position;
+            self.entries.pop_front();
+        }
+        if self.epochs.len() > EPOCHS_MAX {
+            let covering = self
+                .epochs
+                .partition_point(|start| start.op <= self.base.op);
+            let excess = self.epochs.len() - EPOCHS_MAX;
+            self.epochs.drain(..excess.min(covering.saturating_sub(1)));
+        }
+        (self.base.op != before).then_some(self.base.op)
+    }
+
+    /// Starts anew after `base`, with the epochs that led there.
+    pub fn reset(&mut self, base: Position, epochs: Vec<Position>) {
+        *self = Log {
+            base,
+            epochs,
+            ..Log::default()
+        };
+    }
+
+    /// The last op that this log and another have in common: for the newest epoch known to both,
+    /// the smaller of its two ends. Op 0 when they share no epoch.
+    #[must_use]
+    pub fn common_point(&self, other: &Opened) -> OpNumber {
+        for (index, start) in self.epochs.iter().enumerate().rev() {
+            let Some(their_index) = other.epochs.iter().position(|theirs| theirs == start) else {
+                continue;
+            };
+            let ours = end_of(&self.epochs, index, self.last().op);
+            let theirs = end_of(&other.epochs, their_index, other.last);
+            return ours.min(theirs);
+        }
+        OpNumber(0)
+    }
+}
+
+/// Last op of an epoch in a table of epoch starts.
+fn end_of(epochs: &[Position], index: usize, last: OpNumber) -> OpNumber {
+    epochs
+        .get(index + 1)
+        .map_or(last, |next| OpNumber(next.op.0.saturating_sub(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvproto::command::Command;
+    use kvproto::ids::{Epoch, Generation, ViewNumber};
+    use kvproto::time::LogTime;
+
+    fn position(view: u64, op: u64) -> Position {
+        let epoch = Epoch {
+            generation: Generation(1),
+            primary_since: ViewNumber(view),
+        };
+        Position {
+            epoch,
+            op: OpNumber(op),
+        }
+    }
+
+    /// A log whose op `i + 1` was ordered in view `views[i]`.
+    fn log(views: &[u64]) -> Log {
+        let mut log = Log::default();
+        for (view, op) in views.iter().zip(1..) {
+            log.append(Arc::new(Entry {
+                position: position(*view, op),
+                at: LogTime::default(),
+                id: None,
+                command: Command::Barrier,
+            }));
+        }
+        log
+    }
+
+    fn opened(log: &Log) -> Opened {
+        Opened {
+            epochs: log.epochs().to_vec(),
+            last: log.last().op,
+            committed: OpNumber(0),
+            complete: true,
+        }
+    }
+
+    #[test]
+    fn the_common_point_is_the_smaller_end_of_the_newest_shared_epoch() {
+        let primary = log(&[1, 1, 1, 3, 3]);
+        for (other, common) in [
+            (log(&[]), 0),
+            (log(&[1, 1]), 2),
+            (log(&[1, 1, 1, 1, 1]), 3),
+            (log(&[1, 1, 2, 2]), 2),
+            (log(&[1, 1, 1, 3]), 4),
+            (log(&[1, 1, 1, 3, 3]), 5),
+            (log(&[2, 2]), 0),
+        ] {
+            assert_eq!(
+                primary.common_point(&opened(&other)),
+                OpNumber(common),
+                "{other:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_began_elsewhere_is_not_shared() {
+        // Same epoch number, other start: cannot come from one primary, so it proves nothing.
+        let primary = log(&[1, 1, 2, 2]);
+        let other = log(&[1, 2, 2]);
+        assert_eq!(primary.common_point(&opened(&other)), OpNumber(1));
+    }
+
+    #[test]
+    fn truncation_names_what_it_dropped_and_forgets_its_epochs() {
+        let mut log = log(&[1, 1, 2, 2]);
+        assert_eq!(
+            log.truncate_after(OpNumber(2)),
+            Some((position(2, 3), position(2, 4)))
+        );
+        assert_eq!(log.last(), position(1, 2));
+        assert_eq!(log.epochs(), [position(1, 1)]);
+        assert_eq!(log.truncate_after(OpNumber(2)), None);
+    }
+
+    #[test]
+    fn a_trimmed_log_still_knows_the_epoch_of_its_base() {
+        let mut log = log(&[1, 1, 2, 2]);
+        assert_eq!(log.trim(64, OpNumber(3)), Some(OpNumber(3)));
+        assert_eq!(log.base(), position(2, 3));
+        assert_eq!(log.position_at(OpNumber(2)), Some(position(1, 2)));
+        assert_eq!(log.get(OpNumber(3)), None);
+        assert_eq!(
+            log.get(OpNumber(4)).map(|entry| entry.position),
+            Some(position(2, 4))
+        );
+        assert_eq!(
+            log.trim(0, OpNumber(3)),
+            None,
+            "nothing after the limit goes"
+        );
+    }
+
+    #[test]
+    fn a_batch_closes_at_its_size_but_takes_at_least_one_entry() {
+        let log = log(&[1; 10]);
+        assert_eq!(log.from(OpNumber(3), 1).len(), 1);
+        assert_eq!(log.from(OpNumber(3), 200).len(), 3);
+        assert_eq!(log.from(OpNumber(3), usize::MAX).len(), 8);
+        assert!(log.from(OpNumber(11), usize::MAX).is_empty());
+    }
+}

@@ -1,0 +1,507 @@
+//! The other copies: streams to them, what is sent, what they answer, who is counted in and who is
+//! left out.
+
+use std::collections::BTreeSet;
+
+use kvproto::ids::{Member, OpNumber, Position};
+use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
+use kvproto::registration::Wish;
+use kvproto::time::Timestamp;
+
+use super::Primary;
+use crate::replica::copy::Copy;
+use crate::replica::divergence::Verdict;
+use crate::replica::effect::{Effect, Notice};
+use crate::replica::progress::{CopyProgress, Phase, Transfer};
+use crate::replica::{Reads, WISH_AGAIN};
+use kvproto::StreamNumber;
+
+/// Ends a copy's stream; returns the effect if one was open.
+pub(super) fn close(
+    copy: &mut Copy,
+    member: &Member,
+    progress: &mut CopyProgress,
+    now: Timestamp,
+) -> Option<Effect> {
+    let stream = progress.stream;
+    let was_open = progress.is_connected();
+    if let Some(scan) = progress.close(now) {
+        copy.store.end_scan(scan);
+    }
+    was_open.then(|| Effect::CloseStream {
+        to: member.clone(),
+        stream,
+    })
+}
+
+impl Primary {
+    pub(in crate::replica) fn on_stream_broken(
+        &mut self,
+        copy: &mut Copy,
+        now: Timestamp,
+        peer: &Member,
+        stream: StreamNumber,
+    ) {
+        if let Some(progress) = self.copies.get_mut(peer)
+            && progress.stream == stream
+        {
+            // Nothing is left to close: the effect says only what the shell has told us.
+            let _ = close(copy, peer, progress, now);
+        }
+    }
+
+    /// After a pause of this server itself: nobody is to blame for it.
+    pub(in crate::replica) fn forgive(&mut self, now: Timestamp) {
+        for progress in self.copies.values_mut() {
+            progress.waiting_since = progress.waiting_since.map(|_| now);
+        }
+    }
+
+    /// The first op that some copy still has to be sent.
+    pub(in crate::replica) fn keep_from(&self) -> Option<OpNumber> {
+        let needed = self
+            .copies
+            .values()
+            .filter_map(|progress| match &progress.phase {
+                Phase::Transferring(transfer) => Some(transfer.at.op.next()),
+                Phase::Streaming { next } => Some(*next),
+                _ => None,
+            });
+        needed.min()
+    }
+
+    pub(in crate::replica) fn on_message(
+        &mut self,
+        copy: &mut Copy,
+        now: Timestamp,
+        message: Message,
+        out: &mut Vec<Effect>,
+    ) {
+        let current = self
+            .copies
+            .get(&message.from)
+            .map(|progress| progress.stream);
+        if current != Some(message.stream) {
+            return;
+        }
+        match message.body {
+            Body::Opened(opened) => self.on_opened(copy, now, &message.from, &opened),
+            Body::Ack(ack) => self.on_ack(copy, now, &message.from, &ack, out),
+            _ => {}
+        }
+    }
+
+    /// Finds the common point, from which the log goes on; without one in the retained log only a
+    /// full transfer helps.
+    fn on_opened(&mut self, copy: &Copy, now: Timestamp, from: &Member, opened: &Opened) {
+        let Some(progress) = self.copies.get_mut(from) else {
+            return;
+        };
+        if !matches!(progress.phase, Phase::Opening) {
+            return;
+        }
+        let common = copy.log.common_point(opened);
+        let usable = opened.complete && !progress.distrusted;
+        progress.phase = if usable && common >= opened.committed && common >= copy.log.base().op {
+            Phase::Streaming {
+                next: common.next(),
+            }
+        } else {
+            Phase::NeedsTransfer
+        };
+        progress.note_answer(now);
+    }
+
+    fn on_ack(
+        &mut self,
+        copy: &mut Copy,
+        now: Timestamp,
+        from: &Member,
+        ack: &Ack,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(progress) = self.copies.get_mut(from) else {
+            return;
+        };
+        if ack.matched > copy.log.last().op || ack.nonce > progress.nonce_sent {
+            let what = "an acknowledgement of what was never sent";
+            out.push(Effect::Notice(Notice::Nonsense {
+                from: from.clone(),
+                what,
+            }));
+            return;
+        }
+        match &mut progress.phase {
+            Phase::Transferring(transfer)
+                if (transfer.received + 1..=transfer.sent).contains(&ack.chunks) =>
+            {
+                transfer.received = ack.chunks;
+                progress.note_answer(now);
+            }
+            Phase::Streaming { .. } => {
+                progress.note_acked(now, ack.matched, ack.nonce);
+                if ack.nonce > kvproto::Nonce(0) {
+                    progress.lease_from = progress.lease_from.max(Some(ack.sent_at));
+                }
+                if let Some(digest) = ack.digest {
+                    match self.digests.vote(from, ack.applied, digest) {
+                        Some(true) => progress.verified = progress.verified.max(Some(ack.applied)),
+                        Some(false) => self.on_divergence(copy, now, from, ack.applied, out),
+                        None => {}
+                    }
+                    self.judge(copy, ack.applied, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A copy that nobody counts on is simply brought up again from the start.
+    fn on_divergence(
+        &mut self,
+        copy: &mut Copy,
+        now: Timestamp,
+        from: &Member,
+        at: OpNumber,
+        out: &mut Vec<Effect>,
+    ) {
+        out.push(Effect::Notice(Notice::Diverged {
+            copy: from.clone(),
+            at,
+        }));
+        let counted_on = self.is_required(from) || copy.view.eligible.contains(from);
+        if let Some(progress) = self.copies.get_mut(from)
+            && !counted_on
+        {
+            progress.distrusted = true;
+            out.extend(close(copy, from, progress, now));
+        } else if self.required_members().len() == 1 {
+            self.diverged.get_or_insert(at);
+        }
+    }
+
+    /// With three or more copies the minority leaves, be it the primary.
+    fn judge(&mut self, copy: &Copy, at: OpNumber, out: &mut Vec<Effect>) {
+        let required = self.required_members();
+        if required.len() < 2 || self.diverged.is_some() {
+            return;
+        }
+        match self.digests.verdict(at, &required) {
+            Some(Verdict::MinorityDiffers(minority)) => {
+                for member in minority {
+                    let reason = format!("its data differs from the majority's at op {at}");
+                    out.push(Effect::Wish(self.evict(copy, member, reason)));
+                }
+            }
+            Some(Verdict::PrimaryDiffers) => {
+                self.diverged = Some(at);
+                let copy = copy.me.clone();
+                out.push(Effect::Notice(Notice::Diverged { copy, at }));
+                out.push(Effect::Wish(Wish::Leave));
+            }
+            Some(Verdict::Undecided) => self.diverged = Some(at),
+            None => {}
+        }
+    }
+
+    fn evict(&self, copy: &Copy, server: Member, reason: String) -> Wish {
+        let (generation, number) = (copy.view.generation, copy.view.number);
+        Wish::Evict {
+            generation,
+            number,
+            server,
+            reason,
+        }
+    }
+
+    /// Opens streams that are due, begins transfers that are allowed, and sends what the windows
+    /// take. Nothing is sent before the barrier is safe: until then this epoch could vanish.
+    pub(super) fn feed_copies(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        if copy.safe < self.barrier {
+            return;
+        }
+        let acting = self.is_acting(copy);
+        let mut copies = std::mem::take(&mut self.copies);
+        for (member, progress) in &mut copies {
+            let free = !self.is_required(member) && !copy.view.eligible.contains(member);
+            match &progress.phase {
+                Phase::Down { retry_at } if now >= *retry_at => {
+                    copy.last_stream = copy.last_stream.next();
+                    progress.open(now, copy.last_stream);
+                    let (to, stream) = (member.clone(), progress.stream);
+                    out.push(Effect::OpenStream { to, stream });
+                    out.push(copy.send(self.epoch, member.clone(), stream, Body::Open));
+                }
+                Phase::NeedsTransfer if free && acting => {
+                    self.begin_transfer(copy, member, progress, out);
+                }
+                Phase::Streaming { next } if *next <= copy.log.base().op => {
+                    let reason = "the log went on faster than it could follow";
+                    let to = member.clone();
+                    out.push(Effect::Notice(Notice::TransferAbandoned { to, reason }));
+                    out.extend(close(copy, member, progress, now));
+                }
+                _ => {}
+            }
+            self.send_chunks(copy, now, member, progress, out);
+            self.send_entries(copy, now, member, progress, out);
+        }
+        self.copies = copies;
+    }
+
+    fn begin_transfer(
+        &self,
+        copy: &mut Copy,
+        member: &Member,
+        progress: &mut CopyProgress,
+        out: &mut Vec<Effect>,
+    ) {
+        let at = copy
+            .log
+            .position_at(copy.committed)
+            .unwrap_or(copy.log.base());
+        let keys = copy.store.key_count() as u64;
+        let digest = copy.store.digest();
+        let scan = copy.store.begin_scan();
+        progress.distrusted = false;
+        progress.phase = Phase::Transferring(Transfer {
+            scan,
+            at,
+            digest,
+            sent: 0,
+            received: 0,
+        });
+        progress.waiting_since = None;
+        out.push(Effect::Notice(Notice::TransferStarted {
+            to: member.clone(),
+            keys,
+            at: at.op,
+        }));
+        let start = Body::TransferStart { at, keys };
+        out.push(copy.send(self.epoch, member.clone(), progress.stream, start));
+    }
+
+    /// Sends chunks as the window allows; after the last one the copy goes on from the log.
+    fn send_chunks(
+        &self,
+        copy: &mut Copy,
+        now: Timestamp,
+        member: &Member,
+        progress: &mut CopyProgress,
+        out: &mut Vec<Effect>,
+    ) {
+        let tuning = copy.options.tuning.clone();
+        while let Phase::Transferring(transfer) = &mut progress.phase {
+            if transfer.sent - transfer.received >= tuning.chunks_in_flight {
+                return;
+            }
+            progress.waiting_since.get_or_insert(now);
+            if let Some(records) = copy.store.next_chunk(transfer.scan, tuning.chunk_bytes) {
+                transfer.sent += 1;
+                let chunk = Body::TransferChunk {
+                    number: transfer.sent,
+                    records,
+                };
+                out.push(copy.send(self.epoch, member.clone(), progress.stream, chunk));
+                continue;
+            }
+            copy.store.end_scan(transfer.scan);
+            let at = transfer.at;
+            let end = TransferEnd {
+                epochs: epochs_through(copy.log.epochs(), at),
+                log_time: copy.log_time,
+                digest: transfer.digest,
+                chunks: transfer.sent,
+            };
+            out.push(copy.send(
+                self.epoch,
+                member.clone(),
+                progress.stream,
+                Body::TransferEnd(end),
+            ));
+            progress.phase = Phase::Streaming { next: at.op.next() };
+        }
+    }
+
+    fn send_entries(
+        &mut self,
+        copy: &Copy,
+        now: Timestamp,
+        member: &Member,
+        progress: &mut CopyProgress,
+        out: &mut Vec<Effect>,
+    ) {
+        let tuning = &copy.options.tuning;
+        while let Phase::Streaming { next } = progress.phase {
+            let (bytes, appends) = progress.in_flight();
+            let full = bytes >= tuning.window_bytes || appends >= tuning.window_appends;
+            if full || next > copy.log.last().op {
+                return;
+            }
+            self.send_append(copy, now, member, progress, false, out);
+        }
+    }
+
+    /// Sends the next entries, or a heartbeat when there are none or `idle` says so.
+    fn send_append(
+        &mut self,
+        copy: &Copy,
+        now: Timestamp,
+        member: &Member,
+        progress: &mut CopyProgress,
+        idle: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let Phase::Streaming { next } = progress.phase else {
+            return;
+        };
+        let entries = if idle {
+            Vec::new()
+        } else {
+            copy.log.from(next, copy.options.tuning.batch_bytes)
+        };
+        let before = OpNumber(next.0 - 1);
+        let previous = copy.log.position_at(before).unwrap_or(copy.log.base());
+        let last = entries.last().map_or(before, |entry| entry.op());
+        let bytes = entries.iter().map(|entry| entry.weight()).sum();
+        self.nonce = self.nonce.next();
+        let append = Append {
+            previous,
+            entries,
+            committed: copy.committed,
+            log_time: self.log_time(copy, now),
+            nonce: self.nonce,
+            sent_at: now,
+            lease: match copy.options.reads {
+                Reads::Lease => copy.view.settings.lease,
+                Reads::Confirm => std::time::Duration::ZERO,
+            },
+            want_digest: idle,
+        };
+        progress.phase = Phase::Streaming { next: last.next() };
+        progress.note_sent(now, self.nonce, last, bytes);
+        out.push(copy.send(
+            self.epoch,
+            member.clone(),
+            progress.stream,
+            Body::Append(append),
+        ));
+    }
+
+    /// Sends a heartbeat to every copy when one is due, to a copy whose digest is wanted, and to
+    /// those whose confirmation a waiting read needs.
+    pub(super) fn heartbeat(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let interval = copy.view.settings.heartbeat_interval;
+        let due = self.heartbeat_at.is_none_or(|at| now.since(at) >= interval);
+        let mut copies = std::mem::take(&mut self.copies);
+        for (member, progress) in &mut copies {
+            let answered = progress.nonce_acked == progress.nonce_sent;
+            let joining = progress
+                .counted_from
+                .is_some_and(|op| progress.verified < Some(op));
+            let wanted = joining || self.wants_round_after(progress.nonce_sent);
+            if progress.is_streaming() && (due || (answered && wanted)) {
+                self.digests.ask(copy.committed, copy.store.digest());
+                self.send_append(copy, now, member, progress, true, out);
+            }
+        }
+        self.copies = copies;
+        if due {
+            self.heartbeat_at = Some(now);
+        }
+    }
+
+    /// REP-6: a joining copy that has been sent everything is counted on; once it holds everything
+    /// committed and its digest is right, the view service is asked to declare it synced. The
+    /// asking is the point of no return.
+    pub(super) fn count_in(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let view = &copy.view;
+        if !self.is_acting(copy) || !view.is_activated() || self.diverged.is_some() {
+            return;
+        }
+        let (generation, number) = (view.generation, view.number);
+        let joining = view
+            .backups
+            .iter()
+            .filter(|backup| !view.eligible.contains(*backup));
+        for member in joining {
+            let Some(progress) = self.copies.get_mut(member) else {
+                continue;
+            };
+            let Phase::Streaming { next } = progress.phase else {
+                continue;
+            };
+            if progress.counted_from.is_none() {
+                let sent_all = next > copy.log.last().op && progress.matched >= copy.committed;
+                if sent_all || self.asked.contains_key(member) {
+                    progress.counted_from = Some(copy.committed);
+                }
+                continue;
+            }
+            let whole = progress.matched >= copy.committed
+                && progress.verified.is_some()
+                && progress.verified >= progress.counted_from;
+            let due = progress
+                .wished_at
+                .is_none_or(|at| now.since(at) >= WISH_AGAIN);
+            if whole && due {
+                if !self.asked.contains_key(member) {
+                    let (copy, through) = (member.clone(), progress.matched);
+                    out.push(Effect::Notice(Notice::CopySynced { copy, through }));
+                }
+                self.asked.insert(member.clone(), number);
+                progress.wished_at = Some(now);
+                let server = member.clone();
+                out.push(Effect::Wish(Wish::Synced {
+                    generation,
+                    number,
+                    server,
+                }));
+            }
+        }
+    }
+
+    /// REP-9: asks for a view without a copy that leaves something unanswered for `stall-after`,
+    /// or that is eligible but cannot be reconciled from the log.
+    pub(super) fn leave_out(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let stall_after = copy.view.settings.stall_after;
+        let members: BTreeSet<Member> = copy.view.backups.iter().cloned().collect();
+        let mut wishes = Vec::new();
+        for (member, progress) in &mut self.copies {
+            let silent = progress.silent_for(now) >= stall_after;
+            let lost = matches!(progress.phase, Phase::NeedsTransfer)
+                && copy.view.eligible.contains(member);
+            let due = progress
+                .wished_at
+                .is_none_or(|at| now.since(at) >= WISH_AGAIN);
+            if silent && progress.is_connected() && now.since(progress.opened_at) >= stall_after {
+                // A fresh stream is the only other remedy for a stuck one.
+                out.extend(close(copy, member, progress, now));
+            }
+            if (silent || lost) && due && members.contains(member) {
+                progress.wished_at = Some(now);
+                let reason = if lost {
+                    "the log no longer reaches back to what it holds".to_string()
+                } else {
+                    format!(
+                        "it left something unanswered for {:?}",
+                        progress.silent_for(now)
+                    )
+                };
+                wishes.push((member.clone(), reason));
+            }
+        }
+        for (member, reason) in wishes {
+            out.push(Effect::Wish(self.evict(copy, member, reason)));
+        }
+    }
+}
+
+/// The epoch table through a position.
+fn epochs_through(epochs: &[Position], at: Position) -> Vec<Position> {
+    epochs
+        .iter()
+        .filter(|start| start.op <= at.op)
+        .copied()
+        .collect()
+}

@@ -1,0 +1,393 @@
+//! The primary's part: its life from appointment to deposition, the commit rule, and activation.
+//!
+//! Beside this file: [`requests`] orders what clients ask, [`reads`] proves that it still leads,
+//! [`copies`] brings the other copies up and keeps them there.
+
+mod copies;
+mod reads;
+mod requests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use kvproto::command::{Command, Entry, Outcome};
+use kvproto::ids::{
+    Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, ViewNumber,
+};
+use kvproto::registration::Wish;
+use kvproto::reply::{NotDone, Reply};
+use kvproto::time::{LogTime, Timestamp};
+use kvproto::view::ViewStatus;
+
+use super::WISH_AGAIN;
+use super::copy::Copy;
+use super::divergence::Digests;
+use super::effect::{Effect, Notice};
+use super::event::Token;
+use super::progress::CopyProgress;
+use reads::WaitingRead;
+
+/// One primaryship: from the record that appoints this server to the newer epoch that ends it.
+#[derive(Debug)]
+pub struct Primary {
+    epoch: Epoch,
+    /// The op that marks the start of this epoch; nothing is served before it is committed.
+    barrier: OpNumber,
+    appointed_at: Timestamp,
+    /// Whether some view of this epoch was activated.
+    activated: bool,
+    /// When this primary began to act.
+    acting_since: Option<Timestamp>,
+    /// The other eligible members of the newest activated record.
+    required: BTreeSet<Member>,
+    /// Copies that the view service was asked to count in, with the view of the asking: required
+    /// until an activated view of a higher number is known, whatever happens to them (REP-2).
+    asked: BTreeMap<Member, ViewNumber>,
+    /// The other copies of the view, and any that are still required.
+    copies: BTreeMap<Member, CopyProgress>,
+    nonce: Nonce,
+    heartbeat_at: Option<Timestamp>,
+    digests: Digests,
+    /// Copies disagree at this op and nobody can tell which is right: writes have stopped.
+    diverged: Option<OpNumber>,
+    /// Log time goes on from here with this machine's clock.
+    anchor: (Timestamp, LogTime),
+    /// Callers by the op that they wait for.
+    waiting: BTreeMap<OpNumber, Vec<Token>>,
+    /// Requests of sessions that are ordered and not yet committed.
+    in_flight: BTreeMap<(SessionId, RequestNumber), OpNumber>,
+    uncommitted_bytes: usize,
+    reads: VecDeque<WaitingRead>,
+    /// Last sign of life of each session. Not logged: a new primary gives everybody a full lease.
+    sessions: BTreeMap<SessionId, Timestamp>,
+    /// Sessions whose expiry is ordered: nothing extends them any more.
+    expiring: BTreeSet<SessionId>,
+    sessions_looked_at: Timestamp,
+    activation_wished_at: Option<(ViewNumber, Timestamp)>,
+}
+
+impl Primary {
+    /// REP-5: keeps the whole log, uncommitted tail included, and appends this epoch's barrier.
+    pub(super) fn appoint(copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) -> Primary {
+        let epoch = copy.view.epoch();
+        if !copy.complete {
+            // Only `force` can name such a copy; half a transfer is no state, so it starts empty.
+            copy.become_empty(out);
+            copy.complete = true;
+        }
+        copy.led = Some(epoch);
+        let mut in_flight = BTreeMap::new();
+        let mut uncommitted_bytes = 0;
+        for entry in copy.log.from(copy.committed.next(), usize::MAX) {
+            uncommitted_bytes += entry.weight();
+            if let Some(id) = entry.id {
+                in_flight
+                    .entry((id.session, id.number))
+                    .or_insert(entry.op());
+            }
+        }
+        let barrier = copy.log.last().op.next();
+        let entry = Entry {
+            position: Position { epoch, op: barrier },
+            at: copy.log_time,
+            id: None,
+            command: Command::Barrier,
+        };
+        uncommitted_bytes += entry.weight();
+        let anchor = (now, copy.log_time);
+        copy.append(vec![Arc::new(entry)], out);
+        Primary {
+            epoch,
+            barrier,
+            appointed_at: now,
+            activated: false,
+            acting_since: None,
+            required: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            nonce: Nonce(0),
+            heartbeat_at: None,
+            digests: Digests::default(),
+            diverged: None,
+            anchor,
+            waiting: BTreeMap::new(),
+            in_flight,
+            uncommitted_bytes,
+            reads: VecDeque::new(),
+            sessions: BTreeMap::new(),
+            expiring: BTreeSet::new(),
+            sessions_looked_at: now,
+            activation_wished_at: None,
+        }
+    }
+
+    /// Ends the primaryship: whoever waits is told that the outcome is open, or for reads that
+    /// nothing was done.
+    pub(super) fn depose(mut self, copy: &mut Copy, out: &mut Vec<Effect>) {
+        let open = self.waiting.values().map(Vec::len).sum();
+        for token in self.waiting.into_values().flatten() {
+            out.push(Effect::Reply {
+                token,
+                reply: Reply::Unknown,
+                valid_until: None,
+            });
+        }
+        let primary = copy
+            .view
+            .primary
+            .as_ref()
+            .filter(|primary| **primary != copy.me);
+        for read in self.reads.drain(..) {
+            let reply = NotDone::NotPrimary {
+                primary: primary.map(|primary| primary.name.clone()),
+                view: copy.view.number,
+            };
+            let reply = Reply::NotDone(reply);
+            out.push(Effect::Reply {
+                token: read.token,
+                reply,
+                valid_until: None,
+            });
+        }
+        for (member, progress) in &mut self.copies {
+            if let Some(close) = copies::close(copy, member, progress, self.appointed_at) {
+                out.push(close);
+            }
+        }
+        out.push(Effect::Notice(Notice::Deposed { open }));
+    }
+
+    /// Takes a newer record that names this server primary of this epoch.
+    pub(super) fn on_view(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let view = &copy.view;
+        assert_eq!(
+            view.epoch(),
+            self.epoch,
+            "a newer epoch ends the primaryship first"
+        );
+        if view.is_activated() {
+            self.activated = true;
+            self.required = view
+                .eligible
+                .iter()
+                .filter(|m| **m != copy.me)
+                .cloned()
+                .collect();
+            let number = view.number;
+            self.asked.retain(|_, asked_in| *asked_in >= number);
+        }
+        let wanted: BTreeSet<Member> = view
+            .backups
+            .iter()
+            .chain(&self.required)
+            .chain(self.asked.keys())
+            .cloned()
+            .collect();
+        for member in &wanted {
+            self.copies
+                .entry(member.clone())
+                .or_insert_with(|| CopyProgress::new(now));
+        }
+        let gone: Vec<_> = self
+            .copies
+            .keys()
+            .filter(|member| !wanted.contains(*member))
+            .cloned()
+            .collect();
+        for member in gone {
+            if let Some(mut progress) = self.copies.remove(&member) {
+                out.extend(copies::close(copy, &member, &mut progress, now));
+            }
+        }
+    }
+
+    /// Does everything that the events so far allow. Called at the end of each step.
+    pub(super) fn advance(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        self.expire_sessions(copy, now, out);
+        self.feed_copies(copy, now, out);
+        self.commit(copy, now, out);
+        self.wish_activation(copy, now, out);
+        self.count_in(copy, now, out);
+        self.leave_out(copy, now, out);
+        self.heartbeat(copy, now, out);
+        self.answer_reads(copy, now, out);
+    }
+
+    /// Activated, and this epoch's barrier committed (BarrierBeforeActing).
+    pub(super) fn is_acting(&self, copy: &Copy) -> bool {
+        self.activated && copy.committed >= self.barrier
+    }
+
+    /// Everything ordered is answered.
+    pub(super) fn is_drained(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The open stream to a copy.
+    #[cfg(test)]
+    pub(super) fn stream_to(&self, member: &Member) -> Option<kvproto::StreamNumber> {
+        let progress = self.copies.get(member)?;
+        progress.is_connected().then_some(progress.stream)
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.values().map(Vec::len).sum::<usize>() + self.reads.len()
+    }
+
+    /// Whether commits wait for this copy.
+    fn counts(&self, member: &Member, progress: &CopyProgress) -> bool {
+        self.is_required(member) || progress.counted_from.is_some()
+    }
+
+    /// Whether the promise rests on this copy (REP-2).
+    fn is_required(&self, member: &Member) -> bool {
+        self.required.contains(member) || self.asked.contains_key(member)
+    }
+
+    /// Every copy on which the promise rests, this one not counted.
+    fn required_members(&self) -> BTreeSet<Member> {
+        self.required
+            .iter()
+            .chain(self.asked.keys())
+            .cloned()
+            .collect()
+    }
+
+    fn log_time(&self, copy: &Copy, now: Timestamp) -> LogTime {
+        let (at, log_time) = self.anchor;
+        copy.log_time.max(log_time + now.since(at))
+    }
+
+    /// REP-2: an op commits when every required copy, this one included, has it in this epoch, and
+    /// nothing commits before the barrier does.
+    fn commit(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        if !self.activated {
+            return;
+        }
+        let others = self
+            .copies
+            .iter()
+            .filter(|(member, progress)| self.counts(member, progress))
+            .map(|(_, progress)| progress.matched);
+        let through = others.fold(copy.safe, Ord::min);
+        if through < self.barrier || through <= copy.committed {
+            return;
+        }
+        let generation = copy.view.generation;
+        copy.commit(through, |entry, outcome| {
+            self.uncommitted_bytes -= entry.weight();
+            if let Some(id) = entry.id {
+                self.in_flight.remove(&(id.session, id.number));
+            }
+            match (&entry.command, &outcome) {
+                (_, Outcome::SessionOpened(session)) => {
+                    self.sessions.insert(*session, now);
+                }
+                (Command::CloseSession(session) | Command::ExpireSession(session), _) => {
+                    self.sessions.remove(session);
+                    self.expiring.remove(session);
+                }
+                _ => {}
+            }
+            for token in self.waiting.remove(&entry.op()).into_iter().flatten() {
+                let at = kvproto::LogPoint {
+                    generation,
+                    op: entry.op(),
+                };
+                let reply = Reply::Done {
+                    at,
+                    outcome: outcome.clone(),
+                };
+                out.push(Effect::Reply {
+                    token,
+                    reply,
+                    valid_until: None,
+                });
+            }
+        });
+        if self.acting_since.is_none() {
+            self.begin_to_act(copy, now, out);
+        }
+    }
+
+    fn begin_to_act(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        self.acting_since = Some(now);
+        self.sessions = copy
+            .store
+            .sessions()
+            .map(|session| (session, now))
+            .collect();
+        out.push(Effect::Notice(Notice::Serving {
+            took: now.since(self.appointed_at),
+        }));
+    }
+
+    /// VIEW-4: asks for activation once every eligible backup of the view holds exactly this log,
+    /// and the leases promised to earlier epochs are over.
+    fn wish_activation(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let view = &copy.view;
+        if view.status == ViewStatus::Activated || copy.safe < self.barrier {
+            return;
+        }
+        if copy
+            .promises
+            .last_before(self.epoch)
+            .is_some_and(|until| now < until)
+        {
+            return;
+        }
+        let mut reconciled = Vec::new();
+        for backup in view
+            .backups
+            .iter()
+            .filter(|backup| view.eligible.contains(backup))
+        {
+            if self
+                .copies
+                .get(backup)
+                .is_none_or(|copy| copy.matched < self.barrier)
+            {
+                return;
+            }
+            reconciled.push(backup.clone());
+        }
+        let repeated = self
+            .activation_wished_at
+            .is_some_and(|(number, at)| number == view.number && now.since(at) < WISH_AGAIN);
+        if !repeated {
+            self.activation_wished_at = Some((view.number, now));
+            let (generation, number) = (view.generation, view.number);
+            out.push(Effect::Wish(Wish::Activate {
+                generation,
+                number,
+                reconciled,
+            }));
+        }
+    }
+
+    pub(super) fn check_invariants(&self, copy: &Copy) {
+        assert_eq!(
+            self.epoch, copy.epoch,
+            "OldEpochRefused: a primary of an older epoch is over"
+        );
+        assert!(
+            self.barrier <= copy.log.last().op,
+            "the barrier stays in the log"
+        );
+        assert!(
+            self.acting_since.is_none() || self.is_acting(copy),
+            "BarrierBeforeActing: acting began before the barrier was committed"
+        );
+        for (member, progress) in &self.copies {
+            assert!(
+                progress.matched <= copy.log.last().op,
+                "nobody has what was never ordered"
+            );
+            let free = !self.is_required(member) && !copy.view.eligible.contains(member);
+            assert!(
+                free || !matches!(progress.phase, super::progress::Phase::Transferring(_)),
+                "FreeBeforeTransfer: {member} is counted on and must not be emptied"
+            );
+        }
+    }
+}

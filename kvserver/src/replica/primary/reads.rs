@@ -1,0 +1,161 @@
+//! Reads of committed state, and the proof that this primary still led after they arrived: a lease
+//! that every required backup granted, or a fresh round of confirmations from all of them.
+
+use kvproto::ids::{Nonce, SessionId};
+use kvproto::reply::{NotDone, NotReady, Reply};
+use kvproto::settings::Settings;
+use kvproto::time::Timestamp;
+use kvproto::{Outcome, Refusal};
+
+use super::Primary;
+use super::requests::refuse;
+use crate::replica::Reads;
+use crate::replica::copy::Copy;
+use crate::replica::effect::Effect;
+use crate::replica::event::{Operation, Token};
+
+/// A read that waits for confirmations of appends sent after it arrived.
+#[derive(Debug)]
+pub(super) struct WaitingRead {
+    pub(super) token: Token,
+    operation: Operation,
+    arrived_at: Timestamp,
+    /// The newest nonce sent before the read arrived: only later ones prove anything.
+    after: Nonce,
+}
+
+/// What proves that this primary leads.
+enum Proof {
+    /// Nobody else could be made primary.
+    Alone,
+    /// No other primary serves before this moment.
+    Until(Timestamp),
+    /// Nothing: ask the backups.
+    Missing,
+}
+
+impl Primary {
+    pub(super) fn on_read(
+        &mut self,
+        copy: &Copy,
+        now: Timestamp,
+        token: Token,
+        operation: Operation,
+        out: &mut Vec<Effect>,
+    ) {
+        let valid_until = match self.proof(copy) {
+            Proof::Alone => None,
+            Proof::Until(until) if now < until => Some(until),
+            _ => {
+                if self.reads.len() >= copy.options.tuning.waiting_reads_max {
+                    refuse(token, NotDone::Overloaded, out);
+                } else {
+                    let after = self.nonce;
+                    self.reads.push_back(WaitingRead {
+                        token,
+                        operation,
+                        arrived_at: now,
+                        after,
+                    });
+                }
+                return;
+            }
+        };
+        let reply = self.evaluate(copy, now, &operation);
+        out.push(Effect::Reply {
+            token,
+            reply,
+            valid_until,
+        });
+    }
+
+    fn proof(&self, copy: &Copy) -> Proof {
+        let mut until = None;
+        for member in self.required.iter().chain(self.asked.keys()) {
+            let from = self
+                .copies
+                .get(member)
+                .and_then(|progress| progress.lease_from);
+            let (Some(from), Reads::Lease) = (from, copy.options.reads) else {
+                return Proof::Missing;
+            };
+            let held = from + Settings::lease_held(copy.view.settings.lease);
+            until = Some(until.map_or(held, |until: Timestamp| until.min(held)));
+        }
+        until.map_or(Proof::Alone, Proof::Until)
+    }
+
+    /// Whether some read waits for a round that was not yet sent to a copy with this nonce.
+    pub(super) fn wants_round_after(&self, sent: Nonce) -> bool {
+        self.reads.back().is_some_and(|read| read.after >= sent)
+    }
+
+    /// Answers reads whose round is complete, and gives up on those that wait in vain.
+    pub(super) fn answer_reads(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        if self.reads.is_empty() {
+            return;
+        }
+        let required = self.required.iter().chain(self.asked.keys());
+        let confirmed = required
+            .map(|member| {
+                self.copies
+                    .get(member)
+                    .map_or(Nonce(0), |copy| copy.nonce_acked)
+            })
+            .min();
+        while let Some(read) = self.reads.front() {
+            let proven = confirmed.is_none_or(|nonce| nonce > read.after);
+            let hopeless = now.since(read.arrived_at) > copy.view.settings.stall_after;
+            if !proven && !hopeless {
+                break;
+            }
+            let Some(WaitingRead {
+                token, operation, ..
+            }) = self.reads.pop_front()
+            else {
+                break;
+            };
+            if proven {
+                let reply = self.evaluate(copy, now, &operation);
+                out.push(Effect::Reply {
+                    token,
+                    reply,
+                    valid_until: None,
+                });
+            } else {
+                refuse(token, NotDone::NotReady(NotReady::Unconfirmed), out);
+            }
+        }
+    }
+
+    fn evaluate(&mut self, copy: &Copy, now: Timestamp, operation: &Operation) -> Reply {
+        let at = copy.point();
+        match operation {
+            Operation::Query(query) => Reply::Records {
+                at,
+                records: copy.store.query(query),
+            },
+            Operation::KeepAlive(session) => self.keep_alive(copy, now, *session),
+            Operation::Command { .. } => unreachable!("commands are ordered, not evaluated"),
+        }
+    }
+
+    fn keep_alive(&mut self, copy: &Copy, now: Timestamp, session: SessionId) -> Reply {
+        let at = copy.point();
+        if self.expiring.contains(&session) {
+            // Ordered but not committed: whether it will be is not known yet.
+            return Reply::NotDone(NotDone::NotReady(NotReady::Unconfirmed));
+        }
+        if !copy.store.has_session(session) {
+            return Reply::Done {
+                at,
+                outcome: Outcome::Refused(Refusal::SessionExpired),
+            };
+        }
+        self.note_session_alive(session, now);
+        Reply::KeptAlive {
+            at,
+            lease: copy.view.settings.session_lease,
+        }
+    }
+}

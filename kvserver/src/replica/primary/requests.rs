@@ -1,0 +1,190 @@
+//! What clients ask: admitted, recognised when repeated, ordered as one batch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvproto::command::{Command, Entry, RequestId};
+use kvproto::ids::{OpNumber, Position, SessionId};
+use kvproto::reply::{NotDone, NotReady, Reply};
+use kvproto::time::Timestamp;
+
+use super::Primary;
+use crate::replica::copy::Copy;
+use crate::replica::effect::Effect;
+use crate::replica::event::{Operation, Request, Token};
+
+/// Sessions are looked at for expiry this often.
+const SESSIONS_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
+
+impl Primary {
+    pub(in crate::replica) fn on_requests(
+        &mut self,
+        copy: &mut Copy,
+        now: Timestamp,
+        requests: Vec<Request>,
+        leaving: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut batch = Vec::new();
+        for Request { token, operation } in requests {
+            if !self.is_acting(copy) {
+                refuse(token, NotDone::NotReady(NotReady::TakingOver), out);
+                continue;
+            }
+            match operation {
+                Operation::Query(_) | Operation::KeepAlive(_) => {
+                    self.on_read(copy, now, token, operation, out);
+                }
+                Operation::Command { id, command } => {
+                    if let Some(reason) = self.refuses_writes(copy, leaving) {
+                        refuse(token, reason, out);
+                        continue;
+                    }
+                    self.on_command(copy, now, token, id, command, &mut batch, out);
+                }
+            }
+        }
+        copy.append(batch, out);
+    }
+
+    fn refuses_writes(&self, copy: &Copy, leaving: bool) -> Option<NotDone> {
+        let synced = u32::try_from(self.required.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        let min_copies = copy.view.settings.min_copies;
+        if leaving {
+            Some(NotDone::NotReady(NotReady::HandingOver))
+        } else if let Some(op) = self.diverged {
+            Some(NotDone::Diverged { op })
+        } else if synced < min_copies {
+            Some(NotDone::TooFewCopies { synced, min_copies })
+        } else if self.uncommitted_bytes >= copy.options.tuning.uncommitted_bytes_max {
+            Some(NotDone::Overloaded)
+        } else {
+            None
+        }
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one request in its parts, and where it goes"
+    )]
+    fn on_command(
+        &mut self,
+        copy: &Copy,
+        now: Timestamp,
+        token: Token,
+        id: Option<RequestId>,
+        command: Command,
+        batch: &mut Vec<Arc<Entry>>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(id) = &id {
+            self.note_session_alive(id.session, now);
+            // A repetition of an op that is ordered waits for that op, whoever ordered it.
+            if let Some(op) = self.in_flight.get(&(id.session, id.number)).copied() {
+                let ordered = match copy.log.get(op) {
+                    Some(entry) => Some(entry),
+                    None => batch.iter().find(|entry| entry.op() == op),
+                };
+                if ordered.is_some_and(|entry| entry.command == command) {
+                    self.waiting.entry(op).or_default().push(token);
+                    return;
+                }
+            }
+            if let Some(outcome) = copy.store.remembered(id, &command) {
+                let reply = Reply::Done {
+                    at: copy.point(),
+                    outcome,
+                };
+                out.push(Effect::Reply {
+                    token,
+                    reply,
+                    valid_until: None,
+                });
+                return;
+            }
+        }
+        let op = self.order(copy, now, id, command, batch);
+        self.waiting.entry(op).or_default().push(token);
+    }
+
+    /// Gives a command its place and time. Whatever else there is to say about it is said when it
+    /// is applied.
+    fn order(
+        &mut self,
+        copy: &Copy,
+        now: Timestamp,
+        id: Option<RequestId>,
+        command: Command,
+        batch: &mut Vec<Arc<Entry>>,
+    ) -> OpNumber {
+        let last = batch.last().map_or(copy.log.last().op, |entry| entry.op());
+        let position = Position {
+            epoch: self.epoch,
+            op: last.next(),
+        };
+        let entry = Entry {
+            position,
+            at: self.log_time(copy, now),
+            id,
+            command,
+        };
+        self.uncommitted_bytes += entry.weight();
+        if let Some(id) = id {
+            self.in_flight
+                .entry((id.session, id.number))
+                .or_insert(position.op);
+        }
+        batch.push(Arc::new(entry));
+        position.op
+    }
+
+    /// A sign of life of a session, unless its expiry is ordered.
+    pub(super) fn note_session_alive(&mut self, session: SessionId, now: Timestamp) {
+        if !self.expiring.contains(&session)
+            && let Some(at) = self.sessions.get_mut(&session)
+        {
+            *at = now;
+        }
+    }
+
+    /// Orders the expiry of sessions whose lease, counted from their last sign of life or from the
+    /// promotion, is over.
+    pub(super) fn expire_sessions(
+        &mut self,
+        copy: &mut Copy,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.acting_since.is_none()
+            || self.diverged.is_some()
+            || now.since(self.sessions_looked_at) < SESSIONS_LOOKED_AT_EVERY
+        {
+            return;
+        }
+        self.sessions_looked_at = now;
+        let lease = copy.view.settings.session_lease;
+        let over: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(session, at)| now.since(**at) > lease && !self.expiring.contains(session))
+            .map(|(session, _)| *session)
+            .collect();
+        let mut batch = Vec::new();
+        for session in over {
+            self.expiring.insert(session);
+            self.order(copy, now, None, Command::ExpireSession(session), &mut batch);
+        }
+        copy.append(batch, out);
+    }
+}
+
+/// Answers that nothing was done.
+pub(super) fn refuse(token: Token, reason: NotDone, out: &mut Vec<Effect>) {
+    out.push(Effect::Reply {
+        token,
+        reply: Reply::NotDone(reason),
+        valid_until: None,
+    });
+}

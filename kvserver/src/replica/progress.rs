@@ -1,0 +1,206 @@
+//! What a primary knows of one other copy: its stream, how far it is, and what it leaves
+//! unanswered. Decides nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use kvproto::ids::{Nonce, OpNumber, Position, StreamNumber};
+use kvproto::message::Digest;
+use kvproto::time::Timestamp;
+
+use crate::store::ScanId;
+
+/// First delay before a broken stream is opened again; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_millis(320);
+
+/// Where the bringing up of a copy stands.
+#[derive(Debug)]
+pub enum Phase {
+    /// No stream; the next one is opened at this moment.
+    Down {
+        /// When to try again.
+        retry_at: Timestamp,
+    },
+    /// The stream is opened, and the copy has not yet said what it holds.
+    Opening,
+    /// The log alone cannot bring it up: it waits for a full transfer, or for being left out.
+    NeedsTransfer,
+    /// A full copy is on its way.
+    Transferring(Transfer),
+    /// Entries flow.
+    Streaming {
+        /// The next op to send.
+        next: OpNumber,
+    },
+}
+
+/// A full copy on its way.
+#[derive(Debug)]
+pub struct Transfer {
+    /// The scan of the store.
+    pub scan: ScanId,
+    /// The op at which the copy is taken.
+    pub at: Position,
+    /// Digest of the store at that op.
+    pub digest: Digest,
+    /// Chunks sent.
+    pub sent: u64,
+    /// Chunks received by the copy.
+    pub received: u64,
+}
+
+/// One other copy.
+#[derive(Debug)]
+pub struct CopyProgress {
+    /// The newest stream; answers on older ones do not count (REP-3).
+    pub stream: StreamNumber,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Acknowledged on the newest stream.
+    pub matched: OpNumber,
+    /// Highest nonce sent and highest nonce acknowledged on the newest stream.
+    pub nonce_sent: Nonce,
+    /// See `nonce_sent`.
+    pub nonce_acked: Nonce,
+    /// Send time of the newest append acknowledged: the lease it granted counts from here.
+    pub lease_from: Option<Timestamp>,
+    /// When the oldest thing that the copy leaves unanswered began to wait. Outlives streams: only
+    /// an answer ends it.
+    pub waiting_since: Option<Timestamp>,
+    /// When the newest stream was opened.
+    pub opened_at: Timestamp,
+    /// Newest op at which its digest equalled the primary's.
+    pub verified: Option<OpNumber>,
+    /// Committed op at the moment from which commits wait for this joining copy.
+    pub counted_from: Option<OpNumber>,
+    /// Its digest differed: only a full transfer makes it a copy again.
+    pub distrusted: bool,
+    /// When the view service was last asked to count it in or leave it out.
+    pub wished_at: Option<Timestamp>,
+    in_flight: VecDeque<(OpNumber, usize)>,
+    in_flight_bytes: usize,
+    retry_after: Duration,
+}
+
+impl CopyProgress {
+    /// A copy that was just named in a view.
+    #[must_use]
+    pub fn new(now: Timestamp) -> CopyProgress {
+        CopyProgress {
+            stream: StreamNumber(0),
+            phase: Phase::Down { retry_at: now },
+            matched: OpNumber(0),
+            nonce_sent: Nonce(0),
+            nonce_acked: Nonce(0),
+            lease_from: None,
+            waiting_since: Some(now),
+            opened_at: now,
+            verified: None,
+            counted_from: None,
+            distrusted: false,
+            wished_at: None,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            retry_after: RETRY_MIN,
+        }
+    }
+
+    /// Whether entries flow.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.phase, Phase::Streaming { .. })
+    }
+
+    /// Whether a stream is open.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        !matches!(self.phase, Phase::Down { .. })
+    }
+
+    /// Begins a stream: whatever was acknowledged on older ones no longer counts.
+    pub fn open(&mut self, now: Timestamp, stream: StreamNumber) {
+        self.stream = stream;
+        self.opened_at = now;
+        self.phase = Phase::Opening;
+        self.forget_answers();
+    }
+
+    /// Ends the stream. Returns the scan of a transfer that was under way.
+    pub fn close(&mut self, now: Timestamp) -> Option<ScanId> {
+        let down = Phase::Down {
+            retry_at: now + self.retry_after,
+        };
+        self.retry_after = (self.retry_after * 2).min(RETRY_MAX);
+        self.waiting_since.get_or_insert(now);
+        self.forget_answers();
+        match std::mem::replace(&mut self.phase, down) {
+            Phase::Transferring(transfer) => Some(transfer.scan),
+            _ => None,
+        }
+    }
+
+    fn forget_answers(&mut self) {
+        self.matched = OpNumber(0);
+        self.nonce_sent = Nonce(0);
+        self.nonce_acked = Nonce(0);
+        self.lease_from = None;
+        self.verified = None;
+        self.counted_from = None;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+    }
+
+    /// Something was sent that wants an answer.
+    pub fn note_sent(&mut self, now: Timestamp, nonce: Nonce, last: OpNumber, bytes: usize) {
+        self.nonce_sent = nonce;
+        if bytes > 0 {
+            self.in_flight.push_back((last, bytes));
+            self.in_flight_bytes += bytes;
+        }
+        self.waiting_since.get_or_insert(now);
+    }
+
+    /// The copy acknowledged entries and nonces. Waiting ends when nothing is left unanswered, and
+    /// begins anew when there was progress.
+    pub fn note_acked(&mut self, now: Timestamp, matched: OpNumber, nonce: Nonce) {
+        let progress = matched > self.matched || nonce > self.nonce_acked;
+        self.matched = self.matched.max(matched);
+        self.nonce_acked = self.nonce_acked.max(nonce);
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|(last, _)| *last <= self.matched)
+        {
+            if let Some((_, bytes)) = self.in_flight.pop_front() {
+                self.in_flight_bytes -= bytes;
+            }
+        }
+        if progress {
+            self.note_answer(now);
+        }
+    }
+
+    /// The copy answered something.
+    pub fn note_answer(&mut self, now: Timestamp) {
+        self.retry_after = RETRY_MIN;
+        let unanswered = match &self.phase {
+            Phase::Transferring(transfer) => transfer.sent > transfer.received,
+            _ => !self.in_flight.is_empty() || self.nonce_sent > self.nonce_acked,
+        };
+        self.waiting_since = unanswered.then_some(now);
+    }
+
+    /// Bytes and appends in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> (usize, usize) {
+        (self.in_flight_bytes, self.in_flight.len())
+    }
+
+    /// How long the copy has left something unanswered.
+    #[must_use]
+    pub fn silent_for(&self, now: Timestamp) -> Duration {
+        self.waiting_since
+            .map_or(Duration::ZERO, |since| now.since(since))
+    }
+}

@@ -1,0 +1,295 @@
+//! From one primary to the next without losing or inventing anything.
+
+use super::*;
+
+/// Sends a write to `b` only as far as its log: `a` dies before it hears the acknowledgement.
+fn write_in_the_tail(world: &mut World, id: RequestId) -> Token {
+    let write = world.append_once(&a(), id, "k", "x");
+    let append = world.wire.pop_front().expect("the write is on its way");
+    assert!(is_append(&append));
+    world.deliver(append);
+    world.wire.clear();
+    world.kill(&a());
+    write
+}
+
+#[test]
+fn a_new_primary_keeps_its_tail_and_a_retry_finds_its_request_there() {
+    let mut world = World::with(a(), &[b()]);
+    let session = world.open_session(&a());
+    let lost = write_in_the_tail(&mut world, id(session, 1));
+    assert!(!world.answered(lost));
+    world.propose(b(), &[]);
+    world.run(ms(500));
+    assert!(world.acting(&b()));
+    let retry = world.append_once(&b(), id(session, 1), "k", "x");
+    world.settle();
+    assert!(world.is_done(retry));
+    assert_eq!(world.held(&b(), "k").as_deref(), Some("x"), "applied once");
+}
+
+#[test]
+fn a_new_primary_waits_out_the_lease_that_it_promised() {
+    let mut world = World::with(a(), &[b()]);
+    world.run(ms(100));
+    world.cut(&a(), &b());
+    world.wishes.clear();
+    world.propose(b(), &[]);
+    world.run_ticking(ms(250), |who| *who == b());
+    assert!(!world.acting(&b()), "a may still answer reads");
+    assert!(world.wishes.is_empty());
+    world.run_ticking(ms(200), |who| *who == b());
+    assert!(world.acting(&b()));
+}
+
+/// The old primary knows the new epoch and says so: nobody needs to wait.
+#[test]
+fn a_release_by_the_old_primary_ends_the_wait() {
+    let mut world = World::with(a(), &[b()]);
+    world.run(ms(100));
+    world.propose(b(), &[]);
+    world.settle();
+    world.run(ms(10));
+    assert!(world.acting(&b()));
+}
+
+/// H13 (a), (b): nothing is released before the new epoch is adopted, so an aborted hand-over
+/// leaves a primary that serves on.
+#[test]
+fn h13_a_primary_releases_only_when_a_newer_epoch_binds_it() {
+    let mut world = World::with(a(), &[b()]);
+    world.grants = false;
+    world.step(&a(), Event::Leave);
+    world.run(ms(300));
+    assert!(world.wished(|wish| *wish == Wish::Leave));
+    let read = world.get(&a(), "k");
+    assert!(world.answered(read), "still the primary");
+    world.step(&a(), Event::NobodyToTakeOver);
+    let write = world.put(&a(), "k", "v");
+    world.settle();
+    assert!(world.is_done(write), "it resumes");
+}
+
+#[test]
+fn an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch() {
+    let mut world = World::with(a(), &[b(), c()]);
+    let write = world.put(&a(), "k", "v");
+    world.wire.clear();
+    // Only b and c hear of the new view; a learns of it from the answer to its heartbeat.
+    let view = {
+        world.view.number = world.view.number.next();
+        world.view.primary_since = world.view.number;
+        world.view.primary = Some(b());
+        world.view.backups = vec![c()];
+        world.view.status = ViewStatus::Proposed;
+        world.view.revision = Revision(world.view.revision.0 + 1);
+        world.view.clone()
+    };
+    world.step(&b(), Event::View(Box::new(view)));
+    world.now = world.now + ms(100);
+    world.step(&a(), Event::Tick);
+    world.settle();
+    assert_eq!(
+        world.reply(write),
+        &Reply::Unknown,
+        "ordered, so nobody here can say"
+    );
+    let read = world.get(&a(), "k");
+    assert!(matches!(
+        world.reply(read),
+        Reply::NotDone(NotDone::NotPrimary { .. })
+    ));
+}
+
+#[test]
+fn the_tail_that_the_new_primary_does_not_have_is_dropped_and_told() {
+    let mut world = World::with(a(), &[b(), c()]);
+    world.cut(&a(), &b());
+    world.cut(&a(), &c());
+    let write = world.put(&a(), "k", "never");
+    world.propose(b(), &[a(), c()]);
+    world.run(ms(500));
+    world.heal();
+    world.run(ms(1000));
+    assert_eq!(world.reply(write), &Reply::Unknown);
+    assert!(world.acting(&b()));
+    assert!(world.noticed(|notice| matches!(notice, Notice::TailDropped { .. })));
+    let next = world.put(&b(), "k", "next");
+    world.run(ms(300));
+    assert!(world.is_done(next));
+    for copy in [a(), b(), c()] {
+        assert_eq!(world.held(&copy, "k").as_deref(), Some("next"));
+    }
+}
+
+#[test]
+fn a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier() {
+    let mut world = World::with(a(), &[b(), c()]);
+    world.kill(&a());
+    world.cut(&b(), &c());
+    world.wishes.clear();
+    world.propose(b(), &[c()]);
+    world.run(ms(600));
+    assert!(
+        !world.wished(|wish| matches!(wish, Wish::Activate { .. })),
+        "c is not reconciled"
+    );
+    world.run(ms(600));
+    let evict = |wish: &Wish| matches!(wish, Wish::Evict { server, .. } if *server == c());
+    assert!(
+        world.wished(evict),
+        "it is left out by a new view, not silently"
+    );
+    world.propose(b(), &[]);
+    world.run(ms(50));
+    assert!(world.acting(&b()));
+}
+
+/// H8: a primary whose own barrier is not committed may not judge, read or recruit by its own
+/// out-of-date commit position.
+#[test]
+fn h8_nothing_is_served_before_the_barrier_is_committed() {
+    let mut world = World::with(a(), &[b(), c()]);
+    world.kill(&a());
+    world.propose(b(), &[c()]);
+    // c's acknowledgement of the barrier arrives; then nothing of c arrives any more.
+    world.grants = false;
+    world.run(ms(450));
+    let activate = world.wishes.iter().rev().find_map(|(_, wish)| match wish {
+        Wish::Activate { reconciled, .. } => Some(reconciled.clone()),
+        _ => None,
+    });
+    assert_eq!(activate, Some(vec![c()]));
+    world.slow_journal.insert(b());
+    world.break_streams(&b(), &c());
+    world.cut(&b(), &c());
+    let wish = Wish::Activate {
+        generation: world.view.generation,
+        number: world.view.number,
+        reconciled: vec![c()],
+    };
+    world.grant(&b(), &wish);
+    world.run(ms(50));
+    assert!(
+        !world.acting(&b()),
+        "activated, but the barrier is not committed"
+    );
+    let read = world.get(&b(), "k");
+    assert!(matches!(
+        world.reply(read),
+        Reply::NotDone(NotDone::NotReady(_))
+    ));
+    world.heal();
+    world.run(ms(1000));
+    assert!(world.acting(&b()));
+}
+
+/// H9: a copy with an old epoch's tail hears a heartbeat of the new epoch: it may neither
+/// acknowledge nor apply what it has not matched.
+#[test]
+fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
+    let mut world = World::with(a(), &[b(), c()]);
+    // c has a tail of a's epoch that b never saw.
+    world.cut(&a(), &b());
+    world.put(&a(), "k", "tail");
+    world.settle();
+    world.kill(&a());
+    world.heal();
+    world.propose(b(), &[c()]);
+    let commits: Vec<OpNumber> = {
+        let mut seen = Vec::new();
+        for _ in 0..200 {
+            world.now = world.now + ms(5);
+            for who in [b(), c()] {
+                world.step(&who, Event::Tick);
+            }
+            while let Some(message) = world.wire.pop_front() {
+                if let Body::Ack(ack) = &message.body {
+                    seen.push(ack.matched);
+                }
+                world.deliver(message);
+                assert_eq!(world.held(&c(), "k"), None, "the tail was never committed");
+            }
+        }
+        seen
+    };
+    assert!(!commits.is_empty());
+    assert!(world.acting(&b()));
+}
+
+/// H10: nothing that was matched in an epoch is dropped in it, however late a message repeats.
+#[test]
+fn h10_a_repeated_message_of_the_epoch_drops_nothing() {
+    let mut world = World::with(a(), &[b()]);
+    let mut seen = Vec::new();
+    for n in 0..5 {
+        world.put(&a(), "k", &n.to_string());
+        seen.extend(
+            world
+                .wire
+                .iter()
+                .filter(|message| message.to == b())
+                .cloned(),
+        );
+        world.settle();
+    }
+    world.run(ms(200));
+    for message in seen {
+        world.deliver(message);
+        world.settle();
+    }
+    assert_eq!(world.held(&b(), "k").as_deref(), Some("4"));
+    let write = world.put(&a(), "k", "after");
+    world.settle();
+    assert!(world.is_done(write));
+}
+
+#[test]
+fn a_membership_change_does_not_interrupt_the_primary() {
+    let mut world = World::with(a(), &[b(), c()]);
+    world.propose(a(), &[b()]);
+    let write = world.put(&a(), "k", "v");
+    let read = world.get(&a(), "k");
+    world.settle();
+    assert!(world.is_done(write) && world.answered(read));
+}
+
+/// Until the shrink is confirmed the old members are required: the view service may still promote
+/// the one that is about to leave.
+#[test]
+fn a_shrink_takes_effect_only_when_its_activation_is_confirmed() {
+    let mut world = World::with(a(), &[b(), c()]);
+    world.cut(&a(), &c());
+    world.grants = false;
+    world.propose(a(), &[b()]);
+    let write = world.put(&a(), "k", "v");
+    world.run(ms(50));
+    assert!(!world.answered(write), "c is still eligible");
+    let wish = world
+        .wishes
+        .last()
+        .expect("a asks for activation")
+        .1
+        .clone();
+    world.grant(&a(), &wish);
+    world.settle();
+    assert!(world.is_done(write));
+}
+
+/// H2: a late answer of the same view number must not shrink what is required.
+#[test]
+fn h2_an_older_record_of_the_same_view_is_ignored() {
+    let mut world = World::with(a(), &[]);
+    world.start(b());
+    world.propose(a(), &[b()]);
+    let mut before = world.view.clone();
+    world.run(ms(300));
+    assert!(world.view.eligible.contains(&b()));
+    before.eligible = [a()].into();
+    before.status = ViewStatus::Activated;
+    world.step(&a(), Event::View(Box::new(before)));
+    world.cut(&a(), &b());
+    let write = world.put(&a(), "k", "v");
+    world.run(ms(100));
+    assert!(!world.answered(write), "b may be promoted at any moment");
+}

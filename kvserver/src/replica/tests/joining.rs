@@ -1,0 +1,419 @@
+//! Bringing newcomers up, by the log or by a full transfer.
+
+use super::*;
+use kvproto::message::{StateRecord, TransferEnd};
+
+/// A primary with data and a log too short to bring anyone up.
+fn primary_with_data() -> World {
+    let mut world = World::new();
+    world.tuning.retain_bytes = 0;
+    world.tuning.chunk_bytes = 64;
+    world.tuning.chunks_in_flight = 2;
+    let mut world = world.formed(a(), &[]);
+    for n in 0..50 {
+        world.put(&a(), &format!("k{n:02}"), "old");
+    }
+    world.settle();
+    world.start(b());
+    world
+}
+
+fn synced(world: &World, who: &Member) -> bool {
+    world.view.eligible.contains(who)
+}
+
+#[test]
+fn a_newcomer_gets_the_log_when_it_reaches_back_far_enough() {
+    let mut world = World::with(a(), &[]);
+    world.put(&a(), "k", "v");
+    world.start(b());
+    world.propose(a(), &[b()]);
+    world.run(ms(100));
+    assert!(synced(&world, &b()));
+    assert!(!world.noticed(|notice| matches!(notice, Notice::TransferStarted { .. })));
+    world.run(ms(100));
+    assert_eq!(world.held(&b(), "k").as_deref(), Some("v"));
+}
+
+/// S2 (c): writes that came during a transfer were acknowledged before they were applied, lost when
+/// the primary died, and invisible to reads until then.
+#[test]
+fn s2_c_a_write_during_a_transfer_is_visible_and_travels() {
+    let mut world = primary_with_data();
+    world.propose(a(), &[b()]);
+    let mut writes = Vec::new();
+    for n in 0..2000 {
+        if n % 10 == 0 {
+            let write = world.put(&a(), &format!("k{:02}", n / 10 % 50), &format!("new{n}"));
+            writes.push((n, write));
+        }
+        if let Some(message) = world.wire.pop_front() {
+            world.deliver(message);
+        }
+    }
+    world.run(ms(300));
+    assert!(world.noticed(|notice| matches!(notice, Notice::TransferReceived { .. })));
+    assert!(synced(&world, &b()));
+    for (n, write) in &writes {
+        assert!(world.is_done(*write), "write {n} is acknowledged");
+    }
+    let read = world.get(&a(), "k49");
+    assert_eq!(world.value(read).as_deref(), Some("new1990"));
+    world.kill(&a());
+    world.propose(b(), &[]);
+    world.run(ms(500));
+    for key in 0..50 {
+        let held = world.held(&b(), &format!("k{key:02}"));
+        assert_eq!(
+            held,
+            Some(format!("new{}", (150 + key) * 10)),
+            "k{key:02} after the failover"
+        );
+    }
+}
+
+#[test]
+fn a_write_is_answered_without_waiting_for_a_newcomer() {
+    let mut world = primary_with_data();
+    world.propose(a(), &[b()]);
+    world.cut(&a(), &b());
+    let write = world.put(&a(), "k", "v");
+    world.settle();
+    assert!(world.is_done(write), "nobody counts on b yet");
+}
+
+/// S2 (d): a failed transfer was never tried again, and the empty backup stayed promotable.
+#[test]
+fn s2_d_a_broken_transfer_is_tried_again_and_counts_for_nothing_until_whole() {
+    let mut world = primary_with_data();
+    world.propose(a(), &[b()]);
+    for _ in 0..20 {
+        let message = world.wire.pop_front().expect("the transfer goes on");
+        world.deliver(message);
+    }
+    assert!(world.noticed(|notice| matches!(notice, Notice::TransferStarted { .. })));
+    world.wire.clear();
+    world.break_streams(&a(), &b());
+    assert!(!synced(&world, &b()));
+    assert!(!world.wished(|wish| matches!(wish, Wish::Synced { .. })));
+    world.run(ms(500));
+    assert!(synced(&world, &b()), "the second transfer is whole");
+    assert_eq!(world.held(&b(), "k49").as_deref(), Some("old"));
+}
+
+/// S2 (e): a snapshot was accepted from anybody, in any role and any view.
+#[test]
+fn s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    world.run(ms(200));
+    let wipe = |from: Member, to: Member, epoch, stream| Message {
+        cluster: CLUSTER,
+        epoch,
+        from,
+        to,
+        stream: kvproto::StreamNumber(stream),
+        body: Body::TransferStart {
+            at: kvproto::Position::default(),
+            keys: 0,
+        },
+    };
+    let now = world.view.epoch();
+    let old = kvproto::Epoch {
+        primary_since: kvproto::ViewNumber(0),
+        ..now
+    };
+    let open = world.replicas[&a()]
+        .primary
+        .as_ref()
+        .and_then(|p| p.stream_to(&b()))
+        .expect("open");
+    world.deliver(wipe(a(), b(), old, open.0));
+    world.deliver(wipe(c(), b(), now, open.0));
+    world.deliver(wipe(a(), b(), now, open.0 + 1));
+    world.deliver(wipe(a(), member("b", 2), now, open.0));
+    world.deliver(wipe(b(), a(), now, open.0));
+    let mut stranger = wipe(a(), b(), now, open.0);
+    stranger.cluster = ClusterId([8; 16]);
+    world.deliver(stranger);
+    for copy in [a(), b()] {
+        assert_eq!(
+            world.held(&copy, "k").as_deref(),
+            Some("v"),
+            "{copy} keeps its data"
+        );
+    }
+}
+
+/// H5: an acknowledgement from before a wipe must not count for the wiped copy, and a repeated
+/// "start from empty" must not wipe a synced one.
+#[test]
+fn h5_only_answers_on_the_newest_stream_count() {
+    let mut world = primary_with_data();
+    world.propose(a(), &[b()]);
+    let mut acks = Vec::new();
+    let mut starts = Vec::new();
+    for _ in 0..5000 {
+        let Some(message) = world.wire.pop_front() else {
+            break;
+        };
+        match &message.body {
+            Body::Ack(_) => acks.push(message.clone()),
+            Body::TransferStart { .. } | Body::Open => starts.push(message.clone()),
+            _ => {}
+        }
+        world.deliver(message);
+    }
+    world.break_streams(&a(), &b());
+    world.cut(&a(), &b());
+    world.run(ms(50));
+    let write = world.put(&a(), "k", "v");
+    for ack in acks {
+        world.deliver(ack);
+    }
+    let eligible = world.view.eligible.contains(&b());
+    assert_eq!(
+        world.answered(write),
+        !eligible,
+        "old answers prove nothing"
+    );
+    world.heal();
+    world.run(ms(1500));
+    assert!(synced(&world, &b()));
+    world.run(ms(200));
+    let held = world.held(&b(), "k49");
+    for start in starts {
+        world.deliver(start);
+        world.settle();
+    }
+    assert_eq!(
+        world.held(&b(), "k49"),
+        held,
+        "an old opening wipes nothing"
+    );
+}
+
+/// H6: a digest that is right at some op proves nothing about the ops committed after it.
+#[test]
+fn h6_a_newcomer_is_synced_only_with_everything_committed_so_far() {
+    let mut world = primary_with_data();
+    world.grants = false;
+    world.propose(a(), &[b()]);
+    let number = world.view.number;
+    let generation = world.view.generation;
+    world.grant(
+        &a(),
+        &Wish::Activate {
+            generation,
+            number,
+            reconciled: vec![],
+        },
+    );
+    for step in 0..3000 {
+        if step % 3 == 0 {
+            world.put(&a(), "k", &step.to_string());
+        }
+        if step % 50 == 0 {
+            world.now = world.now + ms(5);
+            world.step(&a(), Event::Tick);
+        }
+        let Some(message) = world.wire.pop_front() else {
+            continue;
+        };
+        world.deliver(message);
+        if world.wished(|wish| matches!(wish, Wish::Synced { .. })) {
+            let (primary, copy) = (&world.replicas[&a()], &world.replicas[&b()]);
+            assert!(
+                copy.copy.log.last().op >= primary.committed(),
+                "it holds all that is committed"
+            );
+            return;
+        }
+    }
+    world.run(ms(300));
+    assert!(
+        world.wished(|wish| matches!(wish, Wish::Synced { .. })),
+        "it gets there"
+    );
+}
+
+/// H7: a copy that may be promoted is never emptied.
+#[test]
+fn h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptied() {
+    let mut world = World::new();
+    world.tuning.retain_bytes = 0;
+    let mut world = world.formed(a(), &[b(), c()]);
+    world.cut(&a(), &c());
+    world.cut(&b(), &c());
+    // The view goes on without c, but c stays eligible while the new one is only proposed.
+    world.grants = false;
+    world.propose(a(), &[b()]);
+    world.grants = true;
+    world.run(ms(200));
+    for n in 0..20 {
+        world.put(&a(), "k", &n.to_string());
+        world.settle();
+    }
+    // c comes back as the record has it: a joining backup, free to be emptied.
+    world.heal();
+    world.propose(a(), &[b(), c()]);
+    assert!(!world.view.eligible.contains(&c()));
+    world.run(ms(500));
+    assert!(synced(&world, &c()));
+
+    // The same, but c is still eligible when the log no longer reaches it.
+    world.cut(&a(), &c());
+    world.break_streams(&a(), &c());
+    world.view.eligible.remove(&c());
+    world.propose(a(), &[b()]);
+    world.run(ms(50));
+    for n in 0..20 {
+        world.put(&a(), "k", &n.to_string());
+        world.settle();
+    }
+    world.heal();
+    world.view.eligible.insert(c());
+    world.propose(a(), &[b(), c()]);
+    world.wishes.clear();
+    world.grants = false;
+    world.run(ms(200));
+    let evict = |wish: &Wish| matches!(wish, Wish::Evict { server, .. } if *server == c());
+    assert!(world.wished(evict));
+    assert!(world.held(&c(), "k").is_some(), "its data is untouched");
+}
+
+/// REP-2: asking is the point of no return. The request may arrive at any time, so the newcomer
+/// stays required, dead or not, until a view of a higher number is activated.
+#[test]
+fn h3_asked_is_required_until_a_later_view_is_activated() {
+    let mut world = World::with(a(), &[]);
+    world.start(b());
+    world.grants = false;
+    world.propose(a(), &[b()]);
+    let (generation, number) = (world.view.generation, world.view.number);
+    world.grant(
+        &a(),
+        &Wish::Activate {
+            generation,
+            number,
+            reconciled: vec![],
+        },
+    );
+    world.run(ms(300));
+    assert!(world.wished(|wish| matches!(wish, Wish::Synced { .. })));
+    world.kill(&b());
+    world.break_streams(&a(), &b());
+    let write = world.put(&a(), "k", "v");
+    world.run(ms(500));
+    assert!(
+        !world.answered(write),
+        "the view service may have made b eligible"
+    );
+    world.grants = true;
+    world.propose(a(), &[]);
+    world.run(ms(50));
+    assert!(world.is_done(write), "the late Synced will be refused");
+}
+
+#[test]
+fn a_newcomer_that_dies_before_the_asking_holds_nobody_up() {
+    let mut world = primary_with_data();
+    world.propose(a(), &[b()]);
+    for _ in 0..10 {
+        if let Some(message) = world.wire.pop_front() {
+            world.deliver(message);
+        }
+    }
+    world.kill(&b());
+    world.wire.clear();
+    world.break_streams(&a(), &b());
+    let write = world.put(&a(), "k", "v");
+    world.settle();
+    assert!(world.is_done(write));
+}
+
+#[test]
+fn a_copy_that_answers_nothing_is_asked_to_be_left_out() {
+    let mut world = World::with(a(), &[b()]);
+    world.wishes.clear();
+    world.run_ticking(ms(500), |who| *who == a());
+    world.cut(&a(), &b());
+    world.run(ms(1000));
+    assert!(world.wished(|wish| matches!(wish, Wish::Evict { .. })));
+}
+
+/// A server that was itself paused finds everybody silent, and must not blame them.
+#[test]
+fn a_paused_primary_blames_nobody_for_its_own_silence() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    world.wishes.clear();
+    world.now = world.now + ms(1200);
+    world.step(&a(), Event::Tick);
+    world.settle();
+    world.run(ms(300));
+    assert!(!world.wished(|wish| matches!(wish, Wish::Evict { .. })));
+}
+
+#[test]
+fn a_transfer_that_does_not_add_up_is_not_taken() {
+    let mut world = primary_with_data();
+    world.propose(a(), &[b()]);
+    let mut spoiled = false;
+    for _ in 0..3000 {
+        let Some(mut message) = world.wire.pop_front() else {
+            break;
+        };
+        match &mut message.body {
+            Body::TransferChunk { records, .. } if !spoiled => {
+                spoiled = true;
+                if let Some(StateRecord::Key { value, .. }) = records.first_mut() {
+                    *value = Bytes::from_static(b"flipped");
+                }
+            }
+            Body::TransferEnd(TransferEnd { .. }) => {
+                world.deliver(message);
+                assert!(!synced(&world, &b()));
+                break;
+            }
+            _ => {}
+        }
+        world.deliver(message);
+    }
+    assert!(spoiled);
+    world.run(ms(2500));
+    assert!(synced(&world, &b()), "a second transfer mends it");
+    assert_eq!(world.held(&b(), "k00").as_deref(), Some("old"));
+}
+
+#[test]
+fn half_a_transfer_counts_as_nothing_in_the_next_epoch() {
+    let mut world = World::new();
+    world.tuning.retain_bytes = 0;
+    world.tuning.chunk_bytes = 64;
+    world.tuning.chunks_in_flight = 2;
+    let mut world = world.formed(a(), &[b()]);
+    for n in 0..50 {
+        world.put(&a(), &format!("k{n:02}"), "old");
+        world.settle();
+    }
+    world.start(c());
+    world.propose(a(), &[b(), c()]);
+    while !world.noticed(|notice| matches!(notice, Notice::TransferStarted { .. })) {
+        let message = world.wire.pop_front().expect("c is being brought up");
+        world.deliver(message);
+    }
+    for _ in 0..12 {
+        let message = world.wire.pop_front().expect("chunks");
+        world.deliver(message);
+    }
+    world.kill(&a());
+    world.wire.clear();
+    world.propose(b(), &[c()]);
+    world.run(ms(1500));
+    assert!(world.acting(&b()));
+    assert!(synced(&world, &c()));
+    assert_eq!(world.held(&c(), "k49").as_deref(), Some("old"));
+    let (b, c) = (&world.replicas[&b()], &world.replicas[&c()]);
+    assert_eq!(b.store().digest(), c.store().digest());
+}

@@ -1,0 +1,427 @@
+//! Stories of a few replicas on a wire that the test controls, with a view service made of one
+//! record. Time moves only when a test says so.
+
+mod failover;
+mod joining;
+mod leaving;
+mod reads;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvproto::command::{Action, Change, Command, Outcome, Query, Record, RequestId};
+use kvproto::ids::{ClusterId, Incarnation, Member, OpNumber, RequestNumber, Revision, SessionId};
+use kvproto::message::{Body, Message};
+use kvproto::registration::Wish;
+use kvproto::reply::{NotDone, NotReady, Reply};
+use kvproto::settings::Settings;
+use kvproto::time::Timestamp;
+use kvproto::view::{View, ViewStatus};
+
+use super::effect::{Effect, Notice};
+use super::event::{Event, Operation, Request, Token};
+use super::{Reads, Replica, ReplicaOptions, Tuning};
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+fn member(name: &str, incarnation: u64) -> Member {
+    Member {
+        name: name.into(),
+        incarnation: Incarnation(incarnation),
+    }
+}
+
+/// First life of server A, B or C.
+fn a() -> Member {
+    member("a", 1)
+}
+fn b() -> Member {
+    member("b", 1)
+}
+fn c() -> Member {
+    member("c", 1)
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+struct World {
+    now: Timestamp,
+    reads: Reads,
+    tuning: Tuning,
+    replicas: BTreeMap<Member, Replica>,
+    /// The view service's record, and whether it grants wishes by itself.
+    view: View,
+    grants: bool,
+    wishes: Vec<(Member, Wish)>,
+    /// Messages under way, in order of sending.
+    wire: VecDeque<Message>,
+    /// Directed links that lose everything.
+    cut: BTreeSet<(Member, Member)>,
+    /// Servers whose journal takes entries on but does not finish them.
+    slow_journal: BTreeSet<Member>,
+    unsafe_yet: BTreeMap<Member, Vec<Event>>,
+    replies: BTreeMap<Token, Reply>,
+    next_token: u64,
+    notices: Vec<(Member, Notice)>,
+    left: BTreeSet<Member>,
+}
+
+impl World {
+    /// No servers, no view.
+    fn new() -> World {
+        World {
+            now: Timestamp::from_nanos(1_000_000_000),
+            reads: Reads::Lease,
+            tuning: Tuning::default(),
+            replicas: BTreeMap::new(),
+            view: View::none(CLUSTER, Settings::default()),
+            grants: true,
+            wishes: Vec::new(),
+            wire: VecDeque::new(),
+            cut: BTreeSet::new(),
+            slow_journal: BTreeSet::new(),
+            unsafe_yet: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            next_token: 0,
+            notices: Vec::new(),
+            left: BTreeSet::new(),
+        }
+    }
+
+    /// A primary with synced backups, everything settled.
+    fn with(primary: Member, backups: &[Member]) -> World {
+        World::new().formed(primary, backups)
+    }
+
+    fn formed(mut self, primary: Member, backups: &[Member]) -> World {
+        self.start(primary.clone());
+        self.propose(primary.clone(), &[]);
+        self.settle();
+        if !backups.is_empty() {
+            backups.iter().for_each(|backup| self.start(backup.clone()));
+            self.propose(primary, backups);
+            self.run(ms(300));
+        }
+        assert_eq!(
+            self.view.eligible.len(),
+            1 + backups.len(),
+            "all copies are synced"
+        );
+        self
+    }
+
+    fn start(&mut self, me: Member) {
+        let options = ReplicaOptions {
+            reads: self.reads,
+            tuning: self.tuning.clone(),
+        };
+        let replica = Replica::new(me.clone(), self.view.clone(), options, self.now);
+        self.replicas.insert(me, replica);
+    }
+
+    /// The process dies; what it sent may still arrive.
+    fn kill(&mut self, who: &Member) {
+        self.replicas.remove(who);
+    }
+
+    /// VIEW-3, without VIEW-2: tests say whom they want.
+    fn propose(&mut self, primary: Member, backups: &[Member]) {
+        let view = &mut self.view;
+        view.number = view.number.next();
+        if view.primary.as_ref() != Some(&primary) {
+            view.primary_since = view.number;
+        }
+        view.primary = Some(primary);
+        view.backups = backups.to_vec();
+        view.status = ViewStatus::Proposed;
+        self.publish();
+    }
+
+    /// The record changed: everybody alive hears of it.
+    fn publish(&mut self) {
+        self.view.revision = Revision(self.view.revision.0 + 1);
+        let names: Vec<_> = self.replicas.keys().cloned().collect();
+        for name in names {
+            self.hear_view(&name);
+        }
+    }
+
+    fn hear_view(&mut self, who: &Member) {
+        self.step(who, Event::View(Box::new(self.view.clone())));
+    }
+
+    /// VIEW-4 and VIEW-5.
+    fn grant(&mut self, from: &Member, wish: &Wish) {
+        let view = &mut self.view;
+        match wish {
+            Wish::Activate {
+                number, reconciled, ..
+            } if *number == view.number && view.is_primary(from) && !view.is_activated() => {
+                let kept = reconciled
+                    .iter()
+                    .filter(|m| view.eligible.contains(m))
+                    .cloned();
+                view.eligible = kept.chain([from.clone()]).collect();
+                view.status = ViewStatus::Activated;
+                self.publish();
+            }
+            Wish::Synced { number, server, .. }
+                if *number == view.number
+                    && view.is_primary(from)
+                    && view.is_activated()
+                    && view.backups.contains(server)
+                    && !view.eligible.contains(server) =>
+            {
+                view.eligible.insert(server.clone());
+                self.publish();
+            }
+            _ => {}
+        }
+    }
+
+    fn step(&mut self, who: &Member, event: Event) {
+        let Some(replica) = self.replicas.get_mut(who) else {
+            return;
+        };
+        let mut effects = Vec::new();
+        replica.step(self.now, event, &mut effects);
+        let mut completion = None;
+        for effect in effects {
+            match effect {
+                Effect::Append(entries) => completion = entries.last().map(|e| e.position),
+                Effect::Reset { base } => completion = Some(base),
+                Effect::Truncate { .. } => completion = None,
+                Effect::Send(message) => {
+                    if !self.cut.contains(&(who.clone(), message.to.clone())) {
+                        self.wire.push_back(message);
+                    }
+                }
+                Effect::Reply {
+                    token,
+                    reply,
+                    valid_until,
+                } => {
+                    let stale = valid_until.is_some_and(|until| self.now >= until);
+                    let late = Reply::NotDone(NotDone::NotReady(NotReady::Unconfirmed));
+                    let before = self.replies.insert(token, if stale { late } else { reply });
+                    assert_eq!(before, None, "one answer to one request");
+                }
+                Effect::Wish(wish) => {
+                    self.wishes.push((who.clone(), wish.clone()));
+                    if self.grants {
+                        self.grant(who, &wish);
+                    }
+                }
+                Effect::Notice(notice) => self.notices.push((who.clone(), notice)),
+                Effect::Left => {
+                    self.left.insert(who.clone());
+                }
+                Effect::Trim { .. } | Effect::OpenStream { .. } | Effect::CloseStream { .. } => {}
+            }
+        }
+        if let Some(position) = completion {
+            let event = Event::Appended(position);
+            if self.slow_journal.contains(who) {
+                self.unsafe_yet.entry(who.clone()).or_default().push(event);
+            } else {
+                self.step(who, event);
+            }
+        }
+    }
+
+    /// The slow journal catches up.
+    fn finish_journal(&mut self, who: &Member) {
+        self.slow_journal.remove(who);
+        for event in self.unsafe_yet.remove(who).unwrap_or_default() {
+            self.step(who, event);
+        }
+    }
+
+    fn deliver(&mut self, message: Message) {
+        let to = message.to.clone();
+        self.step(&to, Event::Message(message));
+    }
+
+    /// Delivers everything under way, and what follows from it.
+    fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let Some(message) = self.wire.pop_front() else {
+                return;
+            };
+            self.deliver(message);
+        }
+        panic!("the replicas never stop talking");
+    }
+
+    /// Lets time pass: ticks everybody every 5 ms and delivers at once.
+    fn run(&mut self, duration: Duration) {
+        self.run_ticking(duration, |_| true);
+    }
+
+    /// The same with some servers paused.
+    fn run_ticking(&mut self, duration: Duration, ticks: impl Fn(&Member) -> bool) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = self.now + ms(5);
+            for who in self.replicas.keys().cloned().collect::<Vec<_>>() {
+                if ticks(&who) {
+                    self.step(&who, Event::Tick);
+                }
+            }
+            self.settle();
+        }
+    }
+
+    fn cut(&mut self, one: &Member, other: &Member) {
+        self.cut.insert((one.clone(), other.clone()));
+        self.cut.insert((other.clone(), one.clone()));
+    }
+
+    fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    /// The connections between the two break, as TCP's would.
+    fn break_streams(&mut self, one: &Member, other: &Member) {
+        for (who, peer) in [(one, other), (other, one)] {
+            let stream = self
+                .replicas
+                .get(who)
+                .and_then(|replica| replica.primary.as_ref()?.stream_to(peer));
+            if let Some(stream) = stream {
+                self.step(
+                    who,
+                    Event::StreamBroken {
+                        peer: peer.clone(),
+                        stream,
+                    },
+                );
+            }
+        }
+    }
+
+    fn ask(&mut self, who: &Member, operation: Operation) -> Token {
+        self.next_token += 1;
+        let token = Token(self.next_token);
+        self.step(who, Event::Requests(vec![Request { token, operation }]));
+        token
+    }
+
+    fn put(&mut self, who: &Member, key: &str, value: &str) -> Token {
+        self.ask(
+            who,
+            Operation::Command {
+                id: None,
+                command: put(key, value),
+            },
+        )
+    }
+
+    fn append_once(&mut self, who: &Member, id: RequestId, key: &str, suffix: &str) -> Token {
+        let action = Action::Append(Bytes::copy_from_slice(suffix.as_bytes()));
+        let command = Command::Change(Change {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            action,
+        });
+        self.ask(
+            who,
+            Operation::Command {
+                id: Some(id),
+                command,
+            },
+        )
+    }
+
+    fn get(&mut self, who: &Member, key: &str) -> Token {
+        let keys = vec![Bytes::copy_from_slice(key.as_bytes())];
+        self.ask(who, Operation::Query(Query::Get(keys)))
+    }
+
+    fn open_session(&mut self, who: &Member) -> SessionId {
+        let command = Command::OpenSession;
+        let token = self.ask(who, Operation::Command { id: None, command });
+        self.settle();
+        match self.outcome(token) {
+            Outcome::SessionOpened(session) => session,
+            other => panic!("no session but {other:?}"),
+        }
+    }
+
+    fn answered(&self, token: Token) -> bool {
+        self.replies.contains_key(&token)
+    }
+
+    fn reply(&self, token: Token) -> &Reply {
+        self.replies.get(&token).expect("the request is answered")
+    }
+
+    fn outcome(&self, token: Token) -> Outcome {
+        match self.reply(token) {
+            Reply::Done { outcome, .. } => outcome.clone(),
+            other => panic!("not done but {other:?}"),
+        }
+    }
+
+    fn is_done(&self, token: Token) -> bool {
+        matches!(self.replies.get(&token), Some(Reply::Done { .. }))
+    }
+
+    fn is_refused(&self, token: Token) -> bool {
+        matches!(self.replies.get(&token), Some(Reply::NotDone(_)))
+    }
+
+    /// What a read of one key returned.
+    fn value(&self, token: Token) -> Option<String> {
+        match self.reply(token) {
+            Reply::Records { records, .. } => records[0].as_ref().map(text),
+            other => panic!("no records but {other:?}"),
+        }
+    }
+
+    /// What a copy holds as committed.
+    fn held(&self, who: &Member, key: &str) -> Option<String> {
+        let keys = vec![Bytes::copy_from_slice(key.as_bytes())];
+        self.replicas[who].store().query(&Query::Get(keys))[0]
+            .as_ref()
+            .map(text)
+    }
+
+    fn acting(&self, who: &Member) -> bool {
+        self.replicas[who].is_acting()
+    }
+
+    fn wished(&self, test: impl Fn(&Wish) -> bool) -> bool {
+        self.wishes.iter().any(|(_, wish)| test(wish))
+    }
+
+    fn noticed(&self, test: impl Fn(&Notice) -> bool) -> bool {
+        self.notices.iter().any(|(_, notice)| test(notice))
+    }
+}
+
+fn text(record: &Record) -> String {
+    String::from_utf8_lossy(&record.value).into_owned()
+}
+
+fn put(key: &str, value: &str) -> Command {
+    Command::Change(Change {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        action: Action::Put(Bytes::copy_from_slice(value.as_bytes())),
+    })
+}
+
+fn id(session: SessionId, number: u64) -> RequestId {
+    RequestId {
+        session,
+        number: RequestNumber(number),
+        first_open: RequestNumber(1),
+    }
+}
+
+fn is_append(message: &Message) -> bool {
+    matches!(&message.body, Body::Append(append) if !append.entries.is_empty())
+}

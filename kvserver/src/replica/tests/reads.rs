@@ -1,0 +1,142 @@
+//! A read is answered only while this primary certainly leads.
+
+use super::*;
+
+/// S2 (i): a primary that had been replaced answered from its own memory.
+#[test]
+fn s2_i_a_primary_whose_lease_is_over_answers_no_read() {
+    let mut world = World::with(a(), &[b()]);
+    let read = world.get(&a(), "k");
+    assert!(world.answered(read), "under the lease a read needs nobody");
+    world.cut(&a(), &b());
+    world.run(ms(500));
+    let read = world.get(&a(), "k");
+    world.run(ms(800));
+    let unconfirmed = Reply::NotDone(NotDone::NotReady(NotReady::Unconfirmed));
+    assert_eq!(world.reply(read), &unconfirmed);
+}
+
+/// A paused primary evaluates a read, and is paused again before the answer leaves.
+#[test]
+fn the_lease_is_checked_after_the_read_was_evaluated() {
+    let mut world = World::with(a(), &[b()]);
+    let mut effects = Vec::new();
+    let request = Request {
+        token: Token(99),
+        operation: Operation::Query(Query::Get(vec![Bytes::from_static(b"k")])),
+    };
+    let replica = world.replicas.get_mut(&a()).expect("a");
+    replica.step(world.now, Event::Requests(vec![request]), &mut effects);
+    let valid_until = effects.iter().find_map(|effect| match effect {
+        Effect::Reply { valid_until, .. } => *valid_until,
+        _ => None,
+    });
+    let until = valid_until.expect("a lease read says how long it holds");
+    assert!(until > world.now && until <= world.now + ms(400));
+}
+
+/// The lease counts from the moment the primary sent, not from when the answer came back.
+#[test]
+fn the_lease_counts_from_sending() {
+    let mut world = World::with(a(), &[b()]);
+    // Everything takes 300 ms each way; the lease is 400 ms, less its margins.
+    let mut late: VecDeque<(Timestamp, Message)> = VecDeque::new();
+    for _ in 0..200 {
+        world.now = world.now + ms(5);
+        world.step(&a(), Event::Tick);
+        for message in std::mem::take(&mut world.wire) {
+            late.push_back((world.now + ms(300), message));
+        }
+        while late.front().is_some_and(|(at, _)| *at <= world.now) {
+            let (_, message) = late.pop_front().expect("checked");
+            world.deliver(message);
+        }
+    }
+    // The newest answer that a has is to something sent 600 ms ago.
+    let read = world.get(&a(), "k");
+    assert!(
+        !world.answered(read),
+        "an answer that took longer than the lease grants nothing"
+    );
+}
+
+/// A confirmation counts only if its round began after the read arrived. (An etcd bug of 2026
+/// reused a request's identity, and late answers satisfied it.)
+#[test]
+fn a_confirmation_of_an_older_round_proves_nothing() {
+    let mut world = World::new();
+    world.reads = Reads::Confirm;
+    let mut world = world.formed(a(), &[b()]);
+    world.run(ms(100));
+    // A heartbeat is under way before the read arrives.
+    world.now = world.now + ms(100);
+    world.step(&a(), Event::Tick);
+    let older: Vec<Message> = world.wire.drain(..).collect();
+    assert!(!older.is_empty());
+    let read = world.get(&a(), "k");
+    for message in older {
+        world.deliver(message);
+    }
+    let answers: Vec<Message> = world.wire.drain(..).collect();
+    for message in answers {
+        world.deliver(message);
+    }
+    assert!(
+        !world.answered(read),
+        "the older round began before the read"
+    );
+    world.settle();
+    assert!(world.answered(read), "the next one did not");
+}
+
+#[test]
+fn confirm_reads_ask_every_required_backup() {
+    let mut world = World::new();
+    world.reads = Reads::Confirm;
+    let mut world = world.formed(a(), &[b(), c()]);
+    world.cut(&a(), &c());
+    let read = world.get(&a(), "k");
+    world.settle();
+    assert!(
+        !world.answered(read),
+        "b alone may not know that c helped somebody else"
+    );
+    world.heal();
+    world.break_streams(&a(), &c());
+    world.run(ms(100));
+    assert_eq!(world.value(read), None);
+}
+
+#[test]
+fn a_primary_without_backups_reads_by_itself() {
+    let mut world = World::with(a(), &[]);
+    world.run(ms(5000));
+    let read = world.get(&a(), "k");
+    assert_eq!(world.value(read), None);
+}
+
+#[test]
+fn a_read_sees_what_is_committed_and_nothing_else() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    let early = world.get(&a(), "k");
+    assert_eq!(
+        world.value(early),
+        None,
+        "the write is not in every copy yet"
+    );
+    world.settle();
+    let late = world.get(&a(), "k");
+    assert_eq!(world.value(late).as_deref(), Some("v"));
+}
+
+#[test]
+fn a_backup_refuses_and_names_the_primary() {
+    let mut world = World::with(a(), &[b()]);
+    let read = world.get(&b(), "k");
+    let reply = NotDone::NotPrimary {
+        primary: Some(a().name),
+        view: world.view.number,
+    };
+    assert_eq!(world.reply(read), &Reply::NotDone(reply));
+}
