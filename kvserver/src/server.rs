@@ -111,28 +111,21 @@ async fn leave(node: &NodeHandle, token: &CancellationToken) -> anyhow::Result<(
     }
     info!("stopping: leaving the cluster first");
     node.event(Event::Leave).await;
-    let mut standing = node.watch();
-    let settled = standing.wait_for(|now| now.left || now.only_copy);
-    match timeout(LEAVE_WITHIN, settled)
-        .await
-        .map(|settled| settled.map(drop))
-    {
-        Ok(settled) => settled?,
-        Err(_elapsed) => bail!(
+    let settled = timeout(LEAVE_WITHIN, node.stands(|now| now.left || now.only_copy)).await;
+    if settled.is_err() {
+        bail!(
             "leaving took more than {LEAVE_WITHIN:?}: the view service or the other copies do not \
              answer; this server stops as if it had crashed"
-        ),
+        );
     }
-    while !node.standing().left {
-        // The only copy: nothing is handed over until there is somebody to hand over to.
-        tokio::select! {
-            left = standing.wait_for(|now| now.left) => drop(left?),
-            () = sleep(LEAVE_AGAIN) => {
-                let standing = node.standing();
-                if standing.only_copy && somebody_could_take_over(&standing) {
-                    node.event(Event::Leave).await;
-                }
-            }
+    // The only copy goes on serving until there is somebody to hand over to.
+    while timeout(LEAVE_AGAIN, node.stands(|now| now.left))
+        .await
+        .is_err()
+    {
+        let standing = node.standing();
+        if standing.only_copy && somebody_could_take_over(&standing) {
+            node.event(Event::Leave).await;
         }
     }
     sleep(REDIRECT_FOR).await;

@@ -193,6 +193,11 @@ impl NodeHandle {
         self.standing.borrow().clone()
     }
 
+    /// Waits until the server stands as `wanted`; `None` when the node has stopped.
+    pub async fn stands(&self, wanted: impl Fn(&Standing) -> bool) -> Option<()> {
+        self.watch().wait_for(wanted).await.ok().map(drop)
+    }
+
     /// To wait for changes of [`standing`](Self::standing).
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Standing> {
