@@ -234,11 +234,16 @@ impl Liveness {
     }
 
     fn die(&mut self, member: &Member, death: Death, now: Timestamp) {
-        if let Some(life) = self.lives.get_mut(member)
-            && life.dead.is_none()
-        {
-            life.dead = Some((death, now));
-            self.record_death(&member.name, now);
+        let Some(life) = self.lives.get_mut(member) else {
+            return;
+        };
+        match &mut life.dead {
+            // What is proven replaces what was assumed; it is still one death.
+            Some((known, _)) => *known = death,
+            None => {
+                life.dead = Some((death, now));
+                self.record_death(&member.name, now);
+            }
         }
     }
 
