@@ -61,9 +61,8 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when no view server answers in time.
     pub async fn status(&self) -> Result<ClusterStatus> {
-        let views = &self.shared().views;
-        self.ask_view_servers(async |server| {
-            let channel = views.connections().connect(server).await?;
+        self.ask_view_servers(|views, server| async move {
+            let channel = views.connections().connect(&server).await?;
             let mut client = view_service(channel);
             let asked = client.status(pb::StatusRequest {});
             let status = match timeout(ANSWER_WITHIN, asked).await {
@@ -123,18 +122,20 @@ impl Client {
             server: server.to_owned(),
             accept_data_loss: true,
         };
-        let views = &self.shared().views;
+        let patience = self.timeout();
         // Only a server that was not reached is passed over for the next: a second command after
         // one whose answer was lost could start a second generation.
         let answer = self
-            .ask_view_servers(async |view_server| {
-                let channel = views.connections().connect(view_server).await?;
-                let mut client = view_service(channel);
-                let forced = client.force(request.clone());
-                Ok(match timeout(self.timeout(), forced).await {
-                    Ok(answer) => answer.map(tonic::Response::into_inner),
-                    Err(_) => Err(Status::deadline_exceeded("no answer")),
-                })
+            .ask_view_servers(|views, view_server| {
+                let request = request.clone();
+                async move {
+                    let channel = views.connections().connect(&view_server).await?;
+                    let mut client = view_service(channel);
+                    Ok(match timeout(patience, client.force(request)).await {
+                        Ok(answer) => answer.map(tonic::Response::into_inner),
+                        Err(_) => Err(Status::deadline_exceeded("no answer")),
+                    })
+                }
             })
             .await?;
         match answer {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::attempts::{Answer, Repeat};
 use crate::call::{Shared, unexpected};
 use crate::error::{Error, ErrorKind, Result};
+use crate::views::Views;
 use crate::wire::Operation;
 
 /// How a client finds and treats its cluster.
@@ -194,7 +195,7 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when no view server answers in time.
     pub async fn view(&self) -> Result<View> {
-        self.ask_view_servers(async |server| self.shared.views.ask(server).await)
+        self.ask_view_servers(|views, server| async move { views.ask(&server).await })
             .await
     }
 
@@ -225,14 +226,18 @@ impl Client {
     }
 
     /// Asks one view server after the other until one answers.
-    pub(crate) async fn ask_view_servers<T>(
+    pub(crate) async fn ask_view_servers<T, F>(
         &self,
-        mut ask: impl AsyncFnMut(&ServerName) -> Result<T, String>,
-    ) -> Result<T> {
+        ask: impl Fn(Arc<Views>, ServerName) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, String>>,
+    {
+        let views = &self.shared.views;
         let mut errors = Vec::new();
         let asked = async {
-            for server in self.shared.views.servers() {
-                match ask(server).await {
+            for server in views.servers() {
+                match ask(Arc::clone(views), server.clone()).await {
                     Ok(answer) => return Some(answer),
                     Err(error) => errors.push(error),
                 }
