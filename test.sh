@@ -149,10 +149,17 @@ exits() { # what, code, command...
 
 # Who serves and who holds everything, by our own names: "primary=s1 backup=s2".
 layout() {
-  local view server
-  view=$(kvctl -o json view) || return
+  local view server primary='' backups=''
+  view=$(kvctl -o json view) || { printf '%s' "$view"; return 1; }
+  view=${view//[[:space:]]/}
   for server in s1 s2 s3; do view=${view//"${address[$server]}"/$server}; done
-  LAYOUT_OF_VIEW
+  if [[ $view != *'"activated":true'* && $view != *'"view":0'* ]]; then
+    printf 'not activated: %s' "$view"
+    return 1
+  fi
+  if [[ $view =~ \"primary\":\"([^\"]*)\" ]]; then primary=${BASH_REMATCH[1]}; fi
+  if [[ $view =~ \"backups\":\[([^]]*)\] ]]; then backups=${BASH_REMATCH[1]//\"/}; fi
+  printf 'primary=%s backup=%s' "$primary" "$backups"
 }
 
 start viewservice "$bin/viewservice" --addr "$vs"

@@ -204,7 +204,7 @@ fn as_table(fault: Fault, rounds: &[Round]) -> String {
     ];
     let writes = total(rounds, |round| round.writes);
     format!(
-        "{}\n(longest time between two completed writes; {writes} writes checked)",
+        "{}\n(the longest time between two completed writes of each round; {writes} writes during the rounds)",
         table(&header, &[row])
     )
 }
