@@ -1,4 +1,4 @@
-//! What a server is told at its start. Pure: text in, a checked [`Config`] out.
+//! What a server is told at its start: flags in, a checked [`Config`] out.
 
 use std::path::PathBuf;
 

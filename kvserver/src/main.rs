@@ -16,6 +16,9 @@ fn main() -> ExitCode {
         .expect("a process can start two threads");
     match runtime.block_on(kvserver::server::main(flags, config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_logged) => ExitCode::FAILURE,
+        Err(cause) => {
+            eprintln!("kvserver: {cause:#}");
+            ExitCode::FAILURE
+        }
     }
 }

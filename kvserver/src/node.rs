@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use kvprocess::clock;
 use kvproto::registration::Wish;
-use kvproto::{Member, NotDone, NotReady, Reply, Timestamp, View};
+use kvproto::{Member, NotDone, NotReady, Reply, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -101,6 +101,10 @@ impl Node {
             role: replica.role(),
             ..Standing::default()
         };
+        if replica.view().number > ViewNumber(0) {
+            // The replica speaks of changes only, but this view is new to whoever reads the log.
+            notices::log(&Notice::ViewChanged, replica.view());
+        }
         inputs.standing.send_replace(standing.clone());
         inputs.progress.send_replace(Some(replica.progress()));
         Node {

@@ -299,3 +299,6 @@ impl Drop for Loan {
         self.lender.streams.remove(&self.key);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,10 +12,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::api;
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use crate::heartbeat::Heartbeat;
 use crate::node::{self, NodeHandle, Parts, Standing};
 use crate::peers::{InboundStreams, Peers};
@@ -50,7 +50,6 @@ pub async fn run(
     let (registered, registration) = oneshot::channel();
 
     let (services, reporter) = api::services(&node, Arc::clone(&inbound), halt.clone())?;
-    info!("kvserver {name} is ready at {:?}", listeners.addresses());
     let doors = kvprocess::serve::serve(services, listeners, halt.clone());
     let health = api::keep_health(reporter, node.clone());
     let heartbeat = Heartbeat::new(
@@ -140,14 +139,19 @@ fn somebody_could_take_over(standing: &Standing) -> bool {
     })
 }
 
-/// The whole program: listens, runs, and says in the log what went wrong.
+/// The whole program: listens, says so on stderr, and runs until a signal.
 ///
 /// # Errors
 /// As [`run`], and when the address cannot be listened at.
-pub async fn main(flags: crate::Flags, config: Config) -> anyhow::Result<()> {
+pub async fn main(flags: Flags, config: Config) -> anyhow::Result<()> {
     let signals = kvprocess::shutdown::Signals::install()?;
     let listeners = kvprocess::listen::bind(&flags.addr, flags.insecure)?;
-    run(config, listeners, signals.token())
-        .await
-        .inspect_err(|cause| error!("kvserver ends: {cause:#}"))
+    let addresses: Vec<_> = listeners
+        .addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let name = config.name(listeners.port());
+    eprintln!("kvserver ready on {} as {name}", addresses.join(", "));
+    run(config, listeners, signals.token()).await
 }

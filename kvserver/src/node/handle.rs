@@ -221,3 +221,21 @@ fn room_needed(operation: &Operation) -> u32 {
     let kib = (bytes >> 10).clamp(REQUEST_KIB_MIN, ROOM_KIB);
     u32::try_from(kib).expect("the whole room is a small number of KiB")
 }
+
+#[cfg(test)]
+impl Inputs {
+    /// What other tasks told the node.
+    pub(crate) async fn next_event(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// As if the view service had registered this server.
+    pub(crate) fn pretend_registered(&self) {
+        let view = View::none(kvproto::ClusterId([1; 16]), kvproto::Settings::default());
+        self.standing
+            .send_modify(|standing| standing.view = Some(Arc::new(view)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

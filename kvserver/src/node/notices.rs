@@ -1,7 +1,7 @@
 //! What the log says when the replica has something to tell. Shell. The capitalised sentences are
 //! fixed: people and scripts search for them.
 
-use kvproto::View;
+use kvproto::{ServerName, View};
 use tracing::{error, info, warn};
 
 use crate::replica::effect::Notice;
@@ -10,21 +10,16 @@ use crate::replica::effect::Notice;
 pub(super) fn log(notice: &Notice, view: &View) {
     match notice {
         Notice::ViewChanged => {
-            let name = |member: Option<&kvproto::Member>| {
-                member.map_or("none".to_owned(), |member| member.name.to_string())
-            };
-            let backups: Vec<String> = view.backups.iter().map(|b| b.name.to_string()).collect();
+            let primary = view.primary_name().map_or("", ServerName::as_str);
+            let backups: Vec<_> = view
+                .backups
+                .iter()
+                .map(|member| member.name.as_str())
+                .collect();
             info!(
-                generation = view.generation.0,
-                activated = view.is_activated(),
-                "View changed: ViewNumber={}, Primary={}, Backup={}",
+                "View changed: ViewNumber={}, Primary={primary}, Backup={}",
                 view.number,
-                name(view.primary.as_ref()),
-                if backups.is_empty() {
-                    "none".to_owned()
-                } else {
-                    backups.join(",")
-                },
+                backups.join(","),
             );
         }
         Notice::RoleChanged { from, to } => info!("Role changed from {from} to {to}"),
@@ -44,8 +39,9 @@ pub(super) fn log(notice: &Notice, view: &View) {
             "dropped the unacknowledged tail {first} to {last}: the new primary does not have it"
         ),
         Notice::Serving { took } => info!("serving as primary, {took:.1?} after the appointment"),
+        Notice::Deposed { open: 0 } => info!("another primary was appointed"),
         Notice::Deposed { open } => {
-            warn!("a newer primary was appointed; the outcome of {open} requests is unknown here");
+            warn!("another primary was appointed; what became of {open} requests is not known here")
         }
         Notice::Diverged { copy, at } => {
             error!("ALARM: {copy} and this server hold different data at op {at}");

@@ -34,6 +34,9 @@ impl Running {
     }
 
     pub(crate) fn start_on(listeners: kvprocess::listen::Listeners, view_service: &str) -> Running {
+        if std::env::var_os("RUST_LOG").is_some() {
+            kvprocess::logging::init(kvprocess::logging::LogFormat::Text);
+        }
         let name = format!("localhost:{}", listeners.port());
         let config = Config {
             view_servers: vec![view_service.to_owned()],
