@@ -79,10 +79,8 @@ fn view_4_activation_keeps_only_those_who_were_complete_and_are_reconciled() {
         "only the primary of the view may activate it"
     );
     world.propose(activate(&s1, &[&s3])).unwrap();
-    let eligible: Vec<_> = world.view().eligible.into_iter().collect();
-    assert_eq!(
-        eligible,
-        [s1.clone()],
+    assert!(
+        world.view().eligible.iter().eq([&s1]),
         "s3 was never complete, s2 was not reconciled"
     );
     assert_eq!(world.view().role_of(&s2), Role::Joining);
@@ -193,6 +191,23 @@ fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands
     assert_eq!(
         requests::register(&world.state, &world.liveness, &resume),
         Admission::Resumes(new)
+    );
+}
+
+#[test]
+fn view_6_the_role_of_a_primary_does_not_survive_its_restart() {
+    let mut world = World::new(Kind::Full, 2);
+    world.start("s1");
+    world.habit("s1", Habit::Zero);
+    let first = world.view();
+    world.kill("s1");
+    world.start("s1");
+    let second = world.view();
+    assert_eq!(second.primary_name(), first.primary_name());
+    assert_eq!(second.number, first.number.next());
+    assert_eq!(
+        second.primary_since, second.number,
+        "a new life never goes on in an old epoch"
     );
 }
 
