@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 
+/// Time that an attempt should have: a round trip and the commit of a batch, on a busy machine.
+const ATTEMPT_MIN: Duration = Duration::from_millis(50);
+
 /// What repeating a call may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Repeat {
@@ -108,6 +111,14 @@ impl Attempts {
             }
             AttemptEnd::Lost(why) => self.lost(why),
         }
+    }
+
+    /// Whether another attempt may still improve the end of the call. One that the deadline cuts off
+    /// proves nothing: it would only turn "certainly not done" into "unknown".
+    #[must_use]
+    pub fn worth_another(&self, remaining: Duration) -> bool {
+        let undecided = self.obstacle.is_none() || self.open.is_some();
+        !remaining.is_zero() && (undecided || remaining >= ATTEMPT_MIN)
     }
 
     /// The deadline has passed between two attempts.

@@ -73,6 +73,9 @@ impl Shared {
         let mut slot: Option<Slot> = None;
         let mut hops = 0;
         loop {
+            if !attempts.worth_another(deadline.saturating_duration_since(Instant::now())) {
+                return Err(attempts.out_of_time());
+            }
             if repeat == Repeat::Named && slot.is_none() {
                 slot = Some(self.slot(&mut attempts, deadline).await?);
             }
@@ -103,9 +106,6 @@ impl Shared {
                     }
                     Step::Fail(error) => return Err(error),
                 }
-            }
-            if Instant::now() >= deadline {
-                return Err(attempts.out_of_time());
             }
             if next.target.is_some() && hops < HOPS_MAX && self.target_is_not(&next.target) {
                 hops += 1;

@@ -158,6 +158,28 @@ fn crates_depend_only_downwards() {
 }
 
 #[test]
+fn versions_of_dependencies_stand_in_one_place() {
+    let mut found = Vec::new();
+    for (folder, _) in ARROWS {
+        let manifest: toml::Table = read(&format!("{folder}/Cargo.toml"))
+            .parse()
+            .expect("Cargo.toml is TOML");
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let dependencies = manifest.get(kind).and_then(toml::Value::as_table);
+            for (name, how) in dependencies.into_iter().flatten() {
+                if how.get("workspace").and_then(toml::Value::as_bool) != Some(true) {
+                    found.push(format!("{folder}: {name}"));
+                }
+            }
+        }
+    }
+    none(
+        &found,
+        "write `workspace = true`, and the version into the Cargo.toml at the top",
+    );
+}
+
+#[test]
 fn every_dependency_is_accounted_for() {
     let manifest: toml::Table = read("Cargo.toml").parse().expect("Cargo.toml is TOML");
     let dependencies = manifest["workspace"]["dependencies"]

@@ -211,3 +211,16 @@ fn too_few_copies_until_the_deadline_is_refused_and_no_primary_is_unavailable() 
         ErrorKind::Unavailable
     );
 }
+
+#[test]
+fn no_attempt_is_begun_so_late_that_it_could_only_make_a_clear_end_unclear() {
+    let late = Duration::from_millis(10);
+    let mut attempts = call(Repeat::Named);
+    assert!(attempts.worth_another(late), "it is the first");
+    attempts.judge(not_primary());
+    assert!(attempts.worth_another(Duration::from_secs(1)));
+    assert!(!attempts.worth_another(late));
+    attempts.judge(lost());
+    assert!(attempts.worth_another(late), "the end is unclear already");
+    assert!(!attempts.worth_another(Duration::ZERO));
+}

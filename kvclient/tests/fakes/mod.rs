@@ -1,11 +1,6 @@
 //! A view service and servers within the test process, whose misbehaviour is scripted. The servers
 //! share one store, as copies of a committed log would.
 
-#![allow(
-    dead_code,
-    reason = "every test file uses a part of it, and none uses all"
-)]
-
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -31,11 +26,11 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 /// How long a test waits for anything before it gives up.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a server does with its next request, instead of answering it.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     /// Refuses.
     Refuse(NotDone),
     /// Executes, but the answer is lost.
@@ -48,19 +43,17 @@ pub enum Act {
     RefuseInLog(Refusal),
     /// Answers a read as of this point.
     AnswerAsOf(LogPoint),
-    /// Answers as usual.
-    Answer,
 }
 
 /// What all fake servers share.
 #[derive(Default)]
-pub struct Store {
-    pub op: u64,
-    pub data: BTreeMap<Bytes, Record>,
-    pub answers: BTreeMap<RequestId, (LogPoint, Outcome)>,
-    pub sessions: Vec<SessionId>,
-    pub closed: Vec<SessionId>,
-    pub keep_alives: u64,
+pub(crate) struct Store {
+    pub(crate) op: u64,
+    pub(crate) data: BTreeMap<Bytes, Record>,
+    pub(crate) answers: BTreeMap<RequestId, (LogPoint, Outcome)>,
+    pub(crate) sessions: Vec<SessionId>,
+    pub(crate) closed: Vec<SessionId>,
+    pub(crate) keep_alives: u64,
 }
 
 impl Store {
@@ -168,8 +161,8 @@ impl Store {
 
 /// One fake server.
 #[derive(Clone)]
-pub struct Server {
-    pub name: ServerName,
+pub(crate) struct Server {
+    pub(crate) name: ServerName,
     store: Arc<Mutex<Store>>,
     script: Arc<Mutex<VecDeque<Act>>>,
     /// Everything it was asked, in order.
@@ -180,25 +173,28 @@ pub struct Server {
 
 impl Server {
     /// The next requests that are not session openings get these acts, one each.
-    pub fn script(&self, acts: impl IntoIterator<Item = Act>) {
-        self.script.lock().unwrap().extend(acts);
+    pub(crate) fn script(&self, acts: impl IntoIterator<Item = Act>) {
+        self.script
+            .lock()
+            .expect("nobody panics under it")
+            .extend(acts);
     }
 
-    pub fn close_gate(&self) {
+    pub(crate) fn close_gate(&self) {
         self.gate.send_replace(false);
     }
 
-    pub fn open_gate(&self) {
+    pub(crate) fn open_gate(&self) {
         self.gate.send_replace(true);
     }
 
     /// Every request so far.
-    pub fn asked(&self) -> Vec<Execute> {
-        self.asked.lock().unwrap().clone()
+    pub(crate) fn asked(&self) -> Vec<Execute> {
+        self.asked.lock().expect("nobody panics under it").clone()
     }
 
     /// Identities of the requests for changes so far.
-    pub fn ids(&self) -> Vec<RequestId> {
+    pub(crate) fn ids(&self) -> Vec<RequestId> {
         self.asked()
             .into_iter()
             .filter_map(|asked| match asked.operation {
@@ -208,7 +204,7 @@ impl Server {
             .collect()
     }
 
-    pub fn not_primary(&self, hint: &Server, view: u64) -> Act {
+    pub(crate) fn not_primary(&self, hint: &Server, view: u64) -> Act {
         Act::Refuse(NotDone::NotPrimary {
             primary: Some(hint.name.clone()),
             view: ViewNumber(view),
@@ -245,17 +241,30 @@ impl KvServer for Server {
         request: Request<kv::ExecuteRequest>,
     ) -> Result<Response<kv::ExecuteResponse>, Status> {
         let execute = Execute::try_from(request.into_inner())?;
-        self.asked.lock().unwrap().push(execute.clone());
+        self.asked
+            .lock()
+            .expect("nobody panics under it")
+            .push(execute.clone());
         let operation = execute.operation;
         let scripted = is_change(&operation) || matches!(operation, ExecuteOperation::Query(_));
-        let act = scripted.then(|| self.script.lock().unwrap().pop_front());
+        let act = scripted.then(|| {
+            self.script
+                .lock()
+                .expect("nobody panics under it")
+                .pop_front()
+        });
         if is_change(&operation) {
             let mut gate = self.gate.subscribe();
             gate.wait_for(|open| *open).await.expect("the gate exists");
         }
-        let execute = || self.store.lock().unwrap().execute(operation);
+        let execute = || {
+            self.store
+                .lock()
+                .expect("nobody panics under it")
+                .execute(operation)
+        };
         let reply = match act.flatten() {
-            None | Some(Act::Answer) => execute(),
+            None => execute(),
             Some(Act::Refuse(why)) => return Err(not_done_status(&why)),
             Some(Act::LoseAnswer) => {
                 execute();
@@ -267,7 +276,7 @@ impl KvServer for Server {
             }
             Some(Act::Hang) => std::future::pending().await,
             Some(Act::RefuseInLog(refusal)) => Reply::Done {
-                at: self.store.lock().unwrap().point(),
+                at: self.store.lock().expect("nobody panics under it").point(),
                 outcome: Outcome::Refused(refusal),
             },
             Some(Act::AnswerAsOf(at)) => match execute() {
@@ -287,7 +296,7 @@ impl KvServer for Server {
         _: Request<kv::DumpRequest>,
     ) -> Result<Response<Self::DumpStream>, Status> {
         use kv::dump_response::Body;
-        let store = self.store.lock().unwrap();
+        let store = self.store.lock().expect("nobody panics under it");
         let mut bodies: Vec<Body> = store
             .data
             .iter()
@@ -315,30 +324,43 @@ impl KvServer for Server {
 
 /// A fake view service.
 #[derive(Clone)]
-pub struct Views {
-    pub address: String,
+pub(crate) struct Views {
+    pub(crate) address: String,
     newest: watch::Sender<View>,
     asked: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     stop: watch::Sender<bool>,
 }
 
 impl Views {
-    fn count(&self, call: &'static str) {
-        *self.asked.lock().unwrap().entry(call).or_default() += 1;
+    fn count(&self, call: &'static str) -> Result<(), Status> {
+        *self
+            .asked
+            .lock()
+            .expect("nobody panics under it")
+            .entry(call)
+            .or_default() += 1;
+        if *self.stop.borrow() {
+            return Err(Status::unavailable("the view service has stopped"));
+        }
+        Ok(())
     }
 
     /// Calls of any kind so far.
-    pub fn calls(&self) -> u64 {
-        self.asked.lock().unwrap().values().sum()
+    pub(crate) fn calls(&self) -> u64 {
+        self.asked
+            .lock()
+            .expect("nobody panics under it")
+            .values()
+            .sum()
     }
 
     /// Whether somebody watches.
-    pub fn watched(&self) -> bool {
+    pub(crate) fn watched(&self) -> bool {
         self.newest.receiver_count() > 0
     }
 
     /// Makes a server the primary of a new view, and pushes it.
-    pub fn appoint(&self, primary: &ServerName) {
+    pub(crate) fn appoint(&self, primary: &ServerName) {
         self.newest.send_modify(|view| {
             view.number = view.number.next();
             view.revision = view.revision.next();
@@ -352,20 +374,20 @@ impl Views {
     }
 
     /// Number of the present view.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.newest.borrow().number.0
     }
 
     /// Changes the settings, as from the next view on.
-    pub fn settings(&self, change: impl FnOnce(&mut Settings)) {
+    pub(crate) fn settings(&self, change: impl FnOnce(&mut Settings)) {
         self.newest.send_modify(|view| {
             view.revision = Revision(view.revision.0 + 1);
             change(&mut view.settings);
         });
     }
 
-    /// The view service stops: streams end, and nobody answers any more.
-    pub fn stop(&self) {
+    /// The view service stops: it accepts nobody, and answers nothing on open connections.
+    pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
 }
@@ -385,7 +407,7 @@ impl ViewService for Views {
         &self,
         _: Request<vs::GetViewRequest>,
     ) -> Result<Response<vs::GetViewResponse>, Status> {
-        self.count("GetView");
+        self.count("GetView")?;
         let view = self.newest.borrow().clone();
         Ok(Response::new(vs::GetViewResponse {
             view: Some(view.into()),
@@ -396,7 +418,7 @@ impl ViewService for Views {
         &self,
         _: Request<vs::WatchViewRequest>,
     ) -> Result<Response<Self::WatchViewStream>, Status> {
-        self.count("WatchView");
+        self.count("WatchView")?;
         let views = tokio_stream::wrappers::WatchStream::new(self.newest.subscribe());
         Ok(Response::new(Box::pin(views.map(|view| Ok(view.into())))))
     }
@@ -443,7 +465,7 @@ impl ViewService for Views {
         &self,
         request: Request<vs::ForceRequest>,
     ) -> Result<Response<vs::ForceResponse>, Status> {
-        self.count("Force");
+        self.count("Force")?;
         if request.into_inner().server.is_empty() {
             return Err(Status::invalid_argument("name a server"));
         }
@@ -454,14 +476,14 @@ impl ViewService for Views {
 }
 
 /// The whole fake cluster.
-pub struct Cluster {
-    pub views: Views,
-    pub store: Arc<Mutex<Store>>,
+pub(crate) struct Cluster {
+    pub(crate) views: Views,
+    pub(crate) store: Arc<Mutex<Store>>,
 }
 
 impl Cluster {
     /// A view service that names nobody yet.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (listener, address) = listen().await;
         let views = Views {
             address: format!("localhost:{}", address.port()),
@@ -473,7 +495,7 @@ impl Cluster {
         let router =
             tonic::transport::Server::builder().add_service(ViewServiceServer::new(views.clone()));
         tokio::spawn(async move {
-            // Dropping the serving future closes the listener; the streams end with their senders.
+            // Dropping the serving future closes the listener; open connections go on.
             tokio::select! {
                 served = router.serve_with_incoming(TcpListenerStream::new(listener)) => {
                     served.expect("the fake view service serves");
@@ -488,7 +510,7 @@ impl Cluster {
     }
 
     /// A fake cluster whose first server is primary of view 1.
-    pub async fn with_primary() -> (Self, Server) {
+    pub(crate) async fn with_primary() -> (Self, Server) {
         let cluster = Self::start().await;
         let server = cluster.server().await;
         cluster.views.appoint(&server.name);
@@ -496,7 +518,7 @@ impl Cluster {
     }
 
     /// One more server.
-    pub async fn server(&self) -> Server {
+    pub(crate) async fn server(&self) -> Server {
         let (listener, address) = listen().await;
         let server = Server {
             name: format!("127.0.0.1:{}", address.port()).into(),
@@ -519,14 +541,14 @@ async fn listen() -> (TcpListener, SocketAddr) {
 }
 
 /// An address where nobody listens.
-pub async fn nobody() -> ServerName {
+pub(crate) async fn nobody() -> ServerName {
     let (listener, address) = listen().await;
     drop(listener);
     format!("127.0.0.1:{}", address.port()).into()
 }
 
 /// Waits until a condition holds.
-pub async fn until(reason: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(reason: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
