@@ -176,7 +176,12 @@ impl Tally {
                 } else {
                     &mut self.writes
                 };
-                histogram.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+                let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+                // Not `saturating_record`: that one keeps the histogram from growing, and counts
+                // what does not fit as 2 us.
+                histogram
+                    .record(micros)
+                    .expect("a histogram grows up to 146,000 years");
             }
             End::NotDone => self.failed += 1,
             End::Unknown => self.unknown += 1,
@@ -400,4 +405,37 @@ fn as_json(options: &Bench, tallies: &[Tally]) -> serde_json::Value {
         "seed": options.seed,
         "rounds": rounds,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_calls_are_counted_as_slow() {
+        let mut tally = Tally::new().expect("a histogram");
+        for millis in [1, 3, 50, 2_000, 10_000] {
+            tally.record(false, Duration::from_millis(millis), End::Done);
+        }
+        let at = |quantile| tally.writes.value_at_quantile(quantile) / 1000;
+        assert_eq!(
+            tally.writes.min() / 1000,
+            1,
+            "nothing is faster than it was"
+        );
+        assert_eq!(at(0.5), 50);
+        assert!((9_990..=10_010).contains(&at(1.0)), "{} ms", at(1.0));
+        assert!(tally.reads.is_empty());
+    }
+
+    #[test]
+    fn sums_of_clients_keep_the_slowest_call() {
+        let mut sum = Tally::new().expect("a histogram");
+        let mut slow = Tally::new().expect("a histogram");
+        slow.record(true, Duration::from_secs(5), End::Done);
+        slow.record(true, Duration::from_secs(9), End::Unknown);
+        sum.add(&slow).expect("histograms of one kind");
+        assert!(sum.reads.max() >= 5_000_000, "{} us", sum.reads.max());
+        assert_eq!((sum.reads.len(), sum.unknown), (1, 1));
+    }
 }
