@@ -16,7 +16,7 @@ use kvproto::limits::MESSAGE_SIZE_MAX;
 use kvproto::message::{Body, Message};
 use kvproto::pb::replication as pb;
 use kvproto::pb::replication::replication_client::ReplicationClient;
-use kvproto::{Epoch, Member, StreamNumber};
+use kvproto::{Member, StreamNumber};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -83,8 +83,6 @@ impl Peers {
     pub fn open(&mut self, to: Member, stream: StreamNumber) {
         self.outbound
             .retain(|_, outbound| !outbound.queue.is_closed());
-        // Numbers begin anew with each epoch: a leftover of an older one must not answer for this.
-        self.close(&to, stream);
         let (queue, queued) = mpsc::channel(STREAM_QUEUED_MAX);
         let outbound = Outbound {
             queue,
@@ -218,8 +216,9 @@ impl Carrier {
     }
 }
 
-/// What tells one inbound stream from all others: who opened it, in which epoch, which of them.
-type InboundKey = (Member, Epoch, StreamNumber);
+/// What tells one inbound stream from all others: who opened it, and which of those it opened in its
+/// life. The epoch is no part of it: who is fenced is answered in a newer one.
+type InboundKey = (Member, StreamNumber);
 /// The way back on an inbound stream.
 pub type WayBack = mpsc::Sender<Result<pb::Message, Status>>;
 
@@ -241,7 +240,7 @@ impl InboundStreams {
     /// Lends the way back of the stream whose opening this is, for as long as the loan lives.
     /// `None` when that stream is open already: a stream is opened once.
     pub fn lend(self: &Arc<Self>, opening: &Message, way_back: WayBack) -> Option<Loan> {
-        let key = (opening.from.clone(), opening.epoch, opening.stream);
+        let key = (opening.from.clone(), opening.stream);
         let overflowed = CancellationToken::new();
         let inbound = Inbound {
             way_back,
@@ -263,7 +262,7 @@ impl InboundStreams {
     /// Sends an answer on the stream it names. When the other side takes nothing more the stream is
     /// ended, and the other side opens the next one.
     fn answer(&self, message: Message) {
-        let key = (message.to.clone(), message.epoch, message.stream);
+        let key = (message.to.clone(), message.stream);
         let Some(inbound) = self.streams.get(&key).map(|found| found.clone()) else {
             return;
         };
@@ -284,8 +283,8 @@ impl Loan {
     /// Whether a message came on the stream it belongs to.
     #[must_use]
     pub fn covers(&self, message: &Message) -> bool {
-        let (from, epoch, stream) = &self.key;
-        (&message.from, &message.epoch, &message.stream) == (from, epoch, stream)
+        let (from, stream) = &self.key;
+        (&message.from, &message.stream) == (from, stream)
     }
 
     /// Waits until an answer found no room.

@@ -1,6 +1,6 @@
 use kvproto::OpNumber;
 use kvproto::message::Opened;
-use kvproto::{ClusterId, Generation, Incarnation, ServerName, ViewNumber};
+use kvproto::{ClusterId, Epoch, Generation, Incarnation, ServerName, ViewNumber};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -125,7 +125,10 @@ async fn answers_go_back_on_the_stream_they_name_and_on_no_other() {
         committed: OpNumber(0),
         complete: true,
     });
-    peers.send(message(&primary, 1, opened.clone()));
+    // Who is fenced is answered in a newer epoch than that of its stream.
+    let mut fenced = message(&primary, 1, opened.clone());
+    fenced.epoch.primary_since = ViewNumber(2);
+    peers.send(fenced);
     assert!(answers.recv().await.expect("an answer").is_ok());
     assert!(other_answers.try_recv().is_err());
     // The second answer fills the way back, the third finds no room and ends the stream.

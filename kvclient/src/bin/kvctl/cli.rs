@@ -47,9 +47,9 @@ pub(crate) struct Cli {
     pub(crate) verb: Option<Verb>,
 }
 
-/// One line of the prompt.
+/// The commands of kvctl; also SET key value (the rest of the line, as it is), DELETE key, and EXIT.
 #[derive(Parser, Debug)]
-#[command(name = "", no_binary_name = false, disable_help_flag = false)]
+#[command(name = "")]
 pub(crate) struct LineCli {
     /// What to do.
     #[command(subcommand)]
