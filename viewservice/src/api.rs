@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::assignment::law::NAME_SIZE_MAX;
 use crate::assignment::requests::Registration;
@@ -295,6 +295,11 @@ impl Door {
     async fn next(&mut self) -> Result<Result<FromServer, Over>, Malformed> {
         match self.incoming.message().await {
             Ok(Some(message)) => FromServer::try_from(message).map(Ok),
+            Err(status) if matches!(status.code(), Code::Internal | Code::OutOfRange) => {
+                Err(Malformed {
+                    what: "the bytes are no message of a server",
+                })
+            }
             Ok(None) | Err(_) => Ok(Err(Over)),
         }
     }

@@ -13,7 +13,7 @@ use kvproto::pb::replication::{self as pb, Told};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::warn;
 
 use crate::node::NodeHandle;
@@ -83,7 +83,7 @@ impl ReplicationDoor {
         incoming: &mut Streaming<pb::Message>,
         way_back: &WayBack,
     ) -> Result<(), Status> {
-        let Ok(Some(first)) = incoming.message().await else {
+        let Some(first) = next(incoming.message().await)? else {
             return Ok(());
         };
         let opening = form(first)?;
@@ -102,8 +102,7 @@ impl ReplicationDoor {
                     return Err(Status::resource_exhausted("answers are taken too slowly"));
                 }
             };
-            // The end and a broken connection are the same here: whoever opened it opens another.
-            let Ok(Some(frame)) = frame else {
+            let Some(frame) = next(frame)? else {
                 return Ok(());
             };
             let message = form(frame)?;
@@ -114,6 +113,15 @@ impl ReplicationDoor {
             }
             self.node.event(Event::Message(message)).await;
         }
+    }
+}
+
+/// The end and a broken connection are the same here, since whoever opened the stream opens another.
+/// Bytes that are no message are the other side's fault, and it is told.
+fn next(frame: Result<Option<pb::Message>, Status>) -> Result<Option<pb::Message>, Status> {
+    match frame {
+        Err(status) if matches!(status.code(), Code::Internal | Code::OutOfRange) => Err(status),
+        frame => Ok(frame.unwrap_or_default()),
     }
 }
 
