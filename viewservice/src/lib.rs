@@ -1,1 +1,83 @@
-//! x
+//! The view service: who is primary, who is backup, one truth.
+//!
+//! - [`assignment`]: every decision, pure
+//! - [`monitor`]: the one task that owns them and tells everybody
+//! - [`api`]: the gRPC services; [`calls`] counts what they handle
+//! - [`config`]: the command line, validated
+
+pub mod api;
+pub mod assignment;
+pub mod calls;
+pub mod config;
+pub mod monitor;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use kvprocess::listen::Listeners;
+use kvprocess::{clock, serve};
+use kvproto::pb;
+use kvproto::pb::legacy::view_service_server::ViewServiceServer as LegacyServer;
+use kvproto::pb::viewservice::registration_server::RegistrationServer;
+use kvproto::pb::viewservice::view_service_server::ViewServiceServer;
+use kvproto::{ClusterId, Settings};
+use tokio_util::sync::CancellationToken;
+use tonic_reflection::server::Builder as Reflection;
+use tracing::info;
+
+use crate::api::Api;
+use crate::calls::Calls;
+
+/// Messages to the view service are small: names, numbers, a short reason.
+const MESSAGE_SIZE_MAX: usize = 1 << 20;
+
+/// Serves a new cluster on these listeners until the token is cancelled.
+///
+/// # Errors
+/// When the server cannot run.
+pub async fn run(
+    settings: Settings,
+    listeners: Listeners,
+    token: CancellationToken,
+) -> anyhow::Result<()> {
+    let cluster = ClusterId(rand::random());
+    info!("new cluster {cluster}; its views are kept in memory");
+    let stop = token.child_token();
+    let monitor = monitor::start(cluster, settings, clock::now(), stop.clone());
+    let api = Api::new(monitor.handle, Arc::new(Calls::default()), stop.clone());
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ViewServiceServer<Api>>().await;
+    let descriptors = || {
+        Reflection::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let router = serve::builder()
+        .add_service(
+            ViewServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE_SIZE_MAX),
+        )
+        .add_service(LegacyServer::new(api.clone()).max_decoding_message_size(MESSAGE_SIZE_MAX))
+        .add_service(RegistrationServer::new(api).max_decoding_message_size(MESSAGE_SIZE_MAX))
+        .add_service(health_service)
+        .add_service(descriptors().build_v1().context("build reflection v1")?)
+        .add_service(
+            descriptors()
+                .build_v1alpha()
+                .context("build reflection v1alpha")?,
+        );
+    let serving = serve::serve(router, listeners, stop.clone());
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        // Without its monitor the service would answer with old views for ever.
+        gone = monitor.task => {
+            stop.cancel();
+            let ended = serving.await;
+            gone.context("the monitor failed")?;
+            ended
+        }
+    };
+    stop.cancel();
+    ended.context("serve gRPC")
+}

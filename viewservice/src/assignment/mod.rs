@@ -1,0 +1,18 @@
+//! Who is primary and who is backup. Pure: values in, values out.
+//!
+//! In reading order:
+//! - [`law`]: what is allowed. Refuses the rest, whoever proposes it; this is what a replicated log
+//!   of the view service carries.
+//! - [`liveness`]: who seems to live. Soft state of whoever leads; may be late or wrong.
+//! - [`planner`]: what would be good to do next, given the two. Can only propose.
+//! - [`requests`]: what full servers and operators ask for, turned into commands or a refusal.
+//! - [`plain`]: the same for the lab's pings.
+
+pub mod law;
+pub mod liveness;
+pub mod plain;
+pub mod planner;
+pub mod requests;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! What would be good to do next: the policy. Pure. It can only propose; whatever it gets wrong,
+//! the law refuses.
+//!
+//! Its caller ticks the liveness first, and asks again after every command that was applied.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use kvproto::{Member, ServerName, Timestamp, View};
+
+use super::law::{Command, Kind, ViewState};
+use super::liveness::{Liveness, State};
+
+/// A dead server outside the view is struck off the list after this long.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+/// The next thing to do, if there is any.
+#[must_use]
+pub fn next(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {
+    next_view(state, liveness, now).or_else(|| to_forget(state, liveness, now))
+}
+
+/// The view without this backup, for the primary that cannot work with it. Spares take its place
+/// at once if the view is activated. `None` if it is not a backup.
+#[must_use]
+pub fn without(
+    state: &ViewState,
+    liveness: &Liveness,
+    backup: &Member,
+    now: Timestamp,
+) -> Option<Command> {
+    let view = state.view();
+    let primary = view.primary.clone()?;
+    if !view.backups.contains(backup) {
+        return None;
+    }
+    let mut backups: Vec<_> = view
+        .backups
+        .iter()
+        .filter(|b| *b != backup)
+        .cloned()
+        .collect();
+    if view.is_activated() {
+        backups.retain(|member| stays(state, liveness, member));
+        recruit(state, liveness, &primary, &mut backups, Some(backup), now);
+    }
+    Some(propose(state, primary, backups))
+}
+
+/// Who could take over from the primary: the eligible server that holds most, of equals the senior
+/// one. Servers that want to stop come last; suspected ones wait until it is known how they are.
+#[must_use]
+pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
+    let view = state.view();
+    view.eligible
+        .iter()
+        .filter(|member| !view.is_primary(member) && state.is_present(member))
+        .filter(|member| matches!(liveness.state(member), State::Alive | State::Leaving))
+        .min_by_key(|member| {
+            let leaving = liveness.state(member) == State::Leaving;
+            let seniority = view.backups.iter().position(|backup| backup == *member);
+            let seniority = seniority.unwrap_or(usize::MAX);
+            (
+                leaving,
+                Reverse(liveness.appended(member)),
+                seniority,
+                member.incarnation,
+            )
+        })
+        .cloned()
+}
+
+/// Why the cluster cannot go on, and what to do about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// The servers without which it cannot.
+    pub for_servers: Vec<ServerName>,
+    /// One sentence on what to do.
+    pub advice: String,
+}
+
+/// For whom the cluster waits, and the ways out; `None` while it can go on.
+#[must_use]
+pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
+    let view = state.view();
+    let Some(primary) = &view.primary else {
+        return Some(Waiting {
+            for_servers: Vec::new(),
+            advice: "no server has come yet: start a kvserver whose --vs names this view service"
+                .into(),
+        });
+    };
+    if can_lead(state, liveness, primary) || successor(state, liveness).is_some() {
+        return None;
+    }
+    if !state.ever_activated() {
+        return Some(Waiting {
+            for_servers: vec![primary.name.clone()],
+            advice: "no server is alive and there is no data yet: start any server".into(),
+        });
+    }
+    let (lost, silent): (Vec<_>, Vec<_>) = view
+        .eligible
+        .iter()
+        .partition(|member| !state.is_present(member) || liveness.is_gone(member));
+    let names = |members: &[&Member]| {
+        let names: Vec<_> = members
+            .iter()
+            .map(|member| member.name.to_string())
+            .collect();
+        names.join(", ")
+    };
+    let advice = if silent.is_empty() {
+        format!(
+            "every complete copy is lost (the processes of {} ended, and data is in memory): \
+             start over from another server's copy with `kvctl force SERVER --accept-data-loss`",
+            names(&lost)
+        )
+    } else {
+        format!(
+            "bring back {}: its process still holds every committed op (resume it, mend its \
+             network); or accept the loss of what only it holds with \
+             `kvctl force SERVER --accept-data-loss`",
+            names(&silent)
+        )
+    };
+    let for_servers = if silent.is_empty() { lost } else { silent };
+    Some(Waiting {
+        for_servers: for_servers
+            .into_iter()
+            .map(|member| member.name.clone())
+            .collect(),
+        advice,
+    })
+}
+
+fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {
+    let view = state.view();
+    let Some(primary) = &view.primary else {
+        return first_primary(state, liveness);
+    };
+    if !can_lead(state, liveness, primary) {
+        if !state.ever_activated() {
+            return first_primary(state, liveness);
+        }
+        return promote(state, liveness, successor(state, liveness)?, now);
+    }
+    if liveness.state(primary) == State::Leaving
+        && let Some(other) = successor(state, liveness)
+        && liveness.state(&other) == State::Alive
+    {
+        return promote(state, liveness, other, now);
+    }
+    let backups = if view.is_activated() {
+        let mut kept = kept_backups(state, liveness);
+        recruit(state, liveness, primary, &mut kept, None, now);
+        kept
+    } else {
+        unblocked_backups(state, liveness)
+    };
+    let same = backups == view.backups;
+    (!same).then(|| propose(state, primary.clone(), backups))
+}
+
+/// Before any activation there is no data: whoever lives and came first will do.
+fn first_primary(state: &ViewState, liveness: &Liveness) -> Option<Command> {
+    let first = state
+        .servers()
+        .filter(|member| liveness.state(member) == State::Alive)
+        .min_by_key(|member| member.incarnation)?;
+    Some(propose(state, first, Vec::new()))
+}
+
+/// Promotion and the recruiting of spares happen in one view change, so that there is no view
+/// without a backup where one could have been.
+fn promote(
+    state: &ViewState,
+    liveness: &Liveness,
+    primary: Member,
+    now: Timestamp,
+) -> Option<Command> {
+    let mut backups = kept_backups(state, liveness);
+    backups.retain(|backup| *backup != primary);
+    recruit(state, liveness, &primary, &mut backups, None, now);
+    Some(propose(state, primary, backups))
+}
+
+/// While a view is only proposed its live primary is given time, and nobody is recruited. But a
+/// lost backup that the primary would have to reconcile with must not block it. The lab's servers
+/// reconcile with nobody: there the view waits for the acknowledgement, whatever happens.
+fn unblocked_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {
+    let view = state.view();
+    let blocks = |backup: &&Member| {
+        state.kind() == Some(Kind::Full)
+            && view.eligible.contains(backup)
+            && !stays(state, liveness, backup)
+    };
+    view.backups
+        .iter()
+        .filter(|b| !blocks(b))
+        .cloned()
+        .collect()
+}
+
+fn kept_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {
+    let backups = state.view().backups.iter();
+    backups
+        .filter(|backup| stays(state, liveness, backup))
+        .cloned()
+        .collect()
+}
+
+/// A suspected backup stays until it is known to be dead.
+fn stays(state: &ViewState, liveness: &Liveness, backup: &Member) -> bool {
+    state.is_present(backup) && matches!(liveness.state(backup), State::Alive | State::Suspected)
+}
+
+fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
+    state.is_present(primary) && !liveness.is_dead(primary)
+}
+
+/// Fills up the backups with spares: those that died least first, then the senior ones.
+fn recruit(
+    state: &ViewState,
+    liveness: &Liveness,
+    primary: &Member,
+    backups: &mut Vec<Member>,
+    except: Option<&Member>,
+    now: Timestamp,
+) {
+    let wanted = (state.view().settings.copies as usize).saturating_sub(1);
+    let mut spares: Vec<_> = state
+        .servers()
+        .filter(|spare| spare != primary && !backups.contains(spare) && Some(spare) != except)
+        .filter(|spare| liveness.is_recruitable(spare, now))
+        .collect();
+    spares.sort_by_key(|spare| (liveness.deaths(&spare.name), spare.incarnation));
+    spares.truncate(wanted.saturating_sub(backups.len()));
+    backups.extend(spares);
+}
+
+fn to_forget(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {
+    let view: &View = state.view();
+    let needed = |server: &Member| {
+        let mut needed = view.members().chain(&view.eligible);
+        needed.any(|member| member.name == server.name)
+    };
+    let server = state.servers().find(|server| {
+        liveness
+            .dead_for(server, now)
+            .is_some_and(|time| time > FORGET_AFTER)
+            && !needed(server)
+    })?;
+    Some(Command::Forget { server })
+}
+
+fn propose(state: &ViewState, primary: Member, backups: Vec<Member>) -> Command {
+    Command::Propose {
+        after: state.view_id(),
+        primary,
+        backups,
+    }
+}

@@ -1,0 +1,218 @@
+//! What full servers and operators ask of the view service, turned into a command or a refusal
+//! that says what to do. Pure.
+
+use std::time::Duration;
+
+use kvproto::registration::{PROTOCOL_LEVEL, RefusedReason, Wish};
+use kvproto::{ClusterId, Generation, Incarnation, Member, ServerName, Timestamp, ViewNumber};
+
+use super::law::{Command, Kind, NAME_SIZE_MAX, ViewId, ViewState};
+use super::liveness::{Liveness, State};
+use super::planner;
+
+/// A member of the old generation must have been silent for this long before a new one is forced.
+pub const SILENCE_BEFORE_FORCE: Duration = Duration::from_secs(10);
+
+/// A server at the door.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registration {
+    /// Its address.
+    pub name: ServerName,
+    /// `None` for a new life; otherwise the stream of this life is resumed.
+    pub incarnation: Option<Incarnation>,
+    /// The cluster that it belongs to, if any.
+    pub cluster: Option<ClusterId>,
+    /// The protocol level that it speaks.
+    pub protocol_level: u32,
+}
+
+/// What becomes of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// It begins a life under this command; its former life, if any, is over.
+    Begins {
+        /// The life that ended.
+        former: Option<Member>,
+        /// Registers the new one.
+        command: Command,
+    },
+    /// It goes on with its present life.
+    Resumes(Member),
+    /// It must not attend.
+    Refused(RefusedReason, String),
+}
+
+/// VIEW-6: whether a server may attend. A new life is refused while the older one lives.
+#[must_use]
+pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) -> Admission {
+    let refused = |reason, message: String| Admission::Refused(reason, message);
+    let name = &asked.name;
+    if asked.protocol_level < PROTOCOL_LEVEL {
+        return refused(
+            RefusedReason::Incompatible,
+            format!(
+                "{name} speaks protocol level {}, this cluster needs {PROTOCOL_LEVEL}: upgrade the \
+                 server",
+                asked.protocol_level
+            ),
+        );
+    }
+    if !(1..=NAME_SIZE_MAX).contains(&name.as_str().len()) {
+        return refused(
+            RefusedReason::Incompatible,
+            format!("a server name has 1 to {NAME_SIZE_MAX} bytes: change --advertise"),
+        );
+    }
+    if let Some(other) = asked.cluster.filter(|id| *id != state.view().cluster) {
+        return refused(
+            RefusedReason::WrongCluster,
+            format!(
+                "{name} belongs to cluster {other}, this is {}: name the right view service with \
+                 --vs, or restart the server without its data",
+                state.view().cluster
+            ),
+        );
+    }
+    if state.kind() == Some(Kind::Plain) {
+        return refused(
+            RefusedReason::WrongKind,
+            format!("the cluster is made of lab-style servers: {name} cannot join it"),
+        );
+    }
+    let present = state.present(name);
+    match (asked.incarnation, present) {
+        (Some(life), Some(member)) if member.incarnation == life => Admission::Resumes(member),
+        (Some(life), _) => refused(
+            RefusedReason::StaleIncarnation,
+            format!("{name}#{life} is over: a newer process stands under this name, stop this one"),
+        ),
+        (None, Some(member)) if !liveness.is_dead(&member) => refused(
+            RefusedReason::NameInUse,
+            format!(
+                "{member} attends under this name and is not known to be dead: stop it, choose \
+                 another --advertise, or try again when it was silent for {:?}",
+                state.view().settings.dead_after
+            ),
+        ),
+        (None, former) => Admission::Begins {
+            command: Command::Register {
+                name: name.clone(),
+                kind: Kind::Full,
+                replaces: former.as_ref().map(|member| member.incarnation),
+            },
+            former,
+        },
+    }
+}
+
+/// What becomes of a wish.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Granted {
+    /// The law decides.
+    Propose(Command),
+    /// The law decides; if it agrees, this backup counts as evicted.
+    Evict(Command, Member),
+    /// The sender counts as leaving; the planner goes on from there.
+    Leaving,
+    /// Nobody could take over from the sender.
+    NobodyToTakeOver,
+    /// It no longer fits the view.
+    Nothing,
+}
+
+/// What becomes of the wish of an attending server.
+#[must_use]
+pub fn wish(
+    state: &ViewState,
+    liveness: &Liveness,
+    by: &Member,
+    wish: Wish,
+    now: Timestamp,
+) -> Granted {
+    let id = |generation: Generation, number: ViewNumber| ViewId { generation, number };
+    match wish {
+        Wish::Activate {
+            generation,
+            number,
+            reconciled,
+        } => Granted::Propose(Command::Activate {
+            by: by.clone(),
+            view: id(generation, number),
+            reconciled,
+        }),
+        Wish::Synced {
+            generation,
+            number,
+            server,
+        } => Granted::Propose(Command::Synced {
+            by: by.clone(),
+            view: id(generation, number),
+            server,
+        }),
+        Wish::Evict {
+            generation,
+            number,
+            server,
+            ..
+        } => {
+            let speaks_for_the_view =
+                state.view_id() == id(generation, number) && state.view().is_primary(by);
+            if !speaks_for_the_view {
+                return Granted::Nothing;
+            }
+            match planner::without(state, liveness, &server, now) {
+                Some(command) => Granted::Evict(command, server),
+                None => Granted::Nothing,
+            }
+        }
+        Wish::Leave if state.view().is_primary(by) => match planner::successor(state, liveness) {
+            Some(other) if liveness.state(&other) == State::Alive => Granted::Leaving,
+            _ => Granted::NobodyToTakeOver,
+        },
+        Wish::Leave => Granted::Leaving,
+    }
+}
+
+/// VIEW-7: whether the operator may start a new generation from this server's data.
+///
+/// # Errors
+/// What to do first, in words for the operator.
+pub fn force(
+    state: &ViewState,
+    liveness: &Liveness,
+    server: &ServerName,
+    now: Timestamp,
+) -> Result<Command, String> {
+    let view = state.view();
+    let Some(member) = state.present(server) else {
+        return Err(format!("no server {server} is registered: start it first"));
+    };
+    if liveness.is_dead(&member) {
+        return Err(format!("{server} is not alive: start it first"));
+    }
+    for old in &view.eligible {
+        if !state.is_present(old) || liveness.is_gone(old) {
+            continue;
+        }
+        if !liveness.is_dead(old) {
+            return Err(format!(
+                "{} is heard and holds every committed op: nothing needs to be lost",
+                old.name
+            ));
+        }
+        let unheard = liveness.unheard_for(old, now).unwrap_or(Duration::ZERO);
+        if unheard < SILENCE_BEFORE_FORCE {
+            return Err(format!(
+                "{} was heard {:.1} s ago and may still be serving: stop it, then try again in \
+                 {:.1} s",
+                old.name,
+                unheard.as_secs_f32(),
+                (SILENCE_BEFORE_FORCE - unheard).as_secs_f32()
+            ));
+        }
+    }
+    Ok(Command::Force {
+        after: state.view_id(),
+        server: member,
+    })
+}

@@ -1,0 +1,380 @@
+//! Stories about views, on law, liveness and planner together, with a hand-wound clock.
+//!
+//! `v…` and `d…` are the view server tests of MIT 6.824 lab 2 and of dslabs lab 2 under their
+//! numbers; each is told twice, with the pings as the lab wrote them and with full servers. `h…` are
+//! holes that earlier wordings of the protocol had, `s2_…` defects of the Go predecessor.
+
+mod holes;
+mod lab;
+mod rules;
+mod scars;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kvproto::registration::{PROTOCOL_LEVEL, Progress, Wish};
+use kvproto::{
+    ClusterId, Member, OpNumber, Role, ServerName, Settings, Timestamp, View, ViewNumber,
+};
+
+use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
+use super::liveness::Liveness;
+use super::plain::{self, Meaning};
+use super::planner;
+use super::requests::{self, Admission, Granted, Registration};
+
+const PING_INTERVAL: Duration = Duration::from_millis(100);
+const DEAD_AFTER: Duration = Duration::from_millis(500);
+const STEP: Duration = Duration::from_millis(50);
+
+/// What a server does when its time to ping comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Habit {
+    /// Adopts every view, and acts in it: activates, declares synced.
+    Follows,
+    /// Pings, but never adopts a view newer than the one it has.
+    Stays,
+    /// Says that it has no view at all.
+    Zero,
+    /// Nothing.
+    Silent,
+}
+
+struct Process {
+    member: Option<Member>,
+    habit: Habit,
+    number: ViewNumber,
+    steps: u64,
+    stuck: bool,
+    appended: OpNumber,
+}
+
+/// A view service and the servers around it.
+struct World {
+    kind: Kind,
+    state: ViewState,
+    liveness: Liveness,
+    now: Timestamp,
+    steps: u64,
+    servers: BTreeMap<&'static str, Process>,
+}
+
+fn member(name: &str, incarnation: u64) -> Member {
+    Member {
+        name: name.into(),
+        incarnation: kvproto::Incarnation(incarnation),
+    }
+}
+
+fn settings(copies: u32) -> Settings {
+    Settings {
+        ping_interval: PING_INTERVAL,
+        dead_after: DEAD_AFTER,
+        copies,
+        ..Settings::default()
+    }
+}
+
+impl World {
+    fn new(kind: Kind, copies: u32) -> World {
+        let now = Timestamp::from_nanos(1_000_000_000);
+        World {
+            kind,
+            state: ViewState::new(ClusterId([7; 16]), settings(copies)),
+            liveness: Liveness::new(&settings(copies), [], now),
+            now,
+            steps: 0,
+            servers: BTreeMap::new(),
+        }
+    }
+
+    /// A settled view: the first of `names` is its primary, the next ones its backups, all of them
+    /// complete; the rest are spares.
+    fn setup(kind: Kind, copies: u32, names: &[&'static str]) -> World {
+        let mut world = World::new(kind, copies);
+        for name in names {
+            world.start(name);
+            world.pass(PING_INTERVAL * 4);
+        }
+        let view = world.view();
+        assert!(view.is_activated());
+        assert_eq!(view.primary.as_ref().unwrap().name.as_str(), names[0]);
+        assert_eq!(view.eligible.len(), names.len().min(copies as usize));
+        world
+    }
+
+    fn view(&self) -> View {
+        self.state.view().clone()
+    }
+
+    fn number(&self) -> u64 {
+        self.state.view().number.0
+    }
+
+    #[track_caller]
+    fn check(&self, primary: &str, backup: &str, number: u64) {
+        let view = self.state.view();
+        let name = |member: Option<&Member>| member.map_or("", |m| m.name.as_str()).to_owned();
+        assert_eq!(
+            (
+                name(view.primary.as_ref()),
+                name(view.backups.first()),
+                view.number.0
+            ),
+            (primary.to_owned(), backup.to_owned(), number)
+        );
+    }
+
+    fn present(&self, name: &str) -> Member {
+        self.state.present(&name.into()).unwrap()
+    }
+
+    fn id(&self) -> ViewId {
+        self.state.view_id()
+    }
+
+    /// A process starts at this address, as if there never was another.
+    fn start(&mut self, name: &'static str) {
+        self.servers.insert(
+            name,
+            Process {
+                member: None,
+                habit: Habit::Follows,
+                number: ViewNumber(0),
+                steps: 0,
+                stuck: false,
+                appended: OpNumber(0),
+            },
+        );
+        self.ping(name);
+    }
+
+    /// The process ends. The operating system tells the view service, unless it is a lab's.
+    fn kill(&mut self, name: &'static str) {
+        let process = self.servers.remove(name).unwrap();
+        if self.kind == Kind::Full {
+            let member = process.member.unwrap();
+            self.liveness.suspect(&member);
+            self.liveness.refused(&member, self.now);
+        }
+        self.settle();
+    }
+
+    /// The process ends and another one starts so fast that its address never refuses.
+    fn restart_fast(&mut self, name: &'static str) {
+        if let Some(member) = self.servers.remove(name).unwrap().member {
+            self.liveness.suspect(&member);
+        }
+        self.start(name);
+    }
+
+    fn habit(&mut self, name: &'static str, habit: Habit) {
+        self.servers.get_mut(name).unwrap().habit = habit;
+    }
+
+    fn appended(&mut self, name: &'static str, op: u64) {
+        self.servers.get_mut(name).unwrap().appended = OpNumber(op);
+    }
+
+    /// Time passes and everybody follows its habit.
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = self.now + STEP;
+            self.steps += 1;
+            self.settle();
+            if self.steps % 2 == 0 {
+                let names: Vec<_> = self.servers.keys().copied().collect();
+                for name in names {
+                    self.ping(name);
+                }
+            }
+        }
+    }
+
+    /// Proposes a command; the law may refuse.
+    fn propose(&mut self, command: Command) -> Result<Applied, Refusal> {
+        self.state.apply(command)
+    }
+
+    /// Everything that the planner wants.
+    fn settle(&mut self) {
+        self.liveness.tick(self.now);
+        for _ in 0..10 {
+            match planner::next(&self.state, &self.liveness, self.now) {
+                Some(command) => {
+                    self.propose(command.clone())
+                        .unwrap_or_else(|refusal| panic!("{command:?} refused: {refusal}"));
+                }
+                None => return,
+            }
+        }
+        panic!("the planner never comes to rest: {:?}", self.view());
+    }
+
+    fn ping(&mut self, name: &'static str) {
+        let process = &self.servers[name];
+        if process.habit == Habit::Silent {
+            return;
+        }
+        match self.kind {
+            Kind::Plain => self.ping_plain(name),
+            Kind::Full => self.ping_full(name),
+        }
+        self.settle();
+        let view = self.view();
+        let process = self.servers.get_mut(name).unwrap();
+        if process.habit == Habit::Follows {
+            process.number = view.number;
+        }
+    }
+
+    fn ping_plain(&mut self, name: &'static str) {
+        let process = &self.servers[name];
+        let number = if process.habit == Habit::Zero {
+            ViewNumber(0)
+        } else {
+            process.number
+        };
+        let member = self.lab_ping(name, number.0);
+        self.servers.get_mut(name).unwrap().member = member;
+    }
+
+    /// One ping of the lab, as the shell handles it.
+    fn lab_ping(&mut self, name: &str, number: u64) -> Option<Member> {
+        let member = match plain::ping(&self.state, &name.into(), ViewNumber(number)) {
+            Meaning::Inert => None,
+            Meaning::Begins { former, command } => {
+                if let Some(former) = former {
+                    self.liveness.ended(&former, self.now);
+                }
+                self.propose(command).unwrap();
+                Some(self.present(name))
+            }
+            Meaning::Lives { member, commands } => {
+                for command in commands {
+                    self.propose(command).unwrap();
+                }
+                Some(member)
+            }
+        };
+        if let Some(member) = &member {
+            self.liveness.observe(member, None, self.now);
+        }
+        self.settle();
+        member
+    }
+
+    fn ping_full(&mut self, name: &'static str) {
+        let view = self.view();
+        let process = self.servers.get_mut(name).unwrap();
+        let Some(member) = process.member.clone() else {
+            self.register(name);
+            return;
+        };
+        process.steps += u64::from(!process.stuck);
+        let progress = Progress {
+            view: view.order(),
+            appended: process.appended,
+            committed: OpNumber(0),
+            applied: OpNumber(0),
+            steps: process.steps,
+            role: Role::Spare,
+        };
+        let habit = process.habit;
+        self.liveness.observe(&member, Some(progress), self.now);
+        self.settle();
+        if habit != Habit::Follows || !self.state.view().is_primary(&member) {
+            return;
+        }
+        let view = self.view();
+        if view.is_activated() {
+            for server in view.backups.clone() {
+                let running = self
+                    .servers
+                    .values()
+                    .any(|p| p.member.as_ref() == Some(&server));
+                if running && !view.eligible.contains(&server) {
+                    self.wish(&member, synced(&view, &server));
+                }
+            }
+        } else {
+            let running = |backup: &Member| {
+                let mut all = self.servers.values();
+                all.any(|p| p.member.as_ref() == Some(backup) && p.habit != Habit::Silent)
+            };
+            let eligible = view.backups.iter().filter(|b| view.eligible.contains(b));
+            let reconciled: Vec<_> = eligible.cloned().collect();
+            if reconciled.iter().all(running) {
+                self.wish(&member, activate(&view, &reconciled));
+            }
+        }
+    }
+
+    fn register(&mut self, name: &'static str) {
+        match requests::register(&self.state, &self.liveness, &newcomer(name)) {
+            Admission::Begins { former, command } => {
+                if let Some(former) = former {
+                    self.liveness.ended(&former, self.now);
+                }
+                self.propose(command).unwrap();
+                let member = self.present(name);
+                self.liveness.attend(&member, self.now);
+                self.servers.get_mut(name).unwrap().member = Some(member);
+            }
+            Admission::Resumes(_) => panic!("{name} asked for a new life"),
+            Admission::Refused(..) => {}
+        }
+    }
+
+    fn wish(&mut self, by: &Member, wish: Wish) -> Granted {
+        let granted = requests::wish(&self.state, &self.liveness, by, wish, self.now);
+        match granted.clone() {
+            Granted::Propose(command) => {
+                let _refused_is_fine = self.propose(command);
+            }
+            Granted::Evict(command, backup) => {
+                self.propose(command).unwrap();
+                self.liveness.evicted(&backup, self.now);
+            }
+            Granted::Leaving => self.liveness.leaving(by),
+            Granted::NobodyToTakeOver | Granted::Nothing => {}
+        }
+        self.settle();
+        granted
+    }
+}
+
+fn newcomer(name: &str) -> Registration {
+    Registration {
+        name: ServerName::from(name),
+        incarnation: None,
+        cluster: None,
+        protocol_level: PROTOCOL_LEVEL,
+    }
+}
+
+fn activate(view: &View, reconciled: &[Member]) -> Wish {
+    Wish::Activate {
+        generation: view.generation,
+        number: view.number,
+        reconciled: reconciled.to_vec(),
+    }
+}
+
+fn synced(view: &View, server: &Member) -> Wish {
+    Wish::Synced {
+        generation: view.generation,
+        number: view.number,
+        server: server.clone(),
+    }
+}
+
+fn evict(view: &View, server: &Member) -> Wish {
+    Wish::Evict {
+        generation: view.generation,
+        number: view.number,
+        server: server.clone(),
+        reason: "it does not answer".into(),
+    }
+}

@@ -1,0 +1,443 @@
+//! What full servers and operators can count on.
+
+use super::*;
+
+const A_WHILE: Duration = Duration::from_secs(2);
+
+fn propose(world: &mut World, primary: &Member, backups: &[&Member]) -> Result<Applied, Refusal> {
+    let command = Command::Propose {
+        after: world.id(),
+        primary: primary.clone(),
+        backups: backups.iter().map(|member| (*member).clone()).collect(),
+    };
+    world.propose(command)
+}
+
+#[test]
+fn view_2_nobody_incomplete_becomes_primary_whoever_proposes_it() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
+    let (s1, s3) = (world.present("s1"), world.present("s3"));
+    assert_eq!(
+        propose(&mut world, &s3, &[&s1]),
+        Err(Refusal::NotEligible(s3))
+    );
+    let ghost = member("s2", 99);
+    assert_eq!(
+        propose(&mut world, &ghost, &[]),
+        Err(Refusal::NotPresent(ghost.clone()))
+    );
+}
+
+#[test]
+fn view_3_a_membership_change_keeps_the_epoch_and_a_new_primary_ends_it() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    let (s1, s2) = (world.present("s1"), world.present("s2"));
+    let epoch = world.view().epoch();
+    propose(&mut world, &s1, &[]).unwrap();
+    assert_eq!(world.view().epoch(), epoch);
+    propose(&mut world, &s2, &[]).unwrap();
+    assert!(world.view().epoch() > epoch);
+    assert_eq!(
+        world.view().eligible.len(),
+        2,
+        "a proposal changes nobody's standing"
+    );
+}
+
+#[test]
+fn view_3_a_candidate_that_dies_before_it_activates_is_superseded() {
+    let mut world = World::setup(Kind::Full, 3, &["s1", "s2", "s3"]);
+    world.habit("s2", Habit::Stays);
+    world.kill("s1");
+    world.check("s2", "s3", 4);
+    world.kill("s2");
+    world.check("s3", "", 5);
+    world.pass(PING_INTERVAL * 4);
+    assert!(world.view().is_activated());
+}
+
+#[test]
+fn view_4_activation_keeps_only_those_who_were_complete_and_are_reconciled() {
+    let mut world = World::setup(Kind::Full, 3, &["s1", "s2"]);
+    world.habit("s1", Habit::Zero);
+    world.start("s3");
+    let view = world.view();
+    let (s1, s2, s3) = (
+        world.present("s1"),
+        world.present("s2"),
+        world.present("s3"),
+    );
+    assert_eq!(view.backups, [s2.clone(), s3.clone()]);
+    let activate = |by: &Member, reconciled: &[&Member]| Command::Activate {
+        by: by.clone(),
+        view: ViewId::of(&view),
+        reconciled: reconciled.iter().map(|member| (*member).clone()).collect(),
+    };
+    assert_eq!(
+        world.propose(activate(&s2, &[])),
+        Err(Refusal::NotPrimary(s2.clone())),
+        "only the primary of the view may activate it"
+    );
+    world.propose(activate(&s1, &[&s3])).unwrap();
+    let eligible: Vec<_> = world.view().eligible.into_iter().collect();
+    assert_eq!(
+        eligible,
+        [s1.clone()],
+        "s3 was never complete, s2 was not reconciled"
+    );
+    assert_eq!(world.view().role_of(&s2), Role::Joining);
+
+    let record = world.view();
+    assert_eq!(
+        world.propose(activate(&s1, &[&s2, &s3])),
+        Ok(Applied::Unchanged)
+    );
+    assert_eq!(
+        world.view(),
+        record,
+        "a repetition changes nothing, not even the revision"
+    );
+}
+
+#[test]
+fn view_4_an_activation_of_an_older_view_is_refused() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    world.habit("s2", Habit::Zero);
+    world.kill("s1");
+    let older = world.id();
+    let s2 = world.present("s2");
+    world.start("s3");
+    world.start("s4");
+    let command = |view| Command::Activate {
+        by: s2.clone(),
+        view,
+        reconciled: Vec::new(),
+    };
+    let s3 = world.present("s3");
+    propose(&mut world, &s2, &[&s3]).unwrap();
+    assert!(matches!(
+        world.propose(command(older)),
+        Err(Refusal::Overtaken { .. })
+    ));
+    assert!(!world.view().is_activated());
+}
+
+#[test]
+fn view_5_synced_makes_a_joiner_complete_without_a_new_view() {
+    let mut world = World::setup(Kind::Full, 2, &["s1"]);
+    world.habit("s1", Habit::Zero);
+    world.start("s2");
+    let (s1, s2) = (world.present("s1"), world.present("s2"));
+    let view = world.view();
+    let command = |by: &Member, server: &Member| Command::Synced {
+        by: by.clone(),
+        view: ViewId::of(&view),
+        server: server.clone(),
+    };
+    assert_eq!(world.propose(command(&s1, &s2)), Err(Refusal::NotActivated));
+    world.wish(&s1, activate(&view, &[]));
+    assert_eq!(
+        world.propose(command(&s2, &s2)),
+        Err(Refusal::NotPrimary(s2.clone()))
+    );
+    let stranger = member("s9", 9);
+    assert_eq!(
+        world.propose(command(&s1, &stranger)),
+        Err(Refusal::NotBackup(stranger.clone()))
+    );
+    let before = world.view();
+    assert_eq!(world.propose(command(&s1, &s2)), Ok(Applied::Changed));
+    let after = world.view();
+    assert_eq!(after.number, before.number);
+    assert_eq!(after.revision, before.revision.next());
+    assert!(after.eligible.contains(&s2));
+    assert_eq!(world.propose(command(&s1, &s2)), Ok(Applied::Unchanged));
+    assert_eq!(world.view(), after);
+}
+
+#[test]
+fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands_afterwards() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    let old = world.present("s1");
+    let refused = requests::register(&world.state, &world.liveness, &newcomer("s1"));
+    assert!(matches!(
+        refused,
+        Admission::Refused(kvproto::registration::RefusedReason::NameInUse, _)
+    ));
+    let view = world.view();
+    world.habit("s2", Habit::Silent);
+    world.kill("s1");
+    world.start("s1");
+    let new = world.present("s1");
+    assert!(new.incarnation > old.incarnation);
+    let number = world.number();
+    let by_the_old = Command::Synced {
+        by: old.clone(),
+        view: ViewId::of(&view),
+        server: world.present("s2"),
+    };
+    world.propose(by_the_old).unwrap_err();
+    assert_eq!(world.number(), number);
+    let resume = Registration {
+        incarnation: Some(old.incarnation),
+        ..newcomer("s1")
+    };
+    assert!(matches!(
+        requests::register(&world.state, &world.liveness, &resume),
+        Admission::Refused(kvproto::registration::RefusedReason::StaleIncarnation, _)
+    ));
+    let resume = Registration {
+        incarnation: Some(new.incarnation),
+        ..newcomer("s1")
+    };
+    assert_eq!(
+        requests::register(&world.state, &world.liveness, &resume),
+        Admission::Resumes(new)
+    );
+}
+
+#[test]
+fn view_6_a_repeated_registration_ends_nobody() {
+    let mut world = World::setup(Kind::Full, 2, &["s1"]);
+    let repeated = Command::Register {
+        name: "s1".into(),
+        kind: Kind::Full,
+        replaces: None,
+    };
+    let before = world.state.clone();
+    assert!(matches!(
+        world.propose(repeated),
+        Err(Refusal::Overtaken { .. })
+    ));
+    assert_eq!(world.state, before);
+}
+
+#[test]
+fn view_6_a_restarted_backup_comes_back_as_a_newcomer_in_one_view_change() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    world.habit("s1", Habit::Zero);
+    let old = world.present("s2");
+    world.liveness.suspect(&old);
+    world.liveness.refused(&old, world.now);
+    world.start("s2");
+    let view = world.view();
+    assert_eq!(view.backups, [world.present("s2")]);
+    assert_ne!(view.backups, [old]);
+    assert_eq!(
+        view.number.0, 3,
+        "its death may be noticed only by its return"
+    );
+    assert_eq!(view.role_of(&world.present("s2")), Role::Joining);
+}
+
+#[test]
+fn view_7_force_is_refused_while_a_complete_server_is_heard_and_soon_after() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
+    let ask =
+        |world: &World| requests::force(&world.state, &world.liveness, &"s3".into(), world.now);
+    assert!(ask(&world).unwrap_err().contains("is heard"));
+    world.habit("s1", Habit::Silent);
+    world.habit("s2", Habit::Silent);
+    world.pass(A_WHILE);
+    assert!(ask(&world).unwrap_err().contains("try again in"));
+    world.pass(requests::SILENCE_BEFORE_FORCE);
+    let before = world.view();
+    let command = ask(&world).unwrap();
+    world.propose(command).unwrap();
+    let view = world.view();
+    assert_eq!(view.generation, before.generation.next());
+    assert_eq!(view.number, before.number.next());
+    let s3 = world.present("s3");
+    assert!(view.is_primary(&s3) && view.backups.is_empty() && !view.is_activated());
+    assert_eq!(view.eligible.into_iter().collect::<Vec<_>>(), [s3]);
+}
+
+#[test]
+fn a_killed_primary_is_replaced_at_once_and_a_silent_one_after_dead_after() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    world.kill("s1");
+    world.check("s2", "", 3);
+}
+
+#[test]
+fn a_broken_stream_alone_kills_nobody() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    let s1 = world.present("s1");
+    world.liveness.suspect(&s1);
+    world.habit("s1", Habit::Silent);
+    world.pass(DEAD_AFTER / 2);
+    world.check("s1", "s2", 2);
+    world.liveness.attend(&s1, world.now);
+    world.habit("s1", Habit::Follows);
+    world.liveness.refused(&s1, world.now);
+    world.pass(A_WHILE);
+    world.check("s1", "s2", 2);
+}
+
+#[test]
+fn of_two_complete_backups_the_one_that_holds_more_is_promoted() {
+    let mut world = World::setup(Kind::Full, 3, &["s1", "s2", "s3"]);
+    world.appended("s2", 10);
+    world.appended("s3", 12);
+    world.pass(PING_INTERVAL * 2);
+    world.kill("s1");
+    world.check("s3", "s2", 4);
+}
+
+#[test]
+fn the_view_has_as_many_copies_as_wished_and_the_rest_are_spares() {
+    let world = World::setup(Kind::Full, 3, &["s1", "s2", "s3", "s4"]);
+    assert_eq!(world.view().members().count(), 3);
+    assert_eq!(world.view().role_of(&world.present("s4")), Role::Spare);
+}
+
+#[test]
+fn an_evicted_backup_leaves_a_spare_takes_its_place_and_it_needs_a_sign_of_life_to_return() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
+    let (s1, s2) = (world.present("s1"), world.present("s2"));
+    let view = world.view();
+    assert_eq!(
+        world.wish(&s2, evict(&view, &s1)),
+        Granted::Nothing,
+        "only the primary may ask"
+    );
+    world.wish(&s1, evict(&view, &s2));
+    world.check("s1", "s3", 3);
+    assert_eq!(
+        world.wish(&s1, evict(&view, &s2)),
+        Granted::Nothing,
+        "late, hence harmless"
+    );
+
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    let (s1, s2) = (world.present("s1"), world.present("s2"));
+    world.habit("s2", Habit::Silent);
+    let view = world.view();
+    world.wish(&s1, evict(&view, &s2));
+    world.check("s1", "", 3);
+    world.pass(PING_INTERVAL * 2);
+    world.check("s1", "", 3);
+    world.habit("s2", Habit::Follows);
+    world.pass(PING_INTERVAL * 2);
+    world.check("s1", "s2", 4);
+}
+
+#[test]
+fn an_evicted_backup_of_a_proposed_view_is_left_out_and_nobody_recruited() {
+    let mut world = World::setup(Kind::Full, 3, &["s1", "s2", "s3"]);
+    world.habit("s2", Habit::Stays);
+    world.kill("s1");
+    world.start("s4");
+    world.check("s2", "s3", 4);
+    let (s2, s3, view) = (world.present("s2"), world.present("s3"), world.view());
+    world.wish(&s2, evict(&view, &s3));
+    world.check("s2", "", 5);
+    assert_eq!(
+        world.view().epoch(),
+        view.epoch(),
+        "the same primaryship goes on"
+    );
+}
+
+#[test]
+fn a_leaving_primary_is_replaced_and_not_recruited_again() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    let s1 = world.present("s1");
+    assert_eq!(world.wish(&s1, Wish::Leave), Granted::Leaving);
+    world.check("s2", "", 3);
+    world.pass(A_WHILE);
+    world.check("s2", "", 3);
+}
+
+#[test]
+fn a_leaving_primary_without_a_complete_backup_hears_so_and_stays() {
+    let mut world = World::setup(Kind::Full, 2, &["s1"]);
+    world.habit("s1", Habit::Zero);
+    world.start("s2");
+    let s1 = world.present("s1");
+    assert_eq!(world.wish(&s1, Wish::Leave), Granted::NobodyToTakeOver);
+    world.pass(A_WHILE);
+    world.check("s1", "s2", 2);
+}
+
+#[test]
+fn a_leaving_backup_is_replaced_by_a_spare() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
+    let s2 = world.present("s2");
+    world.wish(&s2, Wish::Leave);
+    world.check("s1", "s3", 3);
+}
+
+#[test]
+fn kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    let (before, s1) = (world.state.clone(), world.present("s1"));
+    world.habit("s1", Habit::Silent);
+    for number in [0, 2, 1] {
+        assert_eq!(world.lab_ping("s1", number), None);
+    }
+    assert_eq!(world.lab_ping("s9", 0), None);
+    assert_eq!(
+        world.state, before,
+        "neither an acknowledgement nor a restart"
+    );
+    let age = world.liveness.unheard_for(&s1, world.now);
+    world.pass(PING_INTERVAL);
+    world.lab_ping("s1", 2);
+    assert!(
+        world.liveness.unheard_for(&s1, world.now) > age,
+        "nor a sign of life"
+    );
+
+    let world = World::setup(Kind::Plain, 2, &["s1"]);
+    assert!(matches!(
+        requests::register(&world.state, &world.liveness, &newcomer("s2")),
+        Admission::Refused(kvproto::registration::RefusedReason::WrongKind, _)
+    ));
+}
+
+#[test]
+fn a_repeated_ping_0_of_a_server_that_never_got_further_is_no_restart() {
+    let mut world = World::new(Kind::Plain, 2);
+    world.lab_ping("s1", 0);
+    let first = world.present("s1");
+    world.lab_ping("s1", 0);
+    assert_eq!(world.present("s1"), first);
+    world.lab_ping("s1", 1);
+    world.lab_ping("s1", 0);
+    assert_ne!(world.present("s1"), first);
+}
+
+#[test]
+fn a_server_long_dead_and_not_needed_is_forgotten_and_one_that_is_needed_is_not() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
+    world.kill("s3");
+    world.kill("s2");
+    world.pass(A_WHILE);
+    world.kill("s1");
+    for _ in 0..7 {
+        world.now = world.now + Duration::from_secs(100);
+        world.settle();
+    }
+    let left: Vec<_> = world.state.servers().map(|server| server.name).collect();
+    assert_eq!(
+        left,
+        [ServerName::from("s1")],
+        "only s1 is complete; it may be waited for"
+    );
+}
+
+#[test]
+fn waiting_names_the_silent_complete_server_and_the_ways_out() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    world.kill("s2");
+    world.pass(A_WHILE);
+    world.habit("s1", Habit::Silent);
+    world.pass(A_WHILE);
+    let waiting = planner::waiting(&world.state, &world.liveness).unwrap();
+    assert_eq!(waiting.for_servers, [ServerName::from("s1")]);
+    assert!(waiting.advice.contains("resume it"), "{}", waiting.advice);
+    world.habit("s1", Habit::Follows);
+    world.pass(PING_INTERVAL * 2);
+    assert_eq!(planner::waiting(&world.state, &world.liveness), None);
+}

@@ -1,0 +1,111 @@
+//! Defects of the Go predecessor that lost data or lied, so that they stay away.
+
+use super::*;
+
+const A_WHILE: Duration = Duration::from_secs(2);
+
+/// (g) A primary that restarted faster than it was missed kept its role, with an empty map.
+#[test]
+fn s2_g_a_primary_restarted_within_dead_after_loses_its_role() {
+    for kind in [Kind::Plain, Kind::Full] {
+        let mut world = World::setup(kind, 2, &["s1", "s2"]);
+        let old = world.present("s1");
+        world.restart_fast("s1");
+        world.pass(A_WHILE);
+        let view = world.view();
+        assert_eq!(view.primary, Some(world.present("s2")), "{kind:?}");
+        assert!(!view.eligible.contains(&old), "{kind:?}");
+        assert_eq!(
+            view.backups,
+            [world.present("s1")],
+            "{kind:?}: it starts over as a newcomer"
+        );
+    }
+}
+
+/// (h) When a sole primary died, any idle server became primary with nothing.
+#[test]
+fn s2_h_an_idle_server_does_not_replace_a_dead_sole_primary() {
+    for kind in [Kind::Plain, Kind::Full] {
+        let mut world = World::setup(kind, 2, &["s1"]);
+        world.kill("s1");
+        world.pass(A_WHILE);
+        world.start("s2");
+        world.pass(A_WHILE);
+        world.check("s1", "", 1);
+        let waiting = planner::waiting(&world.state, &world.liveness).unwrap();
+        assert_eq!(waiting.for_servers, [ServerName::from("s1")]);
+        assert!(
+            waiting.advice.contains("--accept-data-loss"),
+            "{}",
+            waiting.advice
+        );
+    }
+}
+
+/// (j) When a backup died, the next view came without the primary's word on the present one.
+#[test]
+fn s2_j_a_backup_that_dies_before_activation_brings_in_nobody_else() {
+    let mut world = World::setup(Kind::Plain, 2, &["s1"]);
+    world.habit("s1", Habit::Stays);
+    world.start("s2");
+    world.start("s3");
+    world.check("s1", "s2", 2);
+    world.habit("s2", Habit::Silent);
+    world.pass(A_WHILE);
+    world.check("s1", "s2", 2);
+
+    let mut world = World::setup(Kind::Full, 3, &["s1", "s2", "s3"]);
+    world.habit("s2", Habit::Stays);
+    world.kill("s1");
+    world.check("s2", "s3", 4);
+    world.start("s4");
+    world.kill("s3");
+    world.pass(A_WHILE);
+    world.check("s2", "", 5);
+    assert!(!world.view().is_activated());
+    world.habit("s2", Habit::Follows);
+    world.pass(A_WHILE);
+    world.check("s2", "s4", 6);
+}
+
+/// (l) The view that was handed out changed under its reader.
+#[test]
+fn s2_l_a_record_once_handed_out_never_changes() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    let handed_out = world.view();
+    let (number, members) = (handed_out.number, handed_out.members().count());
+    world.kill("s1");
+    world.pass(A_WHILE);
+    assert!(world.view().order() > handed_out.order());
+    assert_eq!(
+        (handed_out.number, handed_out.members().count()),
+        (number, members)
+    );
+}
+
+/// (m) A ping could take longer to time out than it took to be declared dead.
+#[test]
+fn s2_m_one_lost_ping_kills_nobody_and_settings_that_would_are_refused() {
+    let careless = Settings {
+        ping_interval: Duration::from_secs(2),
+        dead_after: Duration::from_millis(1500),
+        ..Settings::default()
+    };
+    assert!(
+        careless
+            .validate()
+            .unwrap_err()
+            .to_string()
+            .contains("--dead-after")
+    );
+
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    for _ in 0..5 {
+        world.habit("s1", Habit::Silent);
+        world.pass(PING_INTERVAL * 2);
+        world.habit("s1", Habit::Follows);
+        world.pass(PING_INTERVAL * 2);
+    }
+    world.check("s1", "s2", 2);
+}
