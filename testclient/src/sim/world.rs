@@ -24,7 +24,7 @@ pub(super) const MS: u64 = 1000;
 const PROGRESS_WITHIN: u64 = 20_000 * MS;
 /// All copies must be complete again within this time: the longest back-off that a server can earn
 /// within a run, and the time to bring it up.
-const REDUNDANCY_WITHIN: u64 = 400_000 * MS;
+const REDUNDANCY_WITHIN: u64 = 700_000 * MS;
 
 /// What can happen.
 #[derive(Debug)]
@@ -227,7 +227,12 @@ impl<'a> World<'a> {
         let lost = |world: &Self| {
             world.views.state.ever_activated() && world.eligible_nodes().is_empty()
         };
-        let served = wait(self, PROGRESS_WITHIN, &|world| world.workload.serves || lost(world));
+        let within = if self.settings.min_copies > 1 {
+            REDUNDANCY_WITHIN
+        } else {
+            PROGRESS_WITHIN
+        };
+        let served = wait(self, within, &|world| world.workload.serves || lost(world));
         if lost(self) {
             self.visits.note("every complete copy left");
             return;
