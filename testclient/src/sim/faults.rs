@@ -140,6 +140,8 @@ impl World<'_> {
         };
         if process.replica.is_some() {
             let life = process.life;
+            // The only copy of one has nobody to hand over to, ever.
+            self.machines[node].leaving = self.settings.copies > 1;
             self.note(|| format!("s{node}: is asked to leave"));
             self.input(node, life, Input::Event(Box::new(Event::Leave)));
         }

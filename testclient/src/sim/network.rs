@@ -63,6 +63,7 @@ impl Network {
     pub(super) fn mend_all(&mut self) {
         self.cuts.clear();
         self.laggards = 0;
+        self.channels.values_mut().for_each(|channel| channel.lag = 0);
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Machine {
     pub(super) clock_ppm: u64,
     pub(super) process: Option<Process>,
     pub(super) paused: bool,
+    /// Somebody wants this process to stop.
+    pub(super) leaving: bool,
     /// The next step that wants something done is followed by a pause of this length.
     pub(super) pause_after_step: Option<u64>,
     pub(super) held: Vec<Effect>,
@@ -118,6 +120,7 @@ impl World<'_> {
             journal: SlowJournal::default(),
         });
         machine.paused = false;
+        machine.leaving = false;
         machine.pause_after_step = None;
         machine.held.clear();
         machine.inbox.clear();
@@ -262,6 +265,10 @@ impl World<'_> {
         if process.member.as_ref().is_some_and(|me| *me != member) {
             return;
         }
+        // A later stream has replaced this one already.
+        if process.registration.is_some_and(|known| known > stream) {
+            return;
+        }
         process.registration = Some(stream);
         if process.replica.is_none() {
             process.member = Some(member.clone());
@@ -384,7 +391,7 @@ impl World<'_> {
                     self.on_reply(node, token, reply);
                 }
                 Effect::Wish(wish) => self.tell_views(node, life, Say::Wish(wish)),
-                Effect::Notice(notice) => self.on_notice(&notice),
+                Effect::Notice(notice) => self.on_notice(node, life, &notice),
                 Effect::Left => {
                     self.crash(node);
                     let at = self.random.between(50, 1500) * MS;
@@ -437,8 +444,13 @@ impl World<'_> {
         );
     }
 
-    fn on_notice(&mut self, notice: &Notice) {
+    fn on_notice(&mut self, node: Node, life: u64, notice: &Notice) {
         match notice {
+            // Whoever wants it to stop asks again, until somebody can take over.
+            Notice::OnlyCopy { .. } => {
+                let input = Input::Event(Box::new(Event::Leave));
+                self.later(2000 * MS, Happening::ToServer { to: node, life, input });
+            }
             Notice::TransferStarted { to, .. } => drop(self.transfers.insert(to.clone())),
             Notice::CopySynced { copy, .. } => {
                 let transfer = self.transfers.remove(copy);

@@ -113,7 +113,7 @@ impl World<'_> {
             }
             ToViews::Broken(stream, member) => {
                 if self.is_attending(stream, &member) {
-                    self.views.attending.remove(&member.name);
+                    self.end_attendance(&member.name);
                     self.views.liveness.suspect(&member);
                     let until = self.now + self.settings.dead_after.as_micros() as u64;
                     let probe = ToViews::Probe(stream, member, until);
@@ -128,6 +128,17 @@ impl World<'_> {
     fn is_attending(&self, stream: u64, member: &Member) -> bool {
         let open = self.views.attending.get(&member.name);
         open.is_some_and(|(open, of, _)| *open == stream && of == member)
+    }
+
+    /// The other end of a stream hears of its end too, sooner or later.
+    fn end_attendance(&mut self, name: &ServerName) {
+        if let Some((stream, member, life)) = self.views.attending.remove(name)
+            && let Some(to) = self.node_of(&member)
+        {
+            let at = self.random.between(1, 1500) * MS;
+            let input = Input::RegistrationBroken { stream };
+            self.later(at, Happening::ToServer { to, life, input });
+        }
     }
 
     fn on_probe(&mut self, stream: u64, member: Member, until: u64, now: Timestamp) {
@@ -179,7 +190,6 @@ impl World<'_> {
                 };
                 if let Some(former) = former {
                     self.views.liveness.ended(&former, now);
-                    self.views.attending.remove(&former.name);
                 }
                 member
             }
@@ -188,6 +198,7 @@ impl World<'_> {
         self.views.streams += 1;
         let stream = self.views.streams;
         let attendance = (stream, member.clone(), life);
+        self.end_attendance(&member.name);
         self.views.attending.insert(member.name.clone(), attendance);
         let view = Box::new(self.views.state.view().clone());
         let input = Input::Registered {
@@ -273,9 +284,6 @@ impl World<'_> {
             if self.network.is_cut(views, to) || self.random.chance(self.faults.lost_records) {
                 let at = self.random.between(20, 1500) * MS;
                 self.later(at, Happening::ToViews(ToViews::Broken(stream, member)));
-                let input = Input::RegistrationBroken { stream };
-                let at = self.random.between(20, 1500) * MS;
-                self.later(at, Happening::ToServer { to, life, input });
                 continue;
             }
             let slow = self.random.chance(self.faults.slow_records);

@@ -95,6 +95,7 @@ impl<'a> World<'a> {
                 clock_ppm: random.between(991_000, 1_009_000),
                 process: None,
                 paused: false,
+                leaving: false,
                 pause_after_step: None,
                 held: Vec::new(),
                 inbox: Default::default(),
@@ -253,6 +254,7 @@ impl<'a> World<'a> {
             && view.eligible.len() == wanted
             && view.members().count() == wanted
             && self.eligible_nodes().len() == wanted
+            && !self.machines.iter().any(|machine| machine.leaving)
     }
 
     fn describe(&self) -> String {
