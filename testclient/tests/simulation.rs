@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use testclient::sim::{self, Visits};
 
 /// About 20 s of processor time.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 1500;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

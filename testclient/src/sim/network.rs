@@ -24,6 +24,8 @@ pub struct Channel {
     pub(super) broken: bool,
     pub(super) closed: bool,
     break_told: bool,
+    /// From here on everything that way is lost: up, down.
+    lost: [bool; 2],
     lag: u64,
     up_at: u64,
     down_at: u64,
@@ -93,6 +95,7 @@ impl World<'_> {
             broken: false,
             closed: false,
             break_told: false,
+            lost: [false; 2],
             lag,
             up_at: self.now,
             down_at: self.now,
@@ -193,11 +196,17 @@ impl World<'_> {
             self.break_channel(id, 50, 2000);
             return;
         }
-        let broken = self.network.channels.get(&id).is_some_and(|c| c.broken);
-        if (broken || closed) && self.random.chance(300) {
+        let loses = self.random.chance(200);
+        let Some(channel) = self.network.channels.get_mut(&id) else {
+            return;
+        };
+        let over = channel.broken || closed;
+        let lost = &mut channel.lost[usize::from(!up)];
+        *lost |= over && loses;
+        if *lost {
             return;
         }
-        if broken || closed {
+        if over {
             self.visits.note("message of an old stream");
         }
         let life = if up {

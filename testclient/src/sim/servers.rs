@@ -68,6 +68,8 @@ pub struct Process {
     pub(super) replica: Option<Replica>,
     pub(super) shadow: Shadow,
     registration: Option<u64>,
+    /// The latest registration stream that has ended.
+    ended: u64,
     journal: SlowJournal,
 }
 
@@ -117,6 +119,7 @@ impl World<'_> {
             replica: None,
             shadow: Shadow::default(),
             registration: None,
+            ended: 0,
             journal: SlowJournal::default(),
         });
         machine.paused = false;
@@ -213,17 +216,15 @@ impl World<'_> {
                 self.crash(node);
                 self.later(100 * MS, Happening::Start(node));
             }
-            Input::Refused { for_good: false } => {
-                let at = self.random.between(50, 300) * MS;
-                let input = Input::Attend;
-                self.later(at, Happening::ToServer { to: node, life, input });
-            }
+            // It tries again by itself.
+            Input::Refused { for_good: false } => {}
             Input::RegistrationBroken { stream } => {
-                if let Some(process) = &mut self.machines[node].process
-                    && process.registration == Some(stream)
-                {
-                    process.registration = None;
-                    self.attend(node, life);
+                if let Some(process) = &mut self.machines[node].process {
+                    process.ended = process.ended.max(stream);
+                    if process.registration == Some(stream) {
+                        process.registration = None;
+                        self.attend(node, life);
+                    }
                 }
             }
             Input::Written(_, position) => {
@@ -242,7 +243,7 @@ impl World<'_> {
             return;
         }
         let incarnation = process.member.as_ref().map(|member| member.incarnation);
-        let again = self.random.between(800, 1500) * MS;
+        let again = self.random.between(200, 1000) * MS;
         let input = Input::Attend;
         self.later(again, Happening::ToServer { to: node, life, input });
         if !self.network.is_cut(node, self.machines.len()) {
@@ -265,8 +266,8 @@ impl World<'_> {
         if process.member.as_ref().is_some_and(|me| *me != member) {
             return;
         }
-        // A later stream has replaced this one already.
-        if process.registration.is_some_and(|known| known > stream) {
+        // Of a stream that is over, or that a later one has replaced.
+        if stream <= process.ended || process.registration.is_some_and(|known| known > stream) {
             return;
         }
         process.registration = Some(stream);

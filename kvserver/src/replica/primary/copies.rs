@@ -77,11 +77,11 @@ impl Primary {
         message: Message,
         out: &mut Vec<Effect>,
     ) {
-        let current = self
-            .copies
-            .get(&message.from)
-            .map(|progress| progress.stream);
-        if current != Some(message.stream) {
+        // Answers on a stream that is over say nothing any more, also before the next one is open.
+        let speaks = |progress: &CopyProgress| {
+            progress.stream == message.stream && progress.is_connected()
+        };
+        if !self.copies.get(&message.from).is_some_and(speaks) {
             return;
         }
         match message.body {
