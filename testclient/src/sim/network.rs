@@ -65,7 +65,9 @@ impl Network {
     pub(super) fn mend_all(&mut self) {
         self.cuts.clear();
         self.laggards = 0;
-        self.channels.values_mut().for_each(|channel| channel.lag = 0);
+        self.channels
+            .values_mut()
+            .for_each(|channel| channel.lag = 0);
     }
 }
 
@@ -106,7 +108,13 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn close_channel(&mut self, from: Node, life: u64, to: &Member, stream: StreamNumber) {
+    pub(super) fn close_channel(
+        &mut self,
+        from: Node,
+        life: u64,
+        to: &Member,
+        stream: StreamNumber,
+    ) {
         for channel in self.network.channels.values_mut() {
             if channel.dialler == (from, life) && channel.to == *to && channel.stream == stream {
                 channel.closed = true;
@@ -210,7 +218,10 @@ impl World<'_> {
             self.visits.note("message of an old stream");
         }
         let life = if up {
-            let process = self.machines[to].process.as_ref().map(|process| process.life);
+            let process = self.machines[to]
+                .process
+                .as_ref()
+                .map(|process| process.life);
             let callee = match (callee, process) {
                 (Some((_, life)), Some(alive)) if life == alive => Some(life),
                 (None, Some(alive)) => {

@@ -181,7 +181,14 @@ impl World<'_> {
                 let for_good = reason != RefusedReason::NameInUse;
                 let delay = self.delay();
                 let input = Input::Refused { for_good };
-                self.later(delay, Happening::ToServer { to: node, life, input });
+                self.later(
+                    delay,
+                    Happening::ToServer {
+                        to: node,
+                        life,
+                        input,
+                    },
+                );
                 return;
             }
             Admission::Begins { former, command } => {
@@ -212,7 +219,14 @@ impl World<'_> {
             self.later(at, Happening::ToViews(ToViews::Broken(stream, member)));
         } else {
             let delay = self.delay();
-            self.later(delay, Happening::ToServer { to: node, life, input });
+            self.later(
+                delay,
+                Happening::ToServer {
+                    to: node,
+                    life,
+                    input,
+                },
+            );
         }
     }
 
@@ -287,7 +301,12 @@ impl World<'_> {
                 continue;
             }
             let slow = self.random.chance(self.faults.slow_records);
-            let at = self.delay() + if slow { self.random.between(0, 800 * MS) } else { 0 };
+            let at = self.delay()
+                + if slow {
+                    self.random.between(0, 800 * MS)
+                } else {
+                    0
+                };
             let event = kvserver::replica::event::Event::View(Box::new(view.clone()));
             let input = Input::Event(Box::new(event));
             self.later(at, Happening::ToServer { to, life, input });

@@ -105,14 +105,24 @@ impl World<'_> {
         }
         let Some(session) = state.session else {
             if state.calls.is_empty() {
-                self.begin(client, None, Operation::Command { id: None, command: Command::OpenSession });
+                self.begin(
+                    client,
+                    None,
+                    Operation::Command {
+                        id: None,
+                        command: Command::OpenSession,
+                    },
+                );
             }
             return;
         };
         if self.random.chance(350) {
             let keys = ["r0", "r1", "r2", "a0", "a1"];
             let count = self.random.between(1, 3);
-            let keys = (0..count).filter_map(|_| self.random.pick(&keys)).map(bytes).collect();
+            let keys = (0..count)
+                .filter_map(|_| self.random.pick(&keys))
+                .map(bytes)
+                .collect();
             self.begin(client, None, Operation::Query(Query::Get(keys)));
             return;
         }
@@ -122,7 +132,11 @@ impl World<'_> {
         }
         let command = self.command(client);
         if self.random.chance(60) {
-            if let Command::Change(Change { action: Action::Put(_), .. }) = &command {
+            if let Command::Change(Change {
+                action: Action::Put(_),
+                ..
+            }) = &command
+            {
                 self.begin(client, None, Operation::Command { id: None, command });
             }
             return;
@@ -137,7 +151,14 @@ impl World<'_> {
             number: RequestNumber(number),
             first_open: RequestNumber(first_open),
         };
-        self.begin(client, Some(number), Operation::Command { id: Some(id), command });
+        self.begin(
+            client,
+            Some(number),
+            Operation::Command {
+                id: Some(id),
+                command,
+            },
+        );
     }
 
     fn command(&mut self, client: usize) -> Command {
@@ -219,7 +240,12 @@ impl World<'_> {
             self.workload.attempts.pop_first();
         }
         let late = self.random.chance(40);
-        let at = self.delay() + if late { self.random.between(0, 1500 * MS) } else { 0 };
+        let at = self.delay()
+            + if late {
+                self.random.between(0, 1500 * MS)
+            } else {
+                0
+            };
         self.later(at, Happening::Asked { to, token });
         let patience = self.random.between(150, 700) * MS;
         self.later(patience, Happening::TimedOut { token });
@@ -259,7 +285,13 @@ impl World<'_> {
         if !self.random.chance(30) {
             let at = self.delay();
             let answer = Answer::Reply(Box::new(reply));
-            self.later(at, Happening::Answered { token: token.0, answer });
+            self.later(
+                at,
+                Happening::Answered {
+                    token: token.0,
+                    answer,
+                },
+            );
         }
     }
 
@@ -274,7 +306,9 @@ impl World<'_> {
             Answer::Reply(reply) => match &**reply {
                 Reply::NotDone(NotDone::NotPrimary { primary, .. }) => {
                     let named = primary.as_ref().and_then(|primary| {
-                        self.machines.iter().position(|machine| machine.name == *primary)
+                        self.machines
+                            .iter()
+                            .position(|machine| machine.name == *primary)
                     });
                     Some(named.unwrap_or(elsewhere))
                 }
