@@ -232,6 +232,11 @@ impl World<'_> {
                 }
             }
             Input::Attend => self.attend(node, life),
+            // Records come after the answer to the registration.
+            Input::Event(event) if matches!(*event, Event::View(_)) && !self.is_registered(node) => {
+                let input = Input::Event(event);
+                self.later(5 * MS, Happening::ToServer { to: node, life, input });
+            }
             Input::Event(event) => self.step(node, *event),
             Input::Registered {
                 stream,
@@ -259,6 +264,11 @@ impl World<'_> {
                 }
             }
         }
+    }
+
+    fn is_registered(&self, node: Node) -> bool {
+        let process = self.machines[node].process.as_ref();
+        process.is_some_and(|process| process.replica.is_some())
     }
 
     fn attend(&mut self, node: Node, life: u64) {
