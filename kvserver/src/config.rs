@@ -1,1 +1,239 @@
-//! Placeholder.
+//! What a server is told at its start: flags in, a checked [`Config`] out.
+
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use kvprocess::logging::LogFormat;
+use kvproto::ServerName;
+
+use crate::replica::Reads;
+
+/// One copy of a replicated key-value store: primary, backup or spare, as the view service decides.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "kvserver", version = kvprocess::VERSION)]
+pub struct Flags {
+    /// Address to listen at. Port 0 takes any free port.
+    #[arg(
+        long,
+        env = "KVSERVER_ADDR",
+        default_value = "localhost:8001",
+        value_name = "HOST:PORT",
+        value_parser = address
+    )]
+    pub addr: String,
+
+    /// Addresses of the view service, separated by commas.
+    #[arg(
+        long,
+        env = "KVSERVER_VS",
+        default_value = "localhost:8000",
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        value_parser = reachable
+    )]
+    pub vs: Vec<String>,
+
+    /// Address under which others reach this server, and its name in views. Default: --addr.
+    #[arg(long, env = "KVSERVER_ADVERTISE", value_name = "HOST:PORT", value_parser = address)]
+    pub advertise: Option<String>,
+
+    /// How a primary proves that it still leads before it answers a read.
+    #[arg(
+        long,
+        env = "KVSERVER_READS",
+        default_value = "lease",
+        value_name = "HOW"
+    )]
+    pub reads: ReadsFlag,
+
+    /// Allow addresses other than loopback, without encryption or authentication.
+    #[arg(long, env = "KVSERVER_INSECURE")]
+    pub insecure: bool,
+
+    /// TOML file with these flags as keys. Flags and environment come first.
+    #[arg(long, env = "KVSERVER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Form of the log on stderr.
+    #[arg(
+        long,
+        env = "KVSERVER_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// The choices of `--reads`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub enum ReadsFlag {
+    /// By a lease that the backups grant: no round trip, trusts that clocks run at like speeds.
+    Lease,
+    /// By asking every backup for every read: one round trip, trusts no clock.
+    Confirm,
+}
+
+impl From<ReadsFlag> for Reads {
+    fn from(flag: ReadsFlag) -> Reads {
+        match flag {
+            ReadsFlag::Lease => Reads::Lease,
+            ReadsFlag::Confirm => Reads::Confirm,
+        }
+    }
+}
+
+/// What a server needs to know, checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Addresses of the view service, at least one.
+    pub view_servers: Vec<String>,
+    /// Address of this server in views; port 0 stands for the port it really has.
+    pub advertise: String,
+    /// How reads are proven.
+    pub reads: Reads,
+}
+
+impl Flags {
+    /// Checks what no single flag can tell.
+    ///
+    /// # Errors
+    /// The rule that is broken, with flag and value, as clap words its own.
+    pub fn checked(&self) -> Result<Config, clap::Error> {
+        let advertise = self.advertise.as_ref().unwrap_or(&self.addr);
+        if is_wildcard(advertise) {
+            let flag = if self.advertise.is_some() {
+                "--advertise"
+            } else {
+                "--addr"
+            };
+            return Err(Flags::command().error(
+                ErrorKind::ValueValidation,
+                format!(
+                    "{flag} {advertise} is no address that others can dial: name one that reaches \
+                     this server with --advertise"
+                ),
+            ));
+        }
+        Ok(Config {
+            view_servers: self.vs.clone(),
+            advertise: advertise.clone(),
+            reads: self.reads.into(),
+        })
+    }
+}
+
+impl Config {
+    /// The server's name in views when it listens at `port`.
+    #[must_use]
+    pub fn name(&self, port: u16) -> ServerName {
+        match self.advertise.rsplit_once(':') {
+            Some((host, "0")) => ServerName::from(format!("{host}:{port}")),
+            _ => ServerName::from(self.advertise.as_str()),
+        }
+    }
+}
+
+fn address(text: &str) -> Result<String, String> {
+    let rule = "must be HOST:PORT with a port from 0 to 65535";
+    let (host, port) = text.rsplit_once(':').ok_or(rule)?;
+    let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    if host.is_empty() || host.contains(char::is_whitespace) || bare_ipv6 {
+        return Err(rule.into());
+    }
+    // The number is written again, so that one server has one name whatever its zeros.
+    let port: u16 = port.parse().map_err(|_| rule)?;
+    Ok(format!("{host}:{port}"))
+}
+
+fn reachable(text: &str) -> Result<String, String> {
+    let text = address(text.trim())?;
+    if text.ends_with(":0") {
+        return Err("must have a port other than 0".into());
+    }
+    Ok(text)
+}
+
+fn is_wildcard(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse()
+        .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(args: &[&str]) -> Result<Flags, clap::Error> {
+        Flags::try_parse_from([&["kvserver"], args].concat())
+    }
+
+    fn config(args: &[&str]) -> Config {
+        flags(args)
+            .expect("the flags are valid")
+            .checked()
+            .expect("the flags go together")
+    }
+
+    #[test]
+    fn without_flags_a_server_is_at_8001_and_the_view_service_at_8000() {
+        let config = config(&[]);
+        assert_eq!(config.view_servers, ["localhost:8000"]);
+        assert_eq!(config.name(8001), ServerName::from("localhost:8001"));
+        assert_eq!(config.reads, Reads::Lease);
+    }
+
+    #[test]
+    fn a_server_at_port_0_goes_by_the_port_it_got() {
+        assert_eq!(
+            config(&["--addr", "localhost:0"]).name(4711).as_str(),
+            "localhost:4711"
+        );
+        assert_eq!(
+            config(&["--addr", "[::1]:0"]).name(4711).as_str(),
+            "[::1]:4711"
+        );
+    }
+
+    #[test]
+    fn the_advertised_name_wins_over_the_address() {
+        let config = config(&["--addr", "0.0.0.0:8001", "--advertise", "db1.example:9001"]);
+        assert_eq!(config.name(8001).as_str(), "db1.example:9001");
+    }
+
+    #[test]
+    fn a_wildcard_address_needs_a_name_that_others_can_dial() {
+        for wildcard in ["0.0.0.0:8001", "[::]:8001"] {
+            let error = flags(&["--addr", wildcard]).expect("well formed").checked();
+            let error = error.expect_err("nobody can dial it").to_string();
+            assert!(
+                error.contains(wildcard) && error.contains("--advertise"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_view_servers_are_separated_by_commas() {
+        assert_eq!(config(&["--vs", "a:1, b:2"]).view_servers, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_flag_value_and_rule() {
+        for (flag, value, rule) in [
+            ("--addr", "localhost", "HOST:PORT"),
+            ("--addr", "localhost:65536", "0 to 65535"),
+            ("--addr", ":8001", "HOST:PORT"),
+            ("--addr", "::1:8001", "HOST:PORT"),
+            ("--vs", "localhost:0", "other than 0"),
+            ("--reads", "maybe", "confirm"),
+        ] {
+            let error = flags(&[flag, value]).expect_err("the value is bad");
+            assert_eq!(error.exit_code(), 2);
+            let error = error.to_string();
+            let named = error.contains(flag) && error.contains(value) && error.contains(rule);
+            assert!(named, "{flag} {value}: {error}");
+        }
+    }
+}

@@ -1,1 +1,278 @@
-//! Placeholder.
+//! The registration of this life of the server with the view service: pings and wishes go up, view
+//! records come down. Shell: it decides nothing but when to try again.
+//!
+//! Pings take their progress from what the node last published and wait for nothing, so that a node
+//! that is stuck shows as one that makes no progress, not as a dead one, and views are handed on by
+//! a task of its own. What is lost here is repeated by others: wishes by the replica, views by the
+//! view service when the stream is resumed.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use kvprocess::dial;
+use kvproto::pb::viewservice as pb;
+use kvproto::pb::viewservice::registration_client::RegistrationClient;
+use kvproto::registration::{FromServer, PROTOCOL_LEVEL, RefusedReason, ToServer, Wish};
+use kvproto::{Member, ServerName, View};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tracing::{debug, info, warn};
+
+use crate::node::NodeHandle;
+use crate::replica::event::Event;
+
+/// A view service that takes longer to answer is tried again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// The first pause between two attempts, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// While nothing changes people are told this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Pings and wishes that wait for the connection; when as many do, the connection has stopped.
+const SENT_QUEUED_MAX: usize = 64;
+
+/// What the heartbeat needs of its server.
+pub struct Heartbeat {
+    name: ServerName,
+    view_servers: Vec<String>,
+    node: NodeHandle,
+    wishes: mpsc::Receiver<Wish>,
+    /// Taken by the first registration.
+    registered: Option<oneshot::Sender<(Member, View)>>,
+    /// This life, once registered.
+    me: Option<Member>,
+    pause: Duration,
+    told_at: Option<Instant>,
+}
+
+/// Why an attempt to attend has ended.
+enum Ended {
+    /// The view service does not want this server.
+    Refused(RefusedReason, String),
+    /// The connection broke or never stood.
+    Broken(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Ended {
+    fn from(cause: E) -> Self {
+        Ended::Broken(cause.into())
+    }
+}
+
+impl Heartbeat {
+    /// For the server of this name, which gives its number and first view to `registered` and then
+    /// every newer view to `node`.
+    #[must_use]
+    pub fn new(
+        name: ServerName,
+        view_servers: Vec<String>,
+        node: NodeHandle,
+        wishes: mpsc::Receiver<Wish>,
+        registered: oneshot::Sender<(Member, View)>,
+    ) -> Heartbeat {
+        Heartbeat {
+            name,
+            view_servers,
+            node,
+            wishes,
+            registered: Some(registered),
+            me: None,
+            pause: PAUSES.0,
+            told_at: None,
+        }
+    }
+
+    /// Attends for ever, through every failure of the view service. Returns only when the view
+    /// service has refused this server for good, with what to do about it.
+    pub async fn attend(mut self) -> anyhow::Error {
+        let (newest, views) = watch::channel(None);
+        let hand_on = hand_on_views(views, self.node.clone());
+        tokio::select! {
+            refused = self.keep_attending(&newest) => refused,
+            () = hand_on => anyhow!("the task that hands on views has ended"),
+        }
+    }
+
+    async fn keep_attending(&mut self, views: &watch::Sender<Option<View>>) -> anyhow::Error {
+        let servers = self.view_servers.clone();
+        for address in servers.iter().cycle() {
+            match self.attend_at(address, views).await {
+                Ended::Refused(RefusedReason::NameInUse, message) => {
+                    let what = format!("waiting to register as {}: {message}", self.name);
+                    self.tell(&what);
+                }
+                Ended::Refused(_, message) => {
+                    return anyhow!("the view service at {address} refuses this server: {message}");
+                }
+                Ended::Broken(cause) => {
+                    debug!("view service at {address}: {cause:#}");
+                    let what = self.waiting();
+                    self.tell(&what);
+                }
+            }
+            sleep(self.pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            self.pause = (self.pause * 2).min(PAUSES.1);
+        }
+        anyhow!("--vs names no view service")
+    }
+
+    /// One connection, from the registration to its end.
+    async fn attend_at(&mut self, address: &str, views: &watch::Sender<Option<View>>) -> Ended {
+        match self.connect(address, views).await {
+            Ok((up, down)) => {
+                info!("Connected to view service at {address}");
+                self.pause = PAUSES.0;
+                self.told_at = None;
+                match self.exchange(&up, down, views).await {
+                    Ok(()) => Ended::Broken(anyhow!("it closed the stream")),
+                    Err(ended) => ended,
+                }
+            }
+            Err(ended) => ended,
+        }
+    }
+
+    /// Registers, or resumes the registration of this life.
+    async fn connect(
+        &mut self,
+        address: &str,
+        views: &watch::Sender<Option<View>>,
+    ) -> Result<(mpsc::Sender<pb::FromServer>, Streaming<pb::ToServer>), Ended> {
+        let channel = timeout(ANSWER_WITHIN, dial::connect(address)).await??;
+        let (up, queued) = mpsc::channel(SENT_QUEUED_MAX);
+        let known = self.node.standing().view;
+        let register = FromServer::Register {
+            name: self.name.clone(),
+            incarnation: self.me.as_ref().map(|me| me.incarnation),
+            cluster: known.map(|view| view.cluster),
+            protocol_level: PROTOCOL_LEVEL,
+        };
+        up.try_send(register.into())?;
+        let mut client = RegistrationClient::new(channel);
+        let answer = timeout(ANSWER_WITHIN, client.attend(ReceiverStream::new(queued))).await??;
+        let mut down = answer.into_inner();
+        let first = timeout(ANSWER_WITHIN, down.message()).await??;
+        let first = first.context("it closed the stream instead of answering")?;
+        match ToServer::try_from(first)? {
+            ToServer::Registered { incarnation, view } => {
+                self.take_registration(
+                    Member {
+                        name: self.name.clone(),
+                        incarnation,
+                    },
+                    *view,
+                    views,
+                )?;
+                // What was wished before is out of date, and repeated if it is not.
+                while self.wishes.try_recv().is_ok() {}
+                Ok((up, down))
+            }
+            ToServer::Refused { reason, message } => Err(Ended::Refused(reason, message)),
+            other => Err(anyhow!("it answers a registration with {other:?}").into()),
+        }
+    }
+
+    /// The first registration gives the server its number; later ones must confirm it.
+    fn take_registration(
+        &mut self,
+        me: Member,
+        view: View,
+        views: &watch::Sender<Option<View>>,
+    ) -> anyhow::Result<()> {
+        match (&self.me, self.registered.take()) {
+            (None, Some(registered)) => {
+                info!("registered as {me}");
+                self.me = Some(me.clone());
+                // The whole server is gone if nobody listens.
+                let _ = registered.send((me, view));
+            }
+            (Some(known), _) if *known == me => offer(views, view),
+            (known, _) => bail!("it calls this server {me}, which is {known:?}"),
+        }
+        Ok(())
+    }
+
+    /// Pings and wishes up, views down, until the stream ends.
+    async fn exchange(
+        &mut self,
+        up: &mpsc::Sender<pb::FromServer>,
+        mut down: Streaming<pb::ToServer>,
+        views: &watch::Sender<Option<View>>,
+    ) -> Result<(), Ended> {
+        let mut ping_at = Instant::now();
+        loop {
+            tokio::select! {
+                () = sleep_until(ping_at) => {
+                    if let Some(progress) = self.node.progress() {
+                        up.try_send(FromServer::Ping(progress).into())?;
+                    }
+                    ping_at = Instant::now() + self.ping_interval();
+                }
+                Some(wish) = self.wishes.recv() => up.try_send(FromServer::Wish(wish).into())?,
+                message = down.message() => match message? {
+                    Some(message) => self.take(message.try_into()?, views)?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn take(&self, message: ToServer, views: &watch::Sender<Option<View>>) -> Result<(), Ended> {
+        match message {
+            ToServer::View(view) => offer(views, *view),
+            // Lost if the node has no room for it: the wish, which is repeated, asks again.
+            ToServer::NobodyToTakeOver => self.node.try_event(Event::NobodyToTakeOver),
+            ToServer::Refused { reason, message } => return Err(Ended::Refused(reason, message)),
+            ToServer::Registered { .. } => return Err(anyhow!("it registers twice").into()),
+        }
+        Ok(())
+    }
+
+    fn ping_interval(&self) -> Duration {
+        let view = self.node.standing().view;
+        view.map_or(PAUSES.0, |view| view.settings.ping_interval)
+    }
+
+    /// Says what is being waited for, at once and then every few seconds.
+    fn tell(&mut self, what: &str) {
+        if self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            warn!("{what}");
+            self.told_at = Some(Instant::now());
+        }
+    }
+
+    fn waiting(&self) -> String {
+        let servers = self.view_servers.join(", ");
+        match self.node.standing().view {
+            Some(view) => format!(
+                "waiting for the view service at {servers}; still serving the view {}",
+                view.number
+            ),
+            None => format!("waiting for the view service at {servers}; start it, or change --vs"),
+        }
+    }
+}
+
+/// Makes a view the newest one, unless a newer one is known.
+fn offer(views: &watch::Sender<Option<View>>, view: View) {
+    views.send_if_modified(|newest| {
+        let newer = newest
+            .as_ref()
+            .is_none_or(|known| known.order() < view.order());
+        if newer {
+            *newest = Some(view);
+        }
+        newer
+    });
+}
+
+/// Gives the node the newest view whenever there is one and the node has room.
+async fn hand_on_views(mut views: watch::Receiver<Option<View>>, node: NodeHandle) {
+    while views.changed().await.is_ok() {
+        let newest = views.borrow_and_update().clone();
+        if let Some(view) = newest {
+            node.event(Event::View(Box::new(view))).await;
+        }
+    }
+}

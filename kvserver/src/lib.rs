@@ -1,7 +1,8 @@
 //! A key-value server: one copy of the data, which may be primary, backup or spare.
 //!
 //! Pure, in reading order: [`store`] (the data), [`replica`] (the protocol). Shells: [`journal`],
-//! [`node`] (the loop), [`heartbeat`] (the view service), [`peers`] (other copies), [`api`] (doors).
+//! [`node`] (the loop), [`heartbeat`] (the view service), [`peers`] (other copies), [`api`] (doors),
+//! [`config`] (the flags), and [`server`], which puts them together.
 
 pub mod api;
 pub mod config;
@@ -10,4 +11,8 @@ pub mod journal;
 pub mod node;
 pub mod peers;
 pub mod replica;
+pub mod server;
 pub mod store;
+
+pub use config::{Config, Flags};
+pub use server::run;

@@ -1,2 +1,24 @@
-//! x
+//! Tries the store out, from a first put to fifty failovers in a row.
+//!
+//! In reading order:
+//! - [`args`]: what can be asked for on the command line
+//! - [`calls`]: the few calls that everything here is made of
+//! - [`basic`]: the four basic tests, then a put and a get every second
+//! - [`workload`], [`bench`](mod@bench): a load from a seed (pure), and how fast it is served
+//! - [`ledger`], [`failover`]: what writers were promised (pure), and a drill that checks it
+//!   through faults
+//! - [`cluster`]: real processes on this machine; [`up`]: such a cluster for people
+//! - [`sim`]: a whole cluster in memory that one seed decides (pure)
+//! - [`report`]: tables, durations and lines for people
+
+pub mod args;
+pub mod basic;
+pub mod bench;
+pub mod calls;
+pub mod cluster;
+pub mod failover;
+pub mod ledger;
+pub mod report;
 pub mod sim;
+pub mod up;
+pub mod workload;

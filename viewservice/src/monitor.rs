@@ -570,7 +570,8 @@ impl Monitor {
         if view.number != before.number {
             announce(before, view);
         } else if view.is_activated() && !before.is_activated() {
-            info!("View {} activated by {:?}", view.number, view.primary);
+            let primary = view.primary_name().map_or("", ServerName::as_str);
+            info!("View {} activated by {primary}", view.number);
         }
         for member in view.eligible.difference(&before.eligible) {
             info!("{member} holds every committed op");

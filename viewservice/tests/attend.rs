@@ -1,5 +1,7 @@
 //! The view service as its callers see it, over real connections.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use std::future::Future;
 use std::net::TcpListener;
 use std::time::Duration;

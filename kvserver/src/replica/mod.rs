@@ -213,6 +213,12 @@ impl Replica {
             .is_some_and(|primary| primary.is_acting(&self.copy))
     }
 
+    /// Whether this copy holds a usable state: not between the start of a transfer and its end.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.copy.complete
+    }
+
     /// The newest record known.
     #[must_use]
     pub fn view(&self) -> &View {

@@ -308,20 +308,22 @@ impl Liveness {
         dead.map(|(member, _)| member.clone()).collect()
     }
 
-    /// Whether the server may be taken into a view: alive beyond doubt, heard since it was last
-    /// evicted, and not paying for having died too often.
+    /// Whether the server may be taken into a view: alive beyond doubt, and heard since it was last
+    /// evicted.
     #[must_use]
-    pub fn is_recruitable(&self, member: &Member, now: Timestamp) -> bool {
-        let barred = self
-            .records
-            .get(&member.name)
-            .is_some_and(|record| record.barred_until > now);
+    pub fn is_recruitable(&self, member: &Member) -> bool {
         self.state(member) == State::Alive
-            && !barred
             && self.lives.get(member).is_some_and(|life| {
                 life.evicted
                     .is_none_or(|evicted| life.heard > evicted && life.moved > evicted)
             })
+    }
+
+    /// Whether the server has died too often of late: others are taken before it.
+    #[must_use]
+    pub fn is_barred(&self, member: &Member, now: Timestamp) -> bool {
+        let record = self.records.get(&member.name);
+        record.is_some_and(|record| record.barred_until > now)
     }
 
     /// Deaths and evictions of the server that are not forgotten yet.

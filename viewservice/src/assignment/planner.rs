@@ -221,7 +221,9 @@ fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
     state.is_present(primary) && !liveness.is_dead(primary)
 }
 
-/// Fills up the backups with spares: those that died least first, then the senior ones.
+/// Fills up the backups with spares: those that died least first, then the senior ones. One that
+/// has died too often is taken only when nobody else holds a second copy: a bad copy is better than
+/// none, and nothing is better than moving all the data again and again.
 fn recruit(
     state: &ViewState,
     liveness: &Liveness,
@@ -234,11 +236,16 @@ fn recruit(
     let mut spares: Vec<_> = state
         .servers()
         .filter(|spare| spare != primary && !backups.contains(spare) && Some(spare) != except)
-        .filter(|spare| liveness.is_recruitable(spare, now))
+        .filter(|spare| liveness.is_recruitable(spare))
         .collect();
     spares.sort_by_key(|spare| (liveness.deaths(&spare.name), spare.incarnation));
-    spares.truncate(wanted.saturating_sub(backups.len()));
-    backups.extend(spares);
+    let (barred, ready): (Vec<_>, Vec<_>) = spares
+        .into_iter()
+        .partition(|spare| liveness.is_barred(spare, now));
+    backups.extend(ready.into_iter().take(wanted.saturating_sub(backups.len())));
+    if backups.is_empty() {
+        backups.extend(barred.into_iter().take(wanted.min(1)));
+    }
 }
 
 fn to_forget(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {

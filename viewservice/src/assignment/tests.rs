@@ -183,7 +183,7 @@ impl World {
             self.now = self.now + STEP;
             self.steps += 1;
             self.settle();
-            if self.steps % 2 == 0 {
+            if self.steps.is_multiple_of(2) {
                 let names: Vec<_> = self.servers.keys().copied().collect();
                 for name in names {
                     self.ping(name);

@@ -65,7 +65,8 @@ impl Watch {
     }
 
     fn recruitable(&self, name: &str) -> bool {
-        self.liveness.is_recruitable(&server(name), self.now)
+        self.liveness.is_recruitable(&server(name))
+            && !self.liveness.is_barred(&server(name), self.now)
     }
 }
 

@@ -79,10 +79,8 @@ fn view_4_activation_keeps_only_those_who_were_complete_and_are_reconciled() {
         "only the primary of the view may activate it"
     );
     world.propose(activate(&s1, &[&s3])).unwrap();
-    let eligible: Vec<_> = world.view().eligible.into_iter().collect();
-    assert_eq!(
-        eligible,
-        [s1.clone()],
+    assert!(
+        world.view().eligible.iter().eq([&s1]),
         "s3 was never complete, s2 was not reconciled"
     );
     assert_eq!(world.view().role_of(&s2), Role::Joining);
@@ -193,6 +191,23 @@ fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands
     assert_eq!(
         requests::register(&world.state, &world.liveness, &resume),
         Admission::Resumes(new)
+    );
+}
+
+#[test]
+fn view_6_the_role_of_a_primary_does_not_survive_its_restart() {
+    let mut world = World::new(Kind::Full, 2);
+    world.start("s1");
+    world.habit("s1", Habit::Zero);
+    let first = world.view();
+    world.kill("s1");
+    world.start("s1");
+    let second = world.view();
+    assert_eq!(second.primary_name(), first.primary_name());
+    assert_eq!(second.number, first.number.next());
+    assert_eq!(
+        second.primary_since, second.number,
+        "a new life never goes on in an old epoch"
     );
 }
 
@@ -440,4 +455,28 @@ fn waiting_names_the_silent_complete_server_and_the_ways_out() {
     world.habit("s1", Habit::Follows);
     world.pass(PING_INTERVAL * 2);
     assert_eq!(planner::waiting(&world.state, &world.liveness), None);
+}
+
+/// A server that keeps dying is moved to the end of the queue, but a cluster that would be left
+/// with a single copy takes it all the same.
+#[test]
+fn a_flapping_server_is_taken_when_nobody_else_holds_a_second_copy() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    for _ in 0..6 {
+        world.kill("s2");
+        world.start("s2");
+        world.pass(A_WHILE);
+        let view = world.view();
+        assert_eq!(view.backups.len(), 1, "{view:?}");
+        assert_eq!(view.eligible.len(), 2, "{view:?}");
+    }
+    world.start("s3");
+    world.kill("s2");
+    world.start("s2");
+    world.pass(A_WHILE);
+    assert_eq!(
+        world.view().backups,
+        [world.present("s3")],
+        "who died less is taken first"
+    );
 }

@@ -1,0 +1,85 @@
+# Everything a contributor does. `make help` lists it.
+# PROFILE is the cargo profile: `release` for use, `ci` for tests and CI (optimised a little, with
+# every assertion on).
+PROFILE ?= release
+CARGO ?= cargo
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PROGRAMS := viewservice kvserver testclient kvctl
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+# cargo keeps the artifacts of the profile `dev` in `debug`.
+BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench failover
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+build: ## build all programs into bin/
+	$(CARGO) build --workspace --bins --locked --profile $(PROFILE)
+	@mkdir -p bin
+	@for program in $(PROGRAMS); do \
+		cp -f $(BUILT)/$$program bin/$$program.new; mv -f bin/$$program.new bin/$$program; \
+	done
+
+# Tests run with the profile `ci`, whatever PROFILE says: without optimisation the programs are too
+# slow for their own timings, and with all of it assertions are off.
+test: ## everything that must be green: unit tests, tests with real processes, test.sh
+	$(CARGO) build --workspace --bins --locked --profile ci
+	$(CARGO) test --workspace --locked --profile ci
+	PROFILE=ci ./test.sh
+
+run: build ## a cluster on this machine: view service and three servers, until Ctrl-C
+	@bin/testclient cluster
+
+# The four-terminal walk-through: each runs one program in the foreground. Its process id goes to
+# logs/, so that `make clean` can stop it.
+define foreground
+	@mkdir -p logs
+	@echo $$$$ >logs/$(1).pid; exec $(2) 2> >(tee -a logs/$(1).log >&2)
+endef
+
+run-vs: build ## the view service alone, in the foreground
+	$(call foreground,viewservice,bin/viewservice --addr localhost:8000)
+
+run-s1: build ## server 1 alone, in the foreground
+	$(call foreground,s1,bin/kvserver --addr localhost:8001 --vs localhost:8000)
+
+run-s2: build ## server 2
+	$(call foreground,s2,bin/kvserver --addr localhost:8002 --vs localhost:8000)
+
+run-s3: build ## server 3
+	$(call foreground,s3,bin/kvserver --addr localhost:8003 --vs localhost:8000)
+
+run-client: build ## the basic tests, then a put and a get every second
+	@bin/testclient --vs localhost:8000
+
+bench: build ## measure a running cluster (BENCH="--clients 10 …")
+	@bin/testclient bench $(BENCH)
+
+failover: build ## fail the primary of a cluster again and again under load (FAILOVER="--fault stop …")
+	@bin/testclient failover $(FAILOVER)
+
+verify: ## read-only checks: format, lints, docs, the repository itself
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked --profile ci -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --profile ci
+	$(CARGO) test --locked --profile ci -p testclient --test tidy
+
+fix: ## format, and let clippy mend what it can
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged --profile ci
+	$(CARGO) fmt --all
+
+clean: ## stop what run targets started, remove programs and logs
+	@for file in logs/*.pid; do \
+		[ -e "$$file" ] || continue; \
+		pid=$$(cat "$$file"); \
+		case "$$(readlink "/proc/$$pid/exe" 2>/dev/null || true)" in \
+			"$(CURDIR)"/bin/*) echo "stopping $$(basename "$$file" .pid) ($$pid)"; kill -KILL "$$pid" || true ;; \
+		esac; \
+	done
+	rm -rf bin logs

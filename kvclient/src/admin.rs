@@ -1,0 +1,273 @@
+//! What operators ask: the state of the cluster, the content of one copy, and the one command that
+//! may lose data.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvproto::pb::kvserver::{DumpRequest, DumpResponse, dump_response};
+use kvproto::pb::viewservice as pb;
+use kvproto::{Digest, Incarnation, Member, OpNumber, Record, ServerName, View};
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming};
+
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::servers::{kv_server, view_service, with_causes};
+use crate::views::ANSWER_WITHIN;
+use crate::wire;
+
+/// The state of the cluster, as the view service sees it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ClusterStatus {
+    /// The current view.
+    pub view: View,
+    /// Every server that is registered.
+    pub servers: Vec<ServerStatus>,
+    /// Servers without which the cluster cannot go on; empty when it can.
+    pub waiting_for: Vec<String>,
+    /// One sentence on what to do next; empty when all is well.
+    pub advice: String,
+    /// Calls that the view service has handled since its start, by `/package.Service/Method`.
+    pub rpcs_handled: BTreeMap<String, u64>,
+    /// Version of the view service.
+    pub version: String,
+}
+
+/// One server, as the view service sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerStatus {
+    /// Which server, in which of its lives.
+    pub member: Member,
+    /// primary, backup, joining or spare, by the view.
+    pub role: String,
+    /// alive, suspected, dead or leaving.
+    pub state: String,
+    /// Last op appended in this copy.
+    pub appended: OpNumber,
+    /// Last op that this copy knows to be committed.
+    pub committed: OpNumber,
+    /// Last op applied in this copy.
+    pub applied: OpNumber,
+    /// Age of its last sign of life.
+    pub ping_age: Duration,
+    /// Whether it is a lab-style server, driven by plain pings.
+    pub plain: bool,
+}
+
+impl Client {
+    /// The state of the cluster.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when no view server answers in time.
+    pub async fn status(&self) -> Result<ClusterStatus> {
+        self.ask_view_servers(|views, server| async move {
+            let channel = views.connections().connect(&server).await?;
+            let mut client = view_service(channel);
+            let asked = client.status(pb::StatusRequest {});
+            let status = match timeout(ANSWER_WITHIN, asked).await {
+                Ok(Ok(response)) => response.into_inner(),
+                Ok(Err(status)) => return Err(format!("{server}: {}", with_causes(&status))),
+                Err(_) => return Err(format!("{server}: no answer within {ANSWER_WITHIN:?}")),
+            };
+            cluster_status(status).map_err(|error| format!("{server}: {error}"))
+        })
+        .await
+    }
+
+    /// Every pair that one server's copy holds, in key order as of one op; the primary's without a
+    /// name. A copy that is behind shows what it has applied.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the server does not answer in time.
+    pub async fn dump(&self, server: Option<&str>) -> Result<Dump> {
+        let server = match server {
+            Some(server) => ServerName::from(server),
+            None => self.view().await?.primary_name().cloned().ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Unavailable,
+                    "there is no primary to dump; name a server with --server, or see `kvctl status`",
+                )
+            })?,
+        };
+        let opened = async {
+            let channel = self.shared().servers.connect(&server).await?;
+            kv_server(channel)
+                .dump(DumpRequest {})
+                .await
+                .map_err(|status| format!("{server}: {}", with_causes(&status)))
+        };
+        let opened = timeout(self.timeout(), opened)
+            .await
+            .unwrap_or_else(|_| Err(format!("{server}: no answer within {:?}", self.timeout())));
+        match opened {
+            Ok(response) => Ok(Dump {
+                server,
+                pairs: response.into_inner(),
+                patience: self.timeout(),
+                summary: None,
+            }),
+            Err(error) => Err(dump_failed(&error)),
+        }
+    }
+
+    /// Starts a new generation from the data of one server, and gives up whatever only others hold.
+    /// The caller asserts that no other server still serves: stop them first. The view service
+    /// refuses while a server that is known to hold everything is alive.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] with the reason of the view service.
+    pub async fn force_accepting_data_loss(&self, server: &str) -> Result<View> {
+        let request = pb::ForceRequest {
+            server: server.to_owned(),
+            accept_data_loss: true,
+        };
+        let patience = self.timeout();
+        // Only a server that was not reached is passed over for the next: a second command after
+        // one whose answer was lost could start a second generation.
+        let answer = self
+            .ask_view_servers(|views, view_server| {
+                let request = request.clone();
+                async move {
+                    let channel = views.connections().connect(&view_server).await?;
+                    let mut client = view_service(channel);
+                    Ok(match timeout(patience, client.force(request)).await {
+                        Ok(answer) => answer.map(tonic::Response::into_inner),
+                        Err(_) => Err(Status::deadline_exceeded("no answer")),
+                    })
+                }
+            })
+            .await?;
+        match answer {
+            Ok(response) => wire::view(response.view).map_err(|error| {
+                Error::new(
+                    ErrorKind::OutcomeUnknown,
+                    format!("the answer made no sense ({error}); see `kvctl status`"),
+                )
+            }),
+            Err(status) if is_refusal(&status) => {
+                Err(Error::new(ErrorKind::Refused, status.message()))
+            }
+            Err(status) => Err(Error::new(
+                ErrorKind::OutcomeUnknown,
+                format!(
+                    "outcome unknown: {}; see `kvctl status` before you repeat it",
+                    with_causes(&status)
+                ),
+            )),
+        }
+    }
+}
+
+/// The pairs of one copy, as they arrive.
+pub struct Dump {
+    server: ServerName,
+    pairs: Streaming<DumpResponse>,
+    patience: Duration,
+    summary: Option<DumpSummary>,
+}
+
+/// What a dump ends with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DumpSummary {
+    /// Pairs in the copy.
+    pub count: u64,
+    /// Digest of the store: equal in all copies at the same op.
+    pub digest: Digest,
+    /// The op that the dump reflects.
+    pub op: OpNumber,
+    /// primary, backup, joining or spare, as the server sees itself.
+    pub role: String,
+}
+
+impl Dump {
+    /// The server whose copy this is.
+    #[must_use]
+    pub fn server(&self) -> &ServerName {
+        &self.server
+    }
+
+    /// The next pair; `None` after the last, when the summary is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the server stops before the end: what was seen so far is not
+    /// the whole copy.
+    pub async fn next(&mut self) -> Result<Option<(Bytes, Record)>> {
+        let message = timeout(self.patience, self.pairs.message())
+            .await
+            .map_err(|_| dump_failed(&format!("{}: nothing more arrives", self.server)))?
+            .map_err(|status| dump_failed(&format!("{}: {}", self.server, with_causes(&status))))?;
+        let incomplete = |what: &str| dump_failed(&format!("{}: {what}", self.server));
+        match message.and_then(|message| message.body) {
+            Some(dump_response::Body::Record(pair)) => {
+                let record = pair.record.map(Record::try_from).transpose();
+                match record {
+                    Ok(Some(record)) => Ok(Some((pair.key, record))),
+                    Ok(None) => Err(incomplete("a pair without a value")),
+                    Err(error) => Err(incomplete(&error.to_string())),
+                }
+            }
+            Some(dump_response::Body::Summary(summary)) => {
+                let digest = Digest::try_from(summary.digest)
+                    .map_err(|error| incomplete(&error.to_string()))?;
+                self.summary = Some(DumpSummary {
+                    count: summary.count,
+                    digest,
+                    op: OpNumber(summary.op_number),
+                    role: summary.role,
+                });
+                Ok(None)
+            }
+            None => Err(incomplete("the dump ended before its summary")),
+        }
+    }
+
+    /// The summary, once [`Dump::next`] has returned `None`.
+    #[must_use]
+    pub fn summary(&self) -> Option<&DumpSummary> {
+        self.summary.as_ref()
+    }
+}
+
+fn dump_failed(why: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the dump is not complete ({why}); check that the server runs, then try again"),
+    )
+}
+
+/// Whether the view service decided, as opposed to not being reached or not being the leader.
+fn is_refusal(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound | Code::PermissionDenied
+    )
+}
+
+fn cluster_status(status: pb::StatusResponse) -> Result<ClusterStatus, String> {
+    Ok(ClusterStatus {
+        view: wire::view(status.view).map_err(|error| error.to_string())?,
+        servers: status.servers.into_iter().map(server_status).collect(),
+        waiting_for: status.waiting_for,
+        advice: status.advice,
+        rpcs_handled: status.rpcs_handled.into_iter().collect(),
+        version: status.version,
+    })
+}
+
+fn server_status(server: pb::ServerStatus) -> ServerStatus {
+    let member = server.member.unwrap_or_default();
+    ServerStatus {
+        member: Member {
+            name: member.name.into(),
+            incarnation: Incarnation(member.incarnation),
+        },
+        role: server.role,
+        state: server.state,
+        appended: OpNumber(server.appended),
+        committed: OpNumber(server.committed),
+        applied: OpNumber(server.applied),
+        ping_age: Duration::from_millis(server.ping_age_ms),
+        plain: server.plain,
+    }
+}

@@ -1,0 +1,265 @@
+//! The screens that show views and the state of the cluster. Pure.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use kvclient::{ClusterStatus, ServerStatus, View};
+use kvproto::Role;
+use serde_json::{Value, json};
+
+/// A view as a block of lines.
+pub(crate) fn view_block(view: &View) -> String {
+    let mut lines = vec![headline(view)];
+    for member in view.members() {
+        lines.push(format!("  {:<8} {member}", view.role_of(member).as_str()));
+    }
+    lines.join("\n")
+}
+
+/// The state of the cluster on one screen.
+pub(crate) fn screen(status: &ClusterStatus) -> String {
+    let mut lines = vec![headline(&status.view)];
+    if !status.servers.is_empty() {
+        let table = table(status).to_string();
+        lines.push(String::new());
+        lines.extend(table.lines().map(|line| line.trim_end().to_owned()));
+    }
+    if !status.waiting_for.is_empty() || !status.advice.is_empty() {
+        lines.push(String::new());
+    }
+    if !status.waiting_for.is_empty() {
+        lines.push(format!("Waiting for {}.", status.waiting_for.join(", ")));
+    }
+    if !status.advice.is_empty() {
+        lines.push(status.advice.clone());
+    }
+    lines.join("\n")
+}
+
+fn headline(view: &View) -> String {
+    let Some(primary) = view.primary_name() else {
+        return "No view yet: the first kvserver that registers becomes primary.".into();
+    };
+    format!(
+        "View {}, generation {}, {}: primary {primary} since view {}",
+        view.number,
+        view.generation,
+        activation(view),
+        view.primary_since
+    )
+}
+
+fn activation(view: &View) -> &'static str {
+    if view.is_activated() {
+        "activated"
+    } else {
+        "proposed, not yet activated"
+    }
+}
+
+fn table(status: &ClusterStatus) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header([
+        "SERVER",
+        "ROLE",
+        "STATE",
+        "APPENDED",
+        "COMMITTED",
+        "APPLIED",
+        "LAG",
+        "LAST PING",
+    ]);
+    for server in &status.servers {
+        let lag = match lag(status, server) {
+            Some(0) => "none".into(),
+            Some(ops) => format!("{ops} ops"),
+            None => "-".into(),
+        };
+        table.add_row([
+            server.member.to_string(),
+            server.role.clone(),
+            server.state.clone(),
+            server.appended.to_string(),
+            server.committed.to_string(),
+            server.applied.to_string(),
+            lag,
+            age(server),
+        ]);
+    }
+    table
+}
+
+/// Ops that a server has yet to append, by the last pings of both.
+fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
+    let primary = status.view.primary.as_ref()?;
+    if server.member == *primary || server.role == Role::Spare.as_str() {
+        return None;
+    }
+    let primary = status.servers.iter().find(|it| it.member == *primary)?;
+    Some(primary.appended.0.saturating_sub(server.appended.0))
+}
+
+fn age(server: &ServerStatus) -> String {
+    let millis = server.ping_age.as_millis();
+    if millis < 10_000 {
+        format!("{millis} ms ago")
+    } else {
+        format!("{} s ago", millis / 1000)
+    }
+}
+
+/// A view for programs.
+pub(crate) fn view_json(view: &View) -> Value {
+    let members = |role: Role| -> Vec<String> {
+        let has_role = |member: &&kvproto::Member| view.role_of(member) == role;
+        let members = view.members().filter(has_role);
+        members.map(|member| member.name.to_string()).collect()
+    };
+    let eligible = view.eligible.iter().map(|member| member.name.to_string());
+    json!({
+        "view": view.number.0,
+        "generation": view.generation.0,
+        "revision": view.revision.0,
+        "activated": view.is_activated(),
+        "primary": view.primary_name().map(ToString::to_string),
+        "primary_since": view.primary_since.0,
+        "backups": members(Role::Backup),
+        "joining": members(Role::Joining),
+        "eligible": eligible.collect::<Vec<_>>(),
+        "cluster": view.cluster.to_string(),
+    })
+}
+
+/// The state of the cluster for programs.
+pub(crate) fn status_json(status: &ClusterStatus) -> Value {
+    let server = |server: &ServerStatus| {
+        json!({
+            "server": server.member.name.to_string(),
+            "incarnation": server.member.incarnation.0,
+            "role": server.role,
+            "state": server.state,
+            "appended": server.appended.0,
+            "committed": server.committed.0,
+            "applied": server.applied.0,
+            "lag": lag(status, server),
+            "ping_age_ms": u64::try_from(server.ping_age.as_millis()).unwrap_or(u64::MAX),
+            "plain": server.plain,
+        })
+    };
+    json!({
+        "view": view_json(&status.view),
+        "servers": status.servers.iter().map(server).collect::<Vec<_>>(),
+        "waiting_for": status.waiting_for,
+        "advice": status.advice,
+        "rpcs_handled": status.rpcs_handled,
+        "version": status.version,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvproto::{
+        ClusterId, Generation, Incarnation, Member, OpNumber, Settings, ViewNumber, ViewStatus,
+    };
+    use std::time::Duration;
+
+    fn member(name: &str, incarnation: u64) -> Member {
+        Member {
+            name: name.into(),
+            incarnation: Incarnation(incarnation),
+        }
+    }
+
+    fn view() -> View {
+        let mut view = View::none(ClusterId([1; 16]), Settings::default());
+        view.generation = Generation(2);
+        view.number = ViewNumber(5);
+        view.primary_since = ViewNumber(4);
+        view.status = ViewStatus::Activated;
+        view.primary = Some(member("s1:1", 3));
+        view.backups = vec![member("s2:1", 1), member("s3:1", 2)];
+        view.eligible = [member("s1:1", 3), member("s2:1", 1)].into();
+        view
+    }
+
+    fn server(member: Member, role: &str, appended: u64, ping_age_ms: u64) -> ServerStatus {
+        ServerStatus {
+            member,
+            role: role.into(),
+            state: "alive".into(),
+            appended: OpNumber(appended),
+            committed: OpNumber(appended),
+            applied: OpNumber(appended),
+            ping_age: Duration::from_millis(ping_age_ms),
+            plain: false,
+        }
+    }
+
+    fn status() -> ClusterStatus {
+        ClusterStatus {
+            view: view(),
+            servers: vec![
+                server(member("s1:1", 3), "primary", 120, 80),
+                server(member("s2:1", 1), "backup", 120, 90),
+                server(member("s3:1", 2), "joining", 20, 12_345),
+                server(member("s4:1", 1), "spare", 0, 70),
+            ],
+            waiting_for: vec![],
+            advice: "Wait until s3:1 has caught up.".into(),
+            rpcs_handled: Default::default(),
+            version: "1".into(),
+        }
+    }
+
+    #[test]
+    fn the_screen_says_who_does_what_who_lags_and_what_to_do() {
+        let expected = "\
+View 5, generation 2, activated: primary s1:1 since view 4
+
+ SERVER  ROLE     STATE  APPENDED  COMMITTED  APPLIED  LAG      LAST PING
+ s1:1#3  primary  alive  120       120        120      -        80 ms ago
+ s2:1#1  backup   alive  120       120        120      none     90 ms ago
+ s3:1#2  joining  alive  20        20         20       100 ops  12 s ago
+ s4:1#1  spare    alive  0         0          0        -        70 ms ago
+
+Wait until s3:1 has caught up.";
+        assert_eq!(screen(&status()), expected);
+    }
+
+    #[test]
+    fn the_screen_names_whom_the_cluster_waits_for() {
+        let mut status = status();
+        status.waiting_for = vec!["s1:1".into(), "s2:1".into()];
+        assert!(screen(&status).contains("\nWaiting for s1:1, s2:1.\n"));
+    }
+
+    #[test]
+    fn a_view_block_names_every_member_with_its_role() {
+        let expected = "\
+View 5, generation 2, activated: primary s1:1 since view 4
+  primary  s1:1#3
+  backup   s2:1#1
+  joining  s3:1#2";
+        assert_eq!(view_block(&view()), expected);
+    }
+
+    #[test]
+    fn a_cluster_without_a_view_says_what_it_needs() {
+        let mut status = status();
+        status.view = View::none(ClusterId([1; 16]), Settings::default());
+        status.servers.clear();
+        status.advice = "Start a kvserver.".into();
+        let screen = screen(&status);
+        assert!(screen.starts_with("No view yet"), "{screen}");
+        assert!(screen.ends_with("\n\nStart a kvserver."), "{screen}");
+    }
+
+    #[test]
+    fn programs_get_the_same_as_numbers() {
+        let json = status_json(&status());
+        assert_eq!(json["view"]["primary"], "s1:1");
+        assert_eq!(json["view"]["joining"], json!(["s3:1"]));
+        assert_eq!(json["servers"][2]["lag"], 100);
+    }
+}

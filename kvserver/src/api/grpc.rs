@@ -1,0 +1,243 @@
+//! The door for clients: the lab's two calls, `Execute` and `Dump`. Shell: it checks form and
+//! limits, hands the operation to the node, and words the answer.
+//!
+//! One implementation serves the package `kvserver` and the older name `proto`.
+
+use kvproto::convert::{Execute, ExecuteOperation};
+use kvproto::limits::{self, MESSAGE_SIZE_MAX};
+use kvproto::pb::kvserver as pb;
+use kvproto::pb::kvserver::kv_server_server::KvServer;
+use kvproto::pb::legacy::kv_server_server::KvServer as LegacyKvServer;
+use kvproto::{
+    Action, Change, ClusterId, Command, NotDone, Query, Record, Reply, Settings, status,
+};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::deadline;
+use crate::node::{DumpChunk, NodeHandle};
+use crate::replica::event::Operation;
+
+/// The lab's word for a key that does not exist.
+const ERR_NO_KEY: &str = "ErrNoKey";
+/// The lab's word for a server that is not the primary: the call certainly did nothing.
+const ERR_NOT_PRIMARY: &str = "ErrNotPrimary";
+/// Records of one answer: as much as a message may carry, with room for the framing.
+const RECORDS_SIZE_MAX: usize = MESSAGE_SIZE_MAX - (1 << 20);
+/// Messages of a dump that wait for their reader.
+const DUMPED_QUEUED_MAX: usize = 256;
+
+/// The services for clients.
+#[derive(Clone)]
+pub(super) struct ClientDoor {
+    node: NodeHandle,
+    settings_unregistered: Settings,
+}
+
+impl ClientDoor {
+    pub(super) fn new(node: NodeHandle) -> ClientDoor {
+        ClientDoor {
+            node,
+            settings_unregistered: Settings::default(),
+        }
+    }
+
+    /// Has the node carry out an operation that passes the limits of the current view.
+    async fn execute(&self, operation: Operation, metadata: &MetadataMap) -> Reply {
+        let standing = self.node.standing();
+        let settings = standing
+            .view
+            .as_ref()
+            .map_or(&self.settings_unregistered, |view| &view.settings);
+        let checked = match &operation {
+            Operation::Query(query) => limits::check_query(query, settings),
+            Operation::Command { command, .. } => limits::check_command(command, settings),
+            Operation::KeepAlive(_) => Ok(()),
+        };
+        if let Err(refusal) = checked {
+            return Reply::NotDone(refusal);
+        }
+        match self.node.execute(operation, deadline_of(metadata)).await {
+            Reply::Records { records, .. } if size_of(&records) > RECORDS_SIZE_MAX => {
+                Reply::NotDone(NotDone::Invalid(format!(
+                    "the records asked for have {} bytes, one answer at most {RECORDS_SIZE_MAX}; \
+                     ask for fewer keys at once",
+                    size_of(&records)
+                )))
+            }
+            reply => reply,
+        }
+    }
+
+    fn check_cluster(&self, meant: Option<ClusterId>) -> Result<(), NotDone> {
+        let Some(own) = self.node.standing().view.map(|view| view.cluster) else {
+            return Ok(());
+        };
+        match meant {
+            Some(meant) if meant != own => Err(NotDone::WrongCluster(own)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn lab_get(&self, request: Request<pb::GetRequest>) -> Answer<pb::GetResponse> {
+        let (metadata, _, get) = request.into_parts();
+        let query = Operation::Query(Query::Get(vec![get.key]));
+        let failed = |error: &str| pb::GetResponse {
+            error: error.into(),
+            ..Default::default()
+        };
+        let answer = match self.execute(query, &metadata).await {
+            Reply::Records { records, .. } => match records.into_iter().next().flatten() {
+                Some(record) => pb::GetResponse {
+                    value: record.value,
+                    ok: true,
+                    error: "".into(),
+                },
+                None => failed(ERR_NO_KEY),
+            },
+            Reply::NotDone(NotDone::NotPrimary { .. }) => failed(ERR_NOT_PRIMARY),
+            other => return Err(failure(&other)),
+        };
+        Ok(Response::new(answer))
+    }
+
+    async fn lab_put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
+        let (metadata, _, put) = request.into_parts();
+        let change = Change {
+            key: put.key,
+            action: Action::Put(put.value),
+        };
+        let command = Operation::Command {
+            id: None,
+            command: Command::Change(change),
+        };
+        let answer = match self.execute(command, &metadata).await {
+            Reply::Done { .. } => pb::PutResponse {
+                ok: true,
+                error: "".into(),
+            },
+            Reply::NotDone(NotDone::NotPrimary { .. }) => pb::PutResponse {
+                ok: false,
+                error: ERR_NOT_PRIMARY.into(),
+            },
+            other => return Err(failure(&other)),
+        };
+        Ok(Response::new(answer))
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl KvServer for ClientDoor {
+    async fn get(&self, request: Request<pb::GetRequest>) -> Answer<pb::GetResponse> {
+        self.lab_get(request).await
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
+        self.lab_put(request).await
+    }
+
+    async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Answer<pb::ExecuteResponse> {
+        let (metadata, _, message) = request.into_parts();
+        let asked = Execute::try_from(message)?;
+        self.check_cluster(asked.cluster)
+            .map_err(|refusal| status::not_done_status(&refusal))?;
+        let operation = match asked.operation {
+            ExecuteOperation::Query(query) => Operation::Query(query),
+            ExecuteOperation::Command { id, command } => Operation::Command { id, command },
+            ExecuteOperation::KeepAlive(session) => Operation::KeepAlive(session),
+        };
+        let reply = self.execute(operation, &metadata).await;
+        match status::to_status(&reply) {
+            Some(status) => Err(status),
+            None => Ok(Response::new(reply.try_into()?)),
+        }
+    }
+
+    type DumpStream = ReceiverStream<Result<pb::DumpResponse, Status>>;
+
+    async fn dump(&self, _: Request<pb::DumpRequest>) -> Answer<Self::DumpStream> {
+        let mut chunks = self.node.dump().await;
+        let (reader, messages) = mpsc::channel(DUMPED_QUEUED_MAX);
+        tokio::spawn(async move {
+            // An error means that the reader is gone; dropping `chunks` ends the dump.
+            let _ = send_dump(&mut chunks, &reader).await;
+        });
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+type DumpReader = mpsc::Sender<Result<pb::DumpResponse, Status>>;
+
+async fn send_dump(
+    chunks: &mut mpsc::Receiver<DumpChunk>,
+    reader: &DumpReader,
+) -> Result<(), SendError<Result<pb::DumpResponse, Status>>> {
+    use pb::dump_response::Body;
+    while let Some(chunk) = chunks.recv().await {
+        match chunk {
+            DumpChunk::Records(pairs) => {
+                for (key, record) in pairs {
+                    let record = pb::DumpedRecord {
+                        key,
+                        record: Some(record.into()),
+                    };
+                    let body = Some(Body::Record(record));
+                    reader.send(Ok(pb::DumpResponse { body })).await?;
+                }
+            }
+            DumpChunk::Summary(summary) => {
+                let body = Some(Body::Summary(pb::DumpSummary {
+                    count: summary.count,
+                    digest: summary.digest.into(),
+                    op_number: summary.op.0,
+                    role: summary.role.to_string(),
+                }));
+                return reader.send(Ok(pb::DumpResponse { body })).await;
+            }
+        }
+    }
+    let given_up = "the dump was given up: a state transfer is replacing this copy, too many dumps \
+                    are under way, or this one was read too slowly; try again";
+    reader.send(Err(Status::unavailable(given_up))).await
+}
+
+#[tonic::async_trait]
+impl LegacyKvServer for ClientDoor {
+    async fn get(&self, request: Request<pb::GetRequest>) -> Answer<pb::GetResponse> {
+        self.lab_get(request).await
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
+        self.lab_put(request).await
+    }
+}
+
+fn deadline_of(metadata: &MetadataMap) -> Instant {
+    let header = metadata
+        .get("grpc-timeout")
+        .and_then(|value| value.to_str().ok());
+    Instant::now()
+        + header
+            .and_then(deadline::parse)
+            .unwrap_or(deadline::TIMEOUT_DEFAULT)
+}
+
+fn size_of(records: &[Option<Record>]) -> usize {
+    records
+        .iter()
+        .flatten()
+        .map(|record| record.value.len() + 16)
+        .sum::<usize>()
+        + records.len() * 8
+}
+
+/// The status of a reply that has no place in the answer of its call.
+fn failure(reply: &Reply) -> Status {
+    status::to_status(reply).unwrap_or_else(|| Status::internal("an answer to another question"))
+}

@@ -1,0 +1,139 @@
+//! Dumps: every pair of this copy at one op, for people. Shell: they have no part in the protocol.
+//!
+//! The store scans itself at one op while writes go on. Each tick a dump gets one chunk if its
+//! reader has room, so that neither a large store nor a slow reader holds up the loop.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvproto::message::StateRecord;
+use kvproto::{Digest, OpNumber, Record, Role};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
+
+use crate::replica::Replica;
+use crate::store::ScanId;
+
+/// One step's worth: at one step every few milliseconds about 50 MiB per second.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks that wait for their reader.
+pub(super) const CHUNKS_QUEUED_MAX: usize = 4;
+/// Dumps at once: each keeps the old state of what is written meanwhile.
+const DUMPS_MAX: usize = 4;
+/// A reader that takes nothing for this long has given up.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// Part of a dump. One that ends without its summary was given up and is worth nothing.
+#[derive(Clone, PartialEq, Debug)]
+pub enum DumpChunk {
+    /// The next pairs in key order.
+    Records(Vec<(Bytes, Record)>),
+    /// The end: what the pairs were taken from.
+    Summary(DumpSummary),
+}
+
+/// What the pairs of a dump were taken from.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct DumpSummary {
+    /// How many pairs there are.
+    pub count: u64,
+    /// Digest of the store, its sessions included.
+    pub digest: Digest,
+    /// The op at which it was taken.
+    pub op: OpNumber,
+    /// The part that the server played.
+    pub role: Role,
+}
+
+/// The dumps under way.
+#[derive(Default)]
+pub(super) struct Dumps {
+    running: Vec<Running>,
+}
+
+struct Running {
+    scan: ScanId,
+    summary: DumpSummary,
+    sent: u64,
+    reader: mpsc::Sender<DumpChunk>,
+    took_at: Instant,
+}
+
+impl Dumps {
+    /// Begins a dump, unless there are too many or the copy is only half there: then the reader
+    /// hears nothing but the end.
+    pub(super) fn begin(&mut self, replica: &mut Replica, reader: mpsc::Sender<DumpChunk>) {
+        if self.running.len() >= DUMPS_MAX || !replica.is_complete() {
+            return;
+        }
+        let summary = DumpSummary {
+            count: replica.store().key_count() as u64,
+            digest: replica.store().digest(),
+            op: replica.committed(),
+            role: replica.role(),
+        };
+        let scan = replica.store_mut().begin_scan();
+        self.running.push(Running {
+            scan,
+            summary,
+            sent: 0,
+            reader,
+            took_at: Instant::now(),
+        });
+    }
+
+    /// Moves every dump on by one chunk at most.
+    pub(super) fn advance(&mut self, replica: &mut Replica) {
+        self.running.retain_mut(|dump| {
+            let goes_on = dump.advance(replica);
+            if !goes_on {
+                replica.store_mut().end_scan(dump.scan);
+            }
+            goes_on
+        });
+    }
+
+    /// Gives all dumps up: the store that they scan is gone.
+    pub(super) fn abandon(&mut self) {
+        self.running.clear();
+    }
+}
+
+impl Running {
+    /// Whether there is more to come.
+    fn advance(&mut self, replica: &mut Replica) -> bool {
+        let reader = self.reader.clone();
+        let room = match reader.try_reserve() {
+            Ok(room) => room,
+            Err(TrySendError::Full(())) => return self.took_at.elapsed() < STALLED_AFTER,
+            Err(TrySendError::Closed(())) => return false,
+        };
+        self.took_at = Instant::now();
+        match replica.store_mut().next_chunk(self.scan, CHUNK_BYTES) {
+            Some(records) => {
+                let pairs: Vec<_> = records.into_iter().filter_map(pair).collect();
+                self.sent += pairs.len() as u64;
+                room.send(DumpChunk::Records(pairs));
+                true
+            }
+            None => {
+                if self.sent == self.summary.count {
+                    room.send(DumpChunk::Summary(self.summary));
+                }
+                false
+            }
+        }
+    }
+}
+
+fn pair(record: StateRecord) -> Option<(Bytes, Record)> {
+    match record {
+        StateRecord::Key {
+            key,
+            value,
+            version,
+        } => Some((key, Record { value, version })),
+        StateRecord::Session(_) => None,
+    }
+}

@@ -1,0 +1,241 @@
+//! What other tasks hold of the node. Shell: queues, deadlines and back-pressure; decides nothing
+//! about the protocol.
+//!
+//! A handle is cheap to clone and works before the node has started: until then every request is
+//! answered "not the primary", which is true.
+
+use std::sync::Arc;
+
+use kvproto::registration::Progress;
+use kvproto::{Member, NotDone, Reply, Role, ServerName, View, ViewNumber};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::dump::{CHUNKS_QUEUED_MAX, DumpChunk};
+use crate::replica::event::{Event, Operation};
+
+/// Requests that wait for the node's next step. The node takes up to as many at a time, so that one
+/// step's worth can gather while another is worked on.
+pub(super) const REQUESTS_QUEUED_MAX: usize = 1024;
+/// Messages of other copies and views that wait for the node. Senders wait when it is full, which
+/// HTTP/2 passes on to the other copy.
+const EVENTS_QUEUED_MAX: usize = 256;
+/// Dumps that wait to begin.
+const DUMPS_QUEUED_MAX: usize = 4;
+/// Room for requests between a door and their reply: a quarter GiB.
+const ROOM_KIB: usize = 256 << 10;
+/// What a request without a payload costs, so that small ones are bounded too (to 64 Ki).
+const REQUEST_KIB_MIN: usize = 4;
+
+/// How this server stands, for doors and tasks that wait for a change.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Standing {
+    /// This life of the server; `None` until the view service has registered it.
+    pub me: Option<Member>,
+    /// The newest view adopted; `None` until registered.
+    pub view: Option<Arc<View>>,
+    /// The part played in it.
+    pub role: Role,
+    /// True while this server is a primary that may serve.
+    pub acting: bool,
+    /// True once stopping has turned out to lose the data, until a successor is found.
+    pub only_copy: bool,
+    /// True once the server is out of every view after it was asked to leave.
+    pub left: bool,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Standing {
+            me: None,
+            view: None,
+            role: Role::Spare,
+            acting: false,
+            only_copy: false,
+            left: false,
+        }
+    }
+}
+
+impl Standing {
+    /// The refusal of a server that is not the primary, with the best hint it has.
+    #[must_use]
+    pub fn not_primary(&self) -> NotDone {
+        let others = |name: &&ServerName| Some(*name) != self.me.as_ref().map(|me| &me.name);
+        let view = self.view.as_deref();
+        NotDone::NotPrimary {
+            primary: view.and_then(View::primary_name).filter(others).cloned(),
+            view: view.map_or(ViewNumber(0), |view| view.number),
+        }
+    }
+}
+
+/// A request on its way to the node.
+pub(super) struct Asked {
+    pub(super) operation: Operation,
+    /// After this moment nobody waits: the node need not order it any more.
+    pub(super) deadline: Instant,
+    pub(super) caller: Caller,
+}
+
+/// Who waits for a reply, and the room that the request takes until then. A caller that gave up
+/// keeps its room: the replica still holds the request.
+pub(super) struct Caller {
+    pub(super) reply: oneshot::Sender<Reply>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The way to the node for everybody else.
+#[derive(Clone)]
+pub struct NodeHandle {
+    requests: mpsc::Sender<Asked>,
+    events: mpsc::Sender<Event>,
+    dumps: mpsc::Sender<mpsc::Sender<DumpChunk>>,
+    room: Arc<Semaphore>,
+    standing: watch::Receiver<Standing>,
+    progress: watch::Receiver<Option<Progress>>,
+}
+
+/// The node's ends of the queues of its handles.
+pub struct Inputs {
+    pub(super) requests: mpsc::Receiver<Asked>,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) dumps: mpsc::Receiver<mpsc::Sender<DumpChunk>>,
+    pub(super) standing: watch::Sender<Standing>,
+    pub(super) progress: watch::Sender<Option<Progress>>,
+}
+
+/// A handle and the inputs that a node started later will take from it.
+#[must_use]
+pub fn channel() -> (NodeHandle, Inputs) {
+    let (requests, requests_in) = mpsc::channel(REQUESTS_QUEUED_MAX);
+    let (events, events_in) = mpsc::channel(EVENTS_QUEUED_MAX);
+    let (dumps, dumps_in) = mpsc::channel(DUMPS_QUEUED_MAX);
+    let (standing_out, standing) = watch::channel(Standing::default());
+    let (progress_out, progress) = watch::channel(None);
+    let handle = NodeHandle {
+        requests,
+        events,
+        dumps,
+        room: Arc::new(Semaphore::new(ROOM_KIB)),
+        standing,
+        progress,
+    };
+    let inputs = Inputs {
+        requests: requests_in,
+        events: events_in,
+        dumps: dumps_in,
+        standing: standing_out,
+        progress: progress_out,
+    };
+    (handle, inputs)
+}
+
+impl NodeHandle {
+    /// Has the node carry out one operation, whose limits the door has checked. Waits for room and
+    /// for the answer until `deadline`; without room the operation is certainly not done, without
+    /// an answer its outcome is unknown. Dropping the future gives the answer up, not the operation.
+    pub async fn execute(&self, operation: Operation, deadline: Instant) -> Reply {
+        if self.standing.borrow().view.is_none() {
+            return Reply::NotDone(self.standing.borrow().not_primary());
+        }
+        let room = Arc::clone(&self.room).acquire_many_owned(room_needed(&operation));
+        let Ok(room) = timeout_at(deadline, room).await else {
+            return Reply::NotDone(NotDone::Overloaded);
+        };
+        let (reply, answer) = oneshot::channel();
+        let caller = Caller {
+            reply,
+            _room: room.expect("the semaphore of the node is never closed"),
+        };
+        let asked = Asked {
+            operation,
+            deadline,
+            caller,
+        };
+        match timeout_at(deadline, self.requests.send(asked)).await {
+            Err(_elapsed) => return Reply::NotDone(NotDone::Overloaded),
+            Ok(Err(_stopped)) => return Reply::NotDone(self.standing.borrow().not_primary()),
+            Ok(Ok(())) => {}
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_stopped)) => Reply::Unknown,
+            Err(_elapsed) => Reply::Unknown,
+        }
+    }
+
+    /// Gives the node something that happened, waiting while its queue is full. Lost when the node
+    /// has stopped.
+    pub async fn event(&self, event: Event) {
+        // A stopped node needs no events: the process is about to end.
+        let _ = self.events.send(event).await;
+    }
+
+    /// As [`event`](Self::event), but gives up at once when the queue is full. For what will be
+    /// repeated.
+    pub fn try_event(&self, event: Event) {
+        let _ = self.events.try_send(event);
+    }
+
+    /// Begins a dump of all pairs that this copy holds. One that ends without a summary was given
+    /// up: too many are under way, a transfer replaced the copy, or its reader was too slow.
+    pub async fn dump(&self) -> mpsc::Receiver<DumpChunk> {
+        let (reader, chunks) = mpsc::channel(CHUNKS_QUEUED_MAX);
+        // Without a node the reader hears the end at once.
+        let _ = self.dumps.send(reader).await;
+        chunks
+    }
+
+    /// How the server stands at present.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// Waits until the server stands as `wanted`; `None` when the node has stopped.
+    pub async fn stands(&self, wanted: impl Fn(&Standing) -> bool) -> Option<()> {
+        self.watch().wait_for(wanted).await.ok().map(drop)
+    }
+
+    /// To wait for changes of [`standing`](Self::standing).
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// How far the node is. Never blocks, also when the node is stuck; `None` before it started.
+    #[must_use]
+    pub fn progress(&self) -> Option<Progress> {
+        *self.progress.borrow()
+    }
+}
+
+/// Room that an operation takes, in KiB.
+fn room_needed(operation: &Operation) -> u32 {
+    let bytes = match operation {
+        Operation::Command { command, .. } => command.payload(),
+        Operation::Query(kvproto::Query::Get(keys)) => keys.iter().map(bytes::Bytes::len).sum(),
+        Operation::KeepAlive(_) => 0,
+    };
+    let kib = (bytes >> 10).clamp(REQUEST_KIB_MIN, ROOM_KIB);
+    u32::try_from(kib).expect("the whole room is a small number of KiB")
+}
+
+#[cfg(test)]
+impl Inputs {
+    /// What other tasks told the node.
+    pub(crate) async fn next_event(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// As if the view service had registered this server.
+    pub(crate) fn pretend_registered(&self) {
+        let view = View::none(kvproto::ClusterId([1; 16]), kvproto::Settings::default());
+        self.standing
+            .send_modify(|standing| standing.view = Some(Arc::new(view)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

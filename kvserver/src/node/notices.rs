@@ -1,0 +1,57 @@
+//! What the log says when the replica has something to tell. Shell. The capitalised sentences are
+//! fixed: people and scripts search for them.
+
+use kvproto::{ServerName, View};
+use tracing::{error, info, warn};
+
+use crate::replica::effect::Notice;
+
+/// Writes one notice to the log; `view` is the newest one adopted.
+pub(super) fn log(notice: &Notice, view: &View) {
+    match notice {
+        Notice::ViewChanged => {
+            let primary = view.primary_name().map_or("", ServerName::as_str);
+            let backups: Vec<_> = view
+                .backups
+                .iter()
+                .map(|member| member.name.as_str())
+                .collect();
+            info!(
+                "View changed: ViewNumber={}, Primary={primary}, Backup={}",
+                view.number,
+                backups.join(","),
+            );
+        }
+        Notice::RoleChanged { from, to } => info!("Role changed from {from} to {to}"),
+        Notice::TransferStarted { to, keys, at } => {
+            info!("sending the whole state to {to}: {keys} keys at op {at}");
+        }
+        Notice::TransferAbandoned { to, reason } => {
+            warn!("the state transfer to {to} was given up and will begin anew: {reason}");
+        }
+        Notice::TransferReceived { keys, at, took } => {
+            info!("State transfer completed successfully: {keys} keys at op {at} in {took:.1?}");
+        }
+        Notice::CopySynced { copy, through } => {
+            info!("{copy} holds everything through op {through} and is in sync");
+        }
+        Notice::TailDropped { first, last } => warn!(
+            "dropped the unacknowledged tail {first} to {last}: the new primary does not have it"
+        ),
+        Notice::Serving { took } => info!("serving as primary, {took:.1?} after the appointment"),
+        Notice::Deposed { open: 0 } => info!("another primary was appointed"),
+        Notice::Deposed { open } => {
+            warn!("another primary was appointed; what became of {open} requests is not known here")
+        }
+        Notice::Diverged { copy, at } => {
+            error!("ALARM: {copy} and this server hold different data at op {at}");
+        }
+        Notice::OnlyCopy { keys } => warn!(
+            "no other server can take over: stopping now would lose {keys} keys; start another \
+             kvserver and wait, or send the signal a second time to stop anyway"
+        ),
+        Notice::HandingOver { to: Some(to) } => info!("handing over to {to}"),
+        Notice::HandingOver { to: None } => info!("handing over: asking for another primary"),
+        Notice::Nonsense { from, what } => warn!("dropped a message of {from}: {what}"),
+    }
+}

@@ -1,0 +1,157 @@
+//! One server from its start to its end. Shell: it puts the parts together and takes them apart.
+//!
+//! If any part ends by itself the server ends with an error. Dropping the future of [`run`] is a
+//! crash: nothing is handed over, and every task and thread ends soon after.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use kvprocess::listen::Listeners;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::api;
+use crate::config::{Config, Flags};
+use crate::heartbeat::Heartbeat;
+use crate::node::{self, NodeHandle, Parts, Standing};
+use crate::peers::{InboundStreams, Peers};
+use crate::replica::event::Event;
+use crate::replica::{ReplicaOptions, Tuning};
+
+/// Wishes of the replica that wait for the heartbeat. It repeats what is lost.
+const WISHES_QUEUED_MAX: usize = 64;
+/// A hand-over that takes longer has gone wrong.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// After a hand-over clients are pointed to the new primary for this long.
+const REDIRECT_FOR: Duration = Duration::from_millis(200);
+/// The only copy looks this often whether somebody could take over by now.
+const LEAVE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Runs a server on `listeners` until `token` is cancelled and it has left the cluster in order.
+///
+/// # Errors
+/// When the view service refuses this server, when a part of it fails, or when it could not leave
+/// in time. The message says what to do.
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    token: CancellationToken,
+) -> anyhow::Result<()> {
+    let halt = CancellationToken::new();
+    let _halt_at_the_end = halt.clone().drop_guard();
+    let name = config.name(listeners.port());
+    let (node, inputs) = node::channel();
+    let inbound = Arc::new(InboundStreams::default());
+    let (wishes, wishes_out) = mpsc::channel(WISHES_QUEUED_MAX);
+    let (registered, registration) = oneshot::channel();
+
+    let (services, reporter) = api::services(&node, Arc::clone(&inbound), halt.clone())?;
+    let doors = kvprocess::serve::serve(services, listeners, halt.clone());
+    let health = api::keep_health(reporter, node.clone());
+    let heartbeat = Heartbeat::new(
+        name,
+        config.view_servers,
+        node.clone(),
+        wishes_out,
+        registered,
+    )
+    .attend();
+    let sequencer = async {
+        let (me, view) = registration.await?;
+        // First of all events, so that the replica takes up its part.
+        node.event(Event::View(Box::new(view.clone()))).await;
+        let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
+        let options = ReplicaOptions {
+            reads: config.reads,
+            tuning: Tuning::default(),
+        };
+        let parts = Parts {
+            me,
+            view,
+            options,
+            peers,
+            wishes,
+            halt: halt.clone(),
+        };
+        node::start(parts, inputs)?.await?;
+        anyhow::Ok(())
+    };
+
+    tokio::pin!(doors);
+    let outcome = tokio::select! {
+        _ = &mut doors => Err(anyhow!("the doors have closed by themselves")),
+        () = health => Err(anyhow!("the task that reports health has ended")),
+        refused = heartbeat => Err(refused),
+        ended = sequencer => match ended {
+            Ok(()) => Err(anyhow!("the node has stopped by itself")),
+            Err(cause) => Err(cause.context("the node has failed; the log says why")),
+        },
+        left = leave(&node, &token) => left,
+    };
+    halt.cancel();
+    if outcome.is_ok() {
+        // Open calls get their grace; what went wrong with the doors now no longer matters.
+        let _ = doors.await;
+        info!("stopped");
+    }
+    outcome
+}
+
+/// Waits until the server shall stop, and takes it out of the cluster. Of a second signal it knows
+/// nothing: that ends the process.
+async fn leave(node: &NodeHandle, token: &CancellationToken) -> anyhow::Result<()> {
+    token.cancelled().await;
+    if node.standing().view.is_none() {
+        return Ok(()); // never registered: nobody counts on this server
+    }
+    info!("stopping: leaving the cluster first");
+    node.event(Event::Leave).await;
+    let settled = timeout(LEAVE_WITHIN, node.stands(|now| now.left || now.only_copy)).await;
+    if settled.is_err() {
+        bail!(
+            "leaving took more than {LEAVE_WITHIN:?}: the view service or the other copies do not \
+             answer; this server stops as if it had crashed"
+        );
+    }
+    // The only copy goes on serving until there is somebody to hand over to.
+    while timeout(LEAVE_AGAIN, node.stands(|now| now.left))
+        .await
+        .is_err()
+    {
+        let standing = node.standing();
+        if standing.only_copy && somebody_could_take_over(&standing) {
+            node.event(Event::Leave).await;
+        }
+    }
+    sleep(REDIRECT_FOR).await;
+    Ok(())
+}
+
+fn somebody_could_take_over(standing: &Standing) -> bool {
+    standing.view.as_ref().is_some_and(|view| {
+        view.eligible
+            .iter()
+            .any(|member| standing.me.as_ref() != Some(member))
+    })
+}
+
+/// The whole program: listens, says so on stderr, and runs until a signal.
+///
+/// # Errors
+/// As [`run`], and when the address cannot be listened at.
+pub async fn main(flags: Flags, config: Config) -> anyhow::Result<()> {
+    let signals = kvprocess::shutdown::Signals::install()?;
+    let listeners = kvprocess::listen::bind(&flags.addr, flags.insecure)?;
+    let addresses: Vec<_> = listeners
+        .addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let name = config.name(listeners.port());
+    eprintln!("kvserver ready on {} as {name}", addresses.join(", "));
+    run(config, listeners, signals.token()).await
+}

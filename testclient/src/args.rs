@@ -1,0 +1,193 @@
+//! What can be asked for on the command line. The doc comments are the help texts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Tries the store out: four basic tests, then a put and a get every second until Ctrl-C.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "testclient", version = kvprocess::VERSION)]
+pub struct Args {
+    /// Address of the view service; several are separated by commas.
+    #[arg(
+        long,
+        env = "TESTCLIENT_VS",
+        default_value = "localhost:8000",
+        value_name = "HOST:PORT,…",
+        value_parser = addresses,
+        global = true
+    )]
+    pub vs: String,
+    /// TOML file with the same settings as the flags.
+    #[arg(long, env = "TESTCLIENT_CONFIG", value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Stop after the basic tests; the exit code says whether they passed.
+    #[arg(long, env = "TESTCLIENT_ONCE")]
+    pub once: bool,
+    /// Time between two rounds of put and get.
+    #[arg(long, env = "TESTCLIENT_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub interval: Duration,
+    /// Stop after this many rounds of put and get.
+    #[arg(long, env = "TESTCLIENT_COUNT", value_name = "N")]
+    pub count: Option<u64>,
+    /// What to do instead.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of the basic tests.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Measure how fast a running cluster answers.
+    Bench(Bench),
+    /// Start a cluster of its own, make its primary fail again and again under load, measure how
+    /// long writers waited and check that nothing acknowledged was lost.
+    Failover(Failover),
+    /// Start a cluster on this machine and keep it running until Ctrl-C.
+    Cluster(Up),
+}
+
+/// Measure how fast a running cluster answers.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Bench {
+    /// Clients, each with a connection of its own and one call open at a time.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub clients: u32,
+    /// Length of a round in seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Rounds, each reported on its own.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Load before the first round that is not counted.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    pub warm_up: Duration,
+    /// Size of each value in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    pub value_size: usize,
+    /// Different keys.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// Share of reads, 0 to 1.
+    #[arg(long, default_value_t = 0.5, value_parser = ratio)]
+    pub read_ratio: f64,
+    /// Open loop: start this many calls a second, whether or not earlier ones have ended, and
+    /// count each latency from the moment the call should have started. Without it, each client
+    /// calls again as soon as it has its answer.
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub rate: Option<u64>,
+    /// Seed of the load.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Write the result as JSON to this file (`-`: stdout, instead of the table).
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// A drill: fail the primary under load and count the cost.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Failover {
+    /// How often the primary is made to fail.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// How it fails.
+    #[arg(long, value_enum, default_value_t = Fault::Kill)]
+    pub fault: Fault,
+    /// Copies of the data, the primary included.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=16))]
+    pub copies: u32,
+    /// Servers; at least as many as copies.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=32))]
+    pub servers: u32,
+    /// Writers, each with one call open at a time.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub writers: u32,
+    /// Write the result as JSON to this file (`-`: stdout, instead of the table).
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// How a primary fails.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The process ends at once (SIGKILL).
+    Kill,
+    /// The process is asked to stop, and hands over (SIGTERM).
+    Term,
+    /// The process is frozen for 4 s and then goes on (SIGSTOP, SIGCONT).
+    Stop,
+}
+
+impl Fault {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill",
+            Fault::Term => "term",
+            Fault::Stop => "stop",
+        }
+    }
+}
+
+/// Start a cluster on this machine.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Up {
+    /// Port of the view service; the servers get the following ones.
+    #[arg(long, env = "TESTCLIENT_FIRST_PORT", value_name = "PORT", default_value_t = 8000, value_parser = clap::value_parser!(u16).range(1..))]
+    pub first_port: u16,
+    /// Servers.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub servers: u32,
+    /// Copies of the data, the primary included.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub copies: u32,
+    /// Where the logs go.
+    #[arg(long, value_name = "DIR", default_value = "logs")]
+    pub log_dir: PathBuf,
+}
+
+fn addresses(text: &str) -> Result<String, String> {
+    let is_address = |address: &str| {
+        let parts = address.trim().rsplit_once(':');
+        parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    if text.split(',').all(is_address) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be host:port, or several of them separated by commas".to_owned())
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err("must be a number from 0 to 1".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a number and a unit, such as 500ms or 5s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "5", "s", "-1s", "5x"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

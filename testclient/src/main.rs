@@ -1,0 +1,37 @@
+//! The program: reads the command line and runs what was asked for.
+
+use std::process::ExitCode;
+
+use kvclient::ErrorKind;
+use testclient::args::{Args, Command};
+use testclient::{basic, bench, failover, up};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args: Args = kvprocess::args::parse();
+    let signals = match kvprocess::shutdown::Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&error.into()),
+    };
+    let stop = signals.token();
+    let result = match &args.command {
+        None => basic::run(&args, stop).await,
+        Some(Command::Bench(options)) => bench::run(&args.vs, options, stop).await,
+        Some(Command::Failover(options)) => failover::run(options, stop).await,
+        Some(Command::Cluster(options)) => up::run(options, stop).await,
+    };
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+/// The exit codes that all our clients share.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("testclient: {error:#}");
+    let call = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<kvclient::Error>());
+    match call.map(kvclient::Error::kind) {
+        Some(ErrorKind::Unavailable) => ExitCode::from(4),
+        Some(ErrorKind::OutcomeUnknown) => ExitCode::from(5),
+        _ => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,126 @@
+//! Tables, durations and lines for people, and JSON for programs.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Writes a line to stdout.
+///
+/// # Errors
+/// When stdout is closed.
+pub fn say(line: impl Display) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}").context("write to stdout")
+}
+
+/// Writes JSON to a file, or to stdout when the path is `-`.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    let text = format!("{value:#}\n");
+    if path == Path::new("-") {
+        std::io::stdout().lock().write_all(text.as_bytes())
+    } else {
+        std::fs::write(path, text)
+    }
+    .with_context(|| format!("write --json {}", path.display()))
+}
+
+/// Aligned columns with a header: the first column to the left, numbers to the right.
+#[must_use]
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+        widest.max(header[column].chars().count())
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let padded = cells.iter().zip(&widths).enumerate();
+        let padded = padded.map(|(column, (cell, width))| match column {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let header: Vec<String> = header.iter().map(|&title| title.to_owned()).collect();
+    let lines: Vec<String> = std::iter::once(&header)
+        .chain(rows)
+        .map(|row| line(row))
+        .collect();
+    lines.join("\n")
+}
+
+/// A duration with three figures and the unit that suits it.
+#[must_use]
+pub fn duration(duration: Duration) -> String {
+    let micros = duration.as_secs_f64() * 1e6;
+    let (number, unit) = if micros < 1e3 {
+        (micros, "us")
+    } else if micros < 1e6 {
+        (micros / 1e3, "ms")
+    } else {
+        (micros / 1e6, "s")
+    };
+    let decimals = if number < 10.0 {
+        2
+    } else if number < 100.0 {
+        1
+    } else {
+        0
+    };
+    format!("{number:.decimals$} {unit}")
+}
+
+/// Milliseconds with fractions, for JSON.
+#[must_use]
+pub fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The value below which `per_cent` of the durations lie (nearest rank); zero when there is none.
+#[must_use]
+pub fn percentile(durations: &[Duration], per_cent: usize) -> Duration {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() * per_cent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_carry_three_figures_and_a_fitting_unit() {
+        let show = |micros| duration(Duration::from_micros(micros));
+        assert_eq!(show(123), "123 us");
+        assert_eq!(show(4_560), "4.56 ms");
+        assert_eq!(show(78_900), "78.9 ms");
+        assert_eq!(show(1_230_000), "1.23 s");
+    }
+
+    #[test]
+    fn percentiles_go_by_nearest_rank() {
+        let durations: Vec<Duration> = (1..=10).map(Duration::from_millis).collect();
+        assert_eq!(percentile(&durations, 50), Duration::from_millis(5));
+        assert_eq!(percentile(&durations, 90), Duration::from_millis(9));
+        assert_eq!(percentile(&durations, 100), Duration::from_millis(10));
+        assert_eq!(percentile(&[], 50), Duration::ZERO);
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = vec![
+            vec!["kill".into(), "5".into()],
+            vec!["t".into(), "12".into()],
+        ];
+        assert_eq!(
+            table(&["fault", "n"], &rows),
+            "fault   n\nkill    5\nt      12"
+        );
+    }
+}

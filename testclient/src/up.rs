@@ -1,0 +1,84 @@
+//! A cluster on this machine for people: starts it, says how to talk to it, ends it with Ctrl-C.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Up;
+use crate::cluster::{Cluster, Options};
+use crate::report::say;
+
+/// Starts the cluster, waits until it is ready, prints lines to copy and keeps it running until
+/// `stop`. Whatever the end, no process of it is left.
+///
+/// # Errors
+/// When a port is taken, the cluster does not come up, or one of its processes ends by itself.
+pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
+    let starting = Options {
+        servers: options.servers as usize,
+        copies: options.copies,
+        view_service_flags: Vec::new(),
+        first_port: Some(options.first_port),
+        log_dir: Some(options.log_dir.clone()),
+    };
+    eprintln!("starting a view service and {} servers", options.servers);
+    let mut cluster = tokio::select! {
+        cluster = Cluster::start(&starting) => cluster?,
+        () = stop.cancelled() => return Ok(ExitCode::from(130)),
+    };
+    let primary = cluster.layout().await?.primary.unwrap_or(0);
+    introduce(&cluster, primary)?;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+        // One server may fall, and the user may well have killed it: the others go on.
+        if let Some(what) = cluster.ended_by_itself() {
+            if cluster.forget_ended() {
+                bail!("nothing is left of the cluster: {what}");
+            }
+            eprintln!("{what}\nthe others go on");
+        }
+    }
+    say("stopping; the data of this in-memory cluster goes with it")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn introduce(cluster: &Cluster, primary: usize) -> Result<()> {
+    let vs = cluster.view_service_addr();
+    let program = |name: &str| {
+        crate::cluster::program(name).map(|path| {
+            let here = std::env::current_dir().unwrap_or_default();
+            path.strip_prefix(here)
+                .unwrap_or(&path)
+                .display()
+                .to_string()
+        })
+    };
+    say(format!("ready: view service at {vs}"))?;
+    for index in 0..cluster.servers() {
+        say(format!(
+            "       server s{} at {}",
+            index + 1,
+            cluster.server_name(index)
+        ))?;
+    }
+    say(format!("       logs in {}", cluster.log_dir().display()))?;
+    say("\nTo try, from another terminal:")?;
+    let kvctl = program("kvctl")?;
+    for verb in ["status", "put greeting hello", "get greeting"] {
+        say(format!("  {kvctl} --vs {vs} {verb}"))?;
+    }
+    say(format!("  {} --vs {vs} bench", program("testclient")?))?;
+    say(format!(
+        "  grpcurl -plaintext {vs} viewservice.ViewService/GetView"
+    ))?;
+    say(format!(
+        "  grpcurl -plaintext -d '{{\"key\":\"Z3JlZXRpbmc=\"}}' {} kvserver.KVServer/Get",
+        cluster.server_name(primary)
+    ))?;
+    say("\nCtrl-C stops everything.")
+}

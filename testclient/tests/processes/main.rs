@@ -1,0 +1,9 @@
+//! Stories with real processes. One test program, so that it can limit how many clusters run at
+//! once. Needs the programs next to it: `cargo build --profile ci --workspace` builds them.
+
+mod bad_input;
+mod common;
+mod copies;
+mod handover;
+mod primary_backup_6824;
+mod start_order;
