@@ -233,9 +233,18 @@ impl World<'_> {
             }
             Input::Attend => self.attend(node, life),
             // Records come after the answer to the registration.
-            Input::Event(event) if matches!(*event, Event::View(_)) && !self.is_registered(node) => {
+            Input::Event(event)
+                if matches!(*event, Event::View(_)) && !self.is_registered(node) =>
+            {
                 let input = Input::Event(event);
-                self.later(5 * MS, Happening::ToServer { to: node, life, input });
+                self.later(
+                    5 * MS,
+                    Happening::ToServer {
+                        to: node,
+                        life,
+                        input,
+                    },
+                );
             }
             Input::Event(event) => self.step(node, *event),
             Input::Registered {
