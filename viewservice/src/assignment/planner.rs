@@ -37,7 +37,8 @@ pub fn without(
     let mut backups: Vec<_> = view
         .backups
         .iter()
-        .filter(|b| *b != backup)
+        // The law refuses a view that names a life that is over.
+        .filter(|b| *b != backup && state.is_present(b))
         .cloned()
         .collect();
     if view.is_activated() {
@@ -195,11 +196,12 @@ fn unblocked_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {
             && view.eligible.contains(backup)
             && !stays(state, liveness, backup)
     };
-    view.backups
-        .iter()
-        .filter(|b| !blocks(b))
-        .cloned()
-        .collect()
+    if !view.backups.iter().any(|backup| blocks(&backup)) {
+        return view.backups.clone();
+    }
+    // A joining backup whose life is over blocks nobody, but the law refuses a view that names it.
+    let stay = |backup: &&Member| !blocks(backup) && state.is_present(backup);
+    view.backups.iter().filter(stay).cloned().collect()
 }
 
 fn kept_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {

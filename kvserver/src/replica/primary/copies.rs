@@ -77,11 +77,10 @@ impl Primary {
         message: Message,
         out: &mut Vec<Effect>,
     ) {
-        let current = self
-            .copies
-            .get(&message.from)
-            .map(|progress| progress.stream);
-        if current != Some(message.stream) {
+        // Answers on a stream that is over say nothing any more, also before the next one is open.
+        let speaks =
+            |progress: &CopyProgress| progress.stream == message.stream && progress.is_connected();
+        if !self.copies.get(&message.from).is_some_and(speaks) {
             return;
         }
         match message.body {
@@ -235,15 +234,16 @@ impl Primary {
                 Phase::NeedsTransfer if free && acting => {
                     self.begin_transfer(copy, member, progress, out);
                 }
-                Phase::Streaming { next } if *next <= copy.log.base().op => {
-                    let reason = "the log went on faster than it could follow";
-                    let to = member.clone();
-                    out.push(Effect::Notice(Notice::TransferAbandoned { to, reason }));
-                    out.extend(close(copy, member, progress, now));
-                }
                 _ => {}
             }
             self.send_chunks(copy, now, member, progress, out);
+            // Also right after the last chunk: the log may have gone on while they were sent.
+            if matches!(progress.phase, Phase::Streaming { next } if next <= copy.log.base().op) {
+                let reason = "the log went on faster than it could follow";
+                let to = member.clone();
+                out.push(Effect::Notice(Notice::TransferAbandoned { to, reason }));
+                out.extend(close(copy, member, progress, now));
+            }
             self.send_entries(copy, now, member, progress, out);
         }
         self.copies = copies;

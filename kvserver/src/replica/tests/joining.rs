@@ -417,3 +417,48 @@ fn half_a_transfer_counts_as_nothing_in_the_next_epoch() {
     let (b, c) = (&world.replicas[&b()], &world.replicas[&c()]);
     assert_eq!(b.store().digest(), c.store().digest());
 }
+
+/// Found by the simulator: the log was forgotten past the op of a running transfer, and right after
+/// the last chunk the primary sent entries with a gap before them. The newcomer refused them in
+/// silence, so the transfer began anew only after its primary had asked for its eviction.
+#[test]
+fn a_transfer_that_the_log_has_left_behind_begins_anew_at_once() {
+    let mut world = World::new();
+    world.tuning.retain_bytes = 0;
+    world.tuning.retain_bytes_max = 200;
+    world.tuning.chunk_bytes = 64;
+    world.tuning.chunks_in_flight = 1;
+    let mut world = world.formed(a(), &[]);
+    for n in 0..10 {
+        world.put(&a(), &format!("k{n}"), "old");
+    }
+    world.settle();
+    world.start(b());
+    world.propose(a(), &[b()]);
+    while let Some(message) = world.wire.pop_front() {
+        world.deliver(message);
+        if !world.noticed(|notice| matches!(notice, Notice::TransferReceived { .. })) {
+            world.put(&a(), "k9", "new");
+        }
+    }
+    assert!(world.noticed(|notice| matches!(notice, Notice::TransferAbandoned { .. })));
+    assert!(!world.noticed(|notice| matches!(notice, Notice::Nonsense { .. })));
+    world.run(ms(400));
+    assert!(synced(&world, &b()));
+    assert!(!world.wished(|wish| matches!(wish, Wish::Evict { .. })));
+}
+
+/// Found by the simulator: acknowledgements that were under way when their stream broke were
+/// reported as acknowledgements of what was never sent.
+#[test]
+fn an_answer_on_a_stream_that_has_just_broken_is_no_nonsense() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    let append = world.wire.pop_front().expect("the entry is sent");
+    world.deliver(append);
+    world.break_streams(&a(), &b());
+    world.settle();
+    assert!(!world.noticed(|notice| matches!(notice, Notice::Nonsense { .. })));
+    world.run(ms(300));
+    assert_eq!(world.held(&b(), "k").as_deref(), Some("v"));
+}

@@ -109,3 +109,42 @@ fn s2_m_one_lost_ping_kills_nobody_and_settings_that_would_are_refused() {
     }
     world.check("s1", "s2", 2);
 }
+
+/// Found by the simulator: while a view was proposed a joining backup restarted, then an eligible
+/// one died. The view without the dead one still named the ended life of the other, which the law
+/// refuses, so the primary waited for ever for a copy that was gone.
+#[test]
+fn a_lost_backup_of_a_proposed_view_is_left_out_together_with_lives_that_are_over() {
+    let mut world = World::setup(Kind::Full, 3, &["s1", "s2"]);
+    world.habit("s1", Habit::Stays);
+    world.start("s3");
+    let proposed = world.view();
+    let (s2, s3) = (world.present("s2"), world.present("s3"));
+    assert_eq!(proposed.backups, [s2, s3.clone()]);
+    world.restart_fast("s3");
+    world.pass(A_WHILE);
+    assert_ne!(world.present("s3"), s3);
+    assert_eq!(world.view().number, proposed.number, "it blocks nobody");
+    world.kill("s2");
+    assert_eq!(world.view().backups, []);
+    world.habit("s1", Habit::Follows);
+    world.pass(A_WHILE);
+    assert!(world.view().is_activated());
+    assert_eq!(world.view().backups, [world.present("s3")]);
+}
+
+/// The same through the wish of a primary that cannot reach the eligible one.
+#[test]
+fn an_eviction_from_a_proposed_view_names_no_life_that_is_over() {
+    let mut world = World::setup(Kind::Full, 3, &["s1", "s2"]);
+    world.habit("s1", Habit::Stays);
+    world.start("s3");
+    let (view, s1, s2) = (world.view(), world.present("s1"), world.present("s2"));
+    world.restart_fast("s3");
+    world.pass(A_WHILE);
+    assert!(matches!(
+        world.wish(&s1, evict(&view, &s2)),
+        Granted::Evict(..)
+    ));
+    assert!(!world.view().backups.contains(&s2));
+}

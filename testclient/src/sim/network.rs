@@ -1,0 +1,284 @@
+//! Links between machines, and the ordered streams over them. Pure.
+//!
+//! A stream delivers a prefix of what was sent, in order, and then breaks; what was under way when
+//! it broke or was closed may still arrive, later than the messages of the next stream.
+
+use std::collections::BTreeMap;
+
+use kvproto::message::{Body, Message};
+use kvproto::{Member, StreamNumber};
+
+use super::servers::Input;
+use super::world::{Happening, MS, World};
+
+/// A machine: the servers from 0, then the view service.
+pub type Node = usize;
+
+/// One stream between two processes.
+#[derive(Debug)]
+pub struct Channel {
+    pub(super) dialler: (Node, u64),
+    pub(super) to: Member,
+    pub(super) callee: Option<(Node, u64)>,
+    pub(super) stream: StreamNumber,
+    pub(super) broken: bool,
+    pub(super) closed: bool,
+    break_told: bool,
+    /// From here on everything that way is lost: up, down.
+    lost: [bool; 2],
+    lag: u64,
+    up_at: u64,
+    down_at: u64,
+}
+
+/// All links and streams.
+#[derive(Default, Debug)]
+pub struct Network {
+    pub(super) cuts: BTreeMap<(Node, Node), u32>,
+    pub(super) channels: BTreeMap<u64, Channel>,
+    pub(super) next_channel: u64,
+    pub(super) delay_max: u64,
+    pub(super) laggards: u64,
+}
+
+impl Network {
+    /// Whether what one machine sends to another is lost.
+    #[must_use]
+    pub fn is_cut(&self, from: Node, to: Node) -> bool {
+        self.cuts.get(&(from, to)).is_some_and(|count| *count > 0)
+    }
+
+    pub(super) fn cut(&mut self, links: &[(Node, Node)]) {
+        for link in links {
+            *self.cuts.entry(*link).or_default() += 1;
+        }
+    }
+
+    pub(super) fn mend(&mut self, links: &[(Node, Node)]) {
+        for link in links {
+            if let Some(count) = self.cuts.get_mut(link) {
+                *count = count.saturating_sub(1);
+            }
+        }
+    }
+
+    pub(super) fn mend_all(&mut self) {
+        self.cuts.clear();
+        self.laggards = 0;
+        self.channels
+            .values_mut()
+            .for_each(|channel| channel.lag = 0);
+    }
+}
+
+impl World<'_> {
+    pub(super) fn delay(&mut self) -> u64 {
+        let max = self.network.delay_max;
+        if self.random.chance(30) {
+            self.random.between(100, max * 10)
+        } else {
+            self.random.between(100, max)
+        }
+    }
+
+    pub(super) fn open_channel(&mut self, from: Node, life: u64, to: Member, stream: StreamNumber) {
+        let lag = if self.random.chance(self.network.laggards) {
+            self.random.between(0, 1500 * MS)
+        } else {
+            0
+        };
+        self.network.next_channel += 1;
+        let id = self.network.next_channel;
+        let channel = Channel {
+            dialler: (from, life),
+            to,
+            callee: None,
+            stream,
+            broken: false,
+            closed: false,
+            break_told: false,
+            lost: [false; 2],
+            lag,
+            up_at: self.now,
+            down_at: self.now,
+        };
+        self.network.channels.insert(id, channel);
+        if self.network.channels.len() > 4000 {
+            self.network.channels.pop_first();
+        }
+    }
+
+    pub(super) fn close_channel(
+        &mut self,
+        from: Node,
+        life: u64,
+        to: &Member,
+        stream: StreamNumber,
+    ) {
+        for channel in self.network.channels.values_mut() {
+            if channel.dialler == (from, life) && channel.to == *to && channel.stream == stream {
+                channel.closed = true;
+            }
+        }
+    }
+
+    /// Sends where the body belongs.
+    pub(super) fn send(&mut self, from: Node, life: u64, message: Message) {
+        let Some(other) = self.node_of(&message.to) else {
+            return;
+        };
+        if matches!(message.body, Body::Released) {
+            if !self.network.is_cut(from, other) && !self.random.chance(200) {
+                for _ in 0..if self.random.chance(300) { 2 } else { 1 } {
+                    let at = self.delay() + self.random.between(0, 300 * MS);
+                    let input = Input::Event(Box::new(kvserver::replica::event::Event::Message(
+                        message.clone(),
+                    )));
+                    self.later(at, Happening::ToAddress { to: other, input });
+                }
+            }
+            return;
+        }
+        let up = message.body.is_from_primary();
+        let found = self.network.channels.iter().rev().find(|(_, channel)| {
+            channel.stream == message.stream
+                && if up {
+                    channel.dialler == (from, life) && channel.to == message.to
+                } else {
+                    channel.callee == Some((from, life)) && channel.dialler.0 == other
+                }
+        });
+        let Some(id) = found.map(|(id, _)| *id) else {
+            return;
+        };
+        let delay = self.delay();
+        let cut = self.network.is_cut(from, other);
+        let now = self.now;
+        let Some(channel) = self.network.channels.get_mut(&id) else {
+            return;
+        };
+        if channel.broken || (up && channel.closed) {
+            return;
+        }
+        if cut {
+            self.break_channel(id, 50, 2000);
+            return;
+        }
+        let last = if up {
+            &mut channel.up_at
+        } else {
+            &mut channel.down_at
+        };
+        *last = (*last + 1).max(now + delay + channel.lag);
+        let at = *last - now;
+        let carried = Happening::Carried {
+            channel: id,
+            up,
+            message: Box::new(message),
+        };
+        self.later(at, carried);
+    }
+
+    /// From now on nothing more is taken; the dialler hears of it some milliseconds later.
+    pub(super) fn break_channel(&mut self, id: u64, soon: u64, late: u64) {
+        let told_in = self.random.between(soon, late) * MS;
+        if let Some(channel) = self.network.channels.get_mut(&id) {
+            channel.broken = true;
+            if !channel.break_told {
+                channel.break_told = true;
+                self.later(told_in, Happening::Broken { channel: id });
+            }
+        }
+    }
+
+    pub(super) fn on_carried(&mut self, id: u64, up: bool, message: Message) {
+        let Some(channel) = self.network.channels.get(&id) else {
+            return;
+        };
+        let ((from, from_life), callee, closed) = (channel.dialler, channel.callee, channel.closed);
+        let Some(to) = self.node_of(&channel.to) else {
+            return;
+        };
+        let (sender, receiver) = if up { (from, to) } else { (to, from) };
+        if self.network.is_cut(sender, receiver) {
+            self.break_channel(id, 50, 2000);
+            return;
+        }
+        let loses = self.random.chance(200);
+        let Some(channel) = self.network.channels.get_mut(&id) else {
+            return;
+        };
+        let over = channel.broken || closed;
+        let lost = &mut channel.lost[usize::from(!up)];
+        *lost |= over && loses;
+        if *lost {
+            return;
+        }
+        if over {
+            self.visits.note("message of an old stream");
+        }
+        let life = if up {
+            let process = self.machines[to]
+                .process
+                .as_ref()
+                .map(|process| process.life);
+            let callee = match (callee, process) {
+                (Some((_, life)), Some(alive)) if life == alive => Some(life),
+                (None, Some(alive)) => {
+                    if let Some(channel) = self.network.channels.get_mut(&id) {
+                        channel.callee = Some((to, alive));
+                    }
+                    Some(alive)
+                }
+                _ => None,
+            };
+            let Some(callee) = callee else {
+                self.break_channel(id, 1, 5);
+                return;
+            };
+            callee
+        } else {
+            from_life
+        };
+        let event = kvserver::replica::event::Event::Message(message);
+        self.input(receiver, life, Input::Event(Box::new(event)));
+    }
+
+    pub(super) fn on_broken(&mut self, id: u64) {
+        let Some(channel) = self.network.channels.get(&id) else {
+            return;
+        };
+        if channel.closed {
+            return;
+        }
+        let (from, life) = channel.dialler;
+        let event = kvserver::replica::event::Event::StreamBroken {
+            peer: channel.to.clone(),
+            stream: channel.stream,
+        };
+        self.input(from, life, Input::Event(Box::new(event)));
+    }
+
+    /// A process is gone: its connections break.
+    pub(super) fn break_channels_of(&mut self, node: Node, life: u64) {
+        let theirs = |channel: &Channel| {
+            !channel.broken
+                && (channel.dialler == (node, life) || channel.callee == Some((node, life)))
+        };
+        let ids: Vec<u64> = self
+            .network
+            .channels
+            .iter()
+            .filter(|(_, channel)| theirs(channel))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let dialler = self.network.channels[&id].dialler.0;
+            if self.network.is_cut(node, dialler) {
+                self.break_channel(id, 200, 3000);
+            } else {
+                self.break_channel(id, 1, 5);
+            }
+        }
+    }
+}

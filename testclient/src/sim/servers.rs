@@ -1,0 +1,569 @@
+//! Processes of a simulation: a replica, its journal that finishes late, its registration, and the
+//! performing of effects. A process may be paused anywhere, also between deciding and acting. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use kvproto::registration::{Progress, Wish};
+use kvproto::{Member, NotDone, NotReady, OpNumber, Position, Reply, ServerName, Timestamp, View};
+use kvserver::replica::effect::{Effect, Notice};
+use kvserver::replica::event::{Event, Operation};
+use kvserver::replica::{Replica, ReplicaOptions};
+
+use super::invariants::Shadow;
+use super::network::Node;
+use super::views::ToViews;
+use super::world::{Happening, MS, World};
+
+const TICK: u64 = 10 * MS;
+
+/// What reaches a process.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// A ping is due.
+    Ping,
+    /// An attempt to register is due.
+    Attend,
+    /// For the replica.
+    Event(Box<Event>),
+    /// The view service accepts this life.
+    Registered {
+        /// The registration stream.
+        stream: u64,
+        /// Who this is.
+        member: Member,
+        /// The current record.
+        view: Box<View>,
+    },
+    /// The view service refuses this life.
+    Refused {
+        /// Trying again is pointless.
+        for_good: bool,
+    },
+    /// The registration stream broke.
+    RegistrationBroken {
+        /// Which.
+        stream: u64,
+    },
+    /// The journal has finished this much.
+    Written(u64, Option<Position>),
+}
+
+/// The journal of one process, which finishes in order and late.
+#[derive(Debug, Default)]
+pub struct SlowJournal {
+    next: u64,
+    done_at: u64,
+    finished: u64,
+    /// By op, the piece of work that wrote it.
+    written: BTreeMap<OpNumber, u64>,
+}
+
+/// One life of a process.
+#[derive(Debug)]
+pub struct Process {
+    pub(super) life: u64,
+    pub(super) member: Option<Member>,
+    pub(super) replica: Option<Replica>,
+    pub(super) shadow: Shadow,
+    registration: Option<u64>,
+    /// The latest registration stream that has ended.
+    ended: u64,
+    journal: SlowJournal,
+}
+
+/// One machine and what runs on it.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) name: ServerName,
+    pub(super) clock_offset: u64,
+    pub(super) clock_ppm: u64,
+    pub(super) process: Option<Process>,
+    pub(super) paused: bool,
+    /// Somebody wants this process to stop.
+    pub(super) leaving: bool,
+    /// The next step that wants something done is followed by a pause of this length.
+    pub(super) pause_after_step: Option<u64>,
+    pub(super) held: Vec<Effect>,
+    pub(super) inbox: VecDeque<Input>,
+    pub(super) journal_delay: u64,
+    pub(super) options: ReplicaOptions,
+}
+
+impl Machine {
+    fn clock(&self, now: u64) -> Timestamp {
+        let nanos = u128::from(now) * 1000 * u128::from(self.clock_ppm) / 1_000_000;
+        Timestamp::from_nanos(self.clock_offset + u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+impl World<'_> {
+    /// The machine of a server.
+    #[must_use]
+    pub fn node_of(&self, member: &Member) -> Option<Node> {
+        self.machines
+            .iter()
+            .position(|machine| machine.name == member.name)
+    }
+
+    pub(super) fn start(&mut self, node: Node) {
+        if self.machines[node].process.is_some() {
+            return;
+        }
+        self.lives += 1;
+        let life = self.lives;
+        self.note(|| format!("s{node}: starts as life {life}"));
+        let machine = &mut self.machines[node];
+        machine.process = Some(Process {
+            life,
+            member: None,
+            replica: None,
+            shadow: Shadow::default(),
+            registration: None,
+            ended: 0,
+            journal: SlowJournal::default(),
+        });
+        machine.paused = false;
+        machine.leaving = false;
+        machine.pause_after_step = None;
+        machine.held.clear();
+        machine.inbox.clear();
+        for input in [Input::Attend, Input::Tick, Input::Ping] {
+            let at = self.random.between(0, TICK);
+            self.later(
+                at,
+                Happening::ToServer {
+                    to: node,
+                    life,
+                    input,
+                },
+            );
+        }
+    }
+
+    pub(super) fn crash(&mut self, node: Node) {
+        let Some(process) = self.machines[node].process.take() else {
+            return;
+        };
+        let life = process.life;
+        self.note(|| format!("s{node}: life {life} ends"));
+        self.machines[node].paused = false;
+        self.machines[node].inbox.clear();
+        self.machines[node].held.clear();
+        self.break_channels_of(node, life);
+        if let (Some(stream), Some(member)) = (process.registration, process.member) {
+            let views = self.machines.len();
+            let at = if self.network.is_cut(node, views) {
+                self.random.between(200, 2500) * MS
+            } else {
+                self.random.between(1, 20) * MS
+            };
+            self.later(at, Happening::ToViews(ToViews::Broken(stream, member)));
+        }
+    }
+
+    pub(super) fn input(&mut self, node: Node, life: u64, input: Input) {
+        let machine = &mut self.machines[node];
+        match &mut machine.process {
+            Some(process) if process.life == life => {
+                if let Input::Written(work, _) = &input {
+                    process.journal.finished = *work;
+                }
+            }
+            _ => return,
+        }
+        if machine.paused {
+            machine.inbox.push_back(input);
+        } else {
+            self.take(node, life, input);
+        }
+    }
+
+    pub(super) fn resume(&mut self, node: Node, life: u64) {
+        let same = |world: &Self| {
+            world.machines[node]
+                .process
+                .as_ref()
+                .is_some_and(|p| p.life == life)
+        };
+        if !same(self) || !self.machines[node].paused {
+            return;
+        }
+        self.note(|| format!("s{node}: resumes"));
+        self.machines[node].paused = false;
+        let held = std::mem::take(&mut self.machines[node].held);
+        self.perform(node, life, held);
+        while same(self) && !self.machines[node].paused {
+            let Some(input) = self.machines[node].inbox.pop_front() else {
+                break;
+            };
+            self.take(node, life, input);
+        }
+    }
+
+    fn take(&mut self, node: Node, life: u64, input: Input) {
+        match input {
+            Input::Tick => {
+                self.later(
+                    TICK,
+                    Happening::ToServer {
+                        to: node,
+                        life,
+                        input,
+                    },
+                );
+                self.step(node, Event::Tick);
+            }
+            Input::Ping => {
+                let at = self.settings.ping_interval.as_micros() as u64;
+                self.later(
+                    at,
+                    Happening::ToServer {
+                        to: node,
+                        life,
+                        input,
+                    },
+                );
+                let process = self.machines[node].process.as_ref();
+                let progress = process.and_then(|p| Some(p.replica.as_ref()?.progress()));
+                if let Some(progress) = progress {
+                    self.tell_views(node, life, Say::Ping(progress));
+                }
+            }
+            Input::Attend => self.attend(node, life),
+            // Records come after the answer to the registration.
+            Input::Event(event)
+                if matches!(*event, Event::View(_)) && !self.is_registered(node) =>
+            {
+                let input = Input::Event(event);
+                self.later(
+                    5 * MS,
+                    Happening::ToServer {
+                        to: node,
+                        life,
+                        input,
+                    },
+                );
+            }
+            Input::Event(event) => self.step(node, *event),
+            Input::Registered {
+                stream,
+                member,
+                view,
+            } => self.on_registered(node, stream, member, *view),
+            Input::Refused { for_good: true } => {
+                self.crash(node);
+                self.later(100 * MS, Happening::Start(node));
+            }
+            // It tries again by itself.
+            Input::Refused { for_good: false } => {}
+            Input::RegistrationBroken { stream } => {
+                if let Some(process) = &mut self.machines[node].process {
+                    process.ended = process.ended.max(stream);
+                    if process.registration == Some(stream) {
+                        process.registration = None;
+                        self.attend(node, life);
+                    }
+                }
+            }
+            Input::Written(_, position) => {
+                if let Some(position) = position {
+                    self.step(node, Event::Appended(position));
+                }
+            }
+        }
+    }
+
+    fn is_registered(&self, node: Node) -> bool {
+        let process = self.machines[node].process.as_ref();
+        process.is_some_and(|process| process.replica.is_some())
+    }
+
+    fn attend(&mut self, node: Node, life: u64) {
+        let Some(process) = &self.machines[node].process else {
+            return;
+        };
+        if process.registration.is_some() {
+            return;
+        }
+        let incarnation = process.member.as_ref().map(|member| member.incarnation);
+        let again = self.random.between(200, 1000) * MS;
+        let input = Input::Attend;
+        self.later(
+            again,
+            Happening::ToServer {
+                to: node,
+                life,
+                input,
+            },
+        );
+        if !self.network.is_cut(node, self.machines.len()) {
+            let delay = self.delay();
+            let register = ToViews::Register {
+                node,
+                life,
+                incarnation,
+            };
+            self.later(delay, Happening::ToViews(register));
+        }
+    }
+
+    fn on_registered(&mut self, node: Node, stream: u64, member: Member, view: View) {
+        let now = self.machines[node].clock(self.now);
+        let options = self.machines[node].options.clone();
+        let Some(process) = &mut self.machines[node].process else {
+            return;
+        };
+        if process.member.as_ref().is_some_and(|me| *me != member) {
+            return;
+        }
+        // Of a stream that is over, or that a later one has replaced.
+        if stream <= process.ended || process.registration.is_some_and(|known| known > stream) {
+            return;
+        }
+        process.registration = Some(stream);
+        if process.replica.is_none() {
+            process.member = Some(member.clone());
+            process.replica = Some(Replica::new(member, view.clone(), options, now));
+        }
+        self.step(node, Event::View(Box::new(view)));
+    }
+
+    /// A ping or wish; a link that loses one breaks the registration stream sooner or later.
+    fn tell_views(&mut self, node: Node, life: u64, say: Say) {
+        let views = self.machines.len();
+        let Some(process) = &self.machines[node].process else {
+            return;
+        };
+        let (Some(stream), Some(member)) = (process.registration, process.member.clone()) else {
+            return;
+        };
+        if self.network.is_cut(node, views) || self.network.is_cut(views, node) {
+            if self.random.chance(500) {
+                let at = self.random.between(1, 1500) * MS;
+                self.later(
+                    at,
+                    Happening::ToViews(ToViews::Broken(stream, member.clone())),
+                );
+                let at = self.random.between(1, 1500) * MS;
+                let input = Input::RegistrationBroken { stream };
+                self.later(
+                    at,
+                    Happening::ToServer {
+                        to: node,
+                        life,
+                        input,
+                    },
+                );
+            }
+            if self.network.is_cut(node, views) {
+                return;
+            }
+        }
+        let told = match say {
+            Say::Ping(progress) => ToViews::Ping(stream, member, progress),
+            Say::Wish(wish) => ToViews::Wish(stream, member, wish),
+        };
+        let slow = self.random.chance(self.faults.slow_records);
+        let at = self.delay()
+            + if slow {
+                self.random.between(0, 600 * MS)
+            } else {
+                0
+            };
+        self.later(at, Happening::ToViews(told));
+    }
+
+    fn step(&mut self, node: Node, event: Event) {
+        let now = self.machines[node].clock(self.now);
+        if self.is_traced() && event != Event::Tick {
+            let told = format!("s{node} <- {event:?}");
+            self.note(|| told);
+        }
+        let machine = &mut self.machines[node];
+        let Some(process) = &mut machine.process else {
+            return;
+        };
+        let life = process.life;
+        let Some(replica) = &mut process.replica else {
+            return;
+        };
+        let asked = match &event {
+            Event::Requests(requests) if replica.is_acting() => requests
+                .iter()
+                .any(|request| matches!(request.operation, Operation::Query(_))),
+            _ => false,
+        };
+        let mut effects = Vec::new();
+        replica.step(now, event, &mut effects);
+        if asked
+            && !effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Reply { .. }))
+        {
+            self.visits.note("read that waits for confirmation");
+        }
+        if self.is_traced() {
+            for effect in &effects {
+                self.note(|| format!("s{node} -> {effect:?}"));
+            }
+        }
+        self.observe(node, &effects);
+        let wants_pause = !effects.is_empty() && !self.machines[node].held.is_empty();
+        assert!(!wants_pause, "the simulator steps a paused process");
+        if effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Reply { .. } | Effect::Send(_)))
+            && let Some(pause) = self.machines[node].pause_after_step.take()
+        {
+            self.visits.note("pause between deciding and acting");
+            self.machines[node].paused = true;
+            self.machines[node].held = effects;
+            self.note(|| format!("s{node}: pauses in the middle of a step"));
+            self.later(pause, Happening::Resume(node, life));
+            return;
+        }
+        self.perform(node, life, effects);
+    }
+
+    fn perform(&mut self, node: Node, life: u64, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Append(entries) => {
+                    let position = entries.last().map(|entry| entry.position);
+                    let ops = entries.iter().map(|entry| entry.op());
+                    self.write(node, life, position, ops.collect(), None);
+                }
+                Effect::Truncate { after } => {
+                    self.write(node, life, None, Vec::new(), Some(after));
+                }
+                Effect::Reset { base } => {
+                    self.write(node, life, Some(base), vec![base.op], Some(OpNumber(0)));
+                }
+                Effect::Trim { .. } => {}
+                Effect::OpenStream { to, stream } => self.open_channel(node, life, to, stream),
+                Effect::CloseStream { to, stream } => self.close_channel(node, life, &to, stream),
+                Effect::Send(message) => {
+                    if let kvproto::message::Body::Ack(ack) = &message.body {
+                        self.check_ack_is_safe(node, ack.matched);
+                    }
+                    self.send(node, life, message);
+                }
+                Effect::Reply {
+                    token,
+                    reply,
+                    valid_until,
+                } => {
+                    let now = self.machines[node].clock(self.now);
+                    let reply = if valid_until.is_some_and(|until| now >= until) {
+                        self.visits.note("lease run out before the reply");
+                        Reply::NotDone(NotDone::NotReady(NotReady::Unconfirmed))
+                    } else {
+                        reply
+                    };
+                    self.on_reply(node, token, reply);
+                }
+                Effect::Wish(wish) => self.tell_views(node, life, Say::Wish(wish)),
+                Effect::Notice(notice) => self.on_notice(node, life, &notice),
+                Effect::Left => {
+                    self.crash(node);
+                    let at = self.random.between(50, 1500) * MS;
+                    self.later(at, Happening::Start(node));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        node: Node,
+        life: u64,
+        position: Option<Position>,
+        ops: Vec<OpNumber>,
+        keep: Option<OpNumber>,
+    ) {
+        let now = self.now;
+        let delay_max = self.machines[node].journal_delay;
+        let delay = self.random.between(1, delay_max.max(1));
+        let Some(process) = &mut self.machines[node].process else {
+            return;
+        };
+        let journal = &mut process.journal;
+        journal.next += 1;
+        let work = journal.next;
+        if let Some(keep) = keep {
+            journal.written.split_off(&keep.next());
+            if position.is_some() {
+                journal.written.clear();
+            }
+        }
+        journal.written.extend(ops.into_iter().map(|op| (op, work)));
+        journal.done_at = (journal.done_at + 1).max(now + delay);
+        let at = journal.done_at - now;
+        let input = Input::Written(work, position);
+        self.later(
+            at,
+            Happening::ToServer {
+                to: node,
+                life,
+                input,
+            },
+        );
+    }
+
+    fn check_ack_is_safe(&self, node: Node, matched: OpNumber) {
+        let Some(process) = &self.machines[node].process else {
+            return;
+        };
+        let journal = &process.journal;
+        let work = journal
+            .written
+            .range(OpNumber(1)..=matched.max(OpNumber(1)))
+            .next_back();
+        assert!(
+            matched == OpNumber(0) || work.is_none_or(|(_, work)| *work <= journal.finished),
+            "AckedIsSafe: s{node} acknowledged op {matched} before its journal had it"
+        );
+    }
+
+    fn on_notice(&mut self, node: Node, life: u64, notice: &Notice) {
+        match notice {
+            // Whoever wants it to stop asks again, until somebody can take over.
+            Notice::OnlyCopy { .. } => {
+                let input = Input::Event(Box::new(Event::Leave));
+                self.later(
+                    2000 * MS,
+                    Happening::ToServer {
+                        to: node,
+                        life,
+                        input,
+                    },
+                );
+            }
+            Notice::TransferStarted { to, .. } => drop(self.transfers.insert(to.clone())),
+            Notice::CopySynced { copy, .. } => {
+                let transfer = self.transfers.remove(copy);
+                self.visits.note(if transfer {
+                    "join by transfer"
+                } else {
+                    "join by log"
+                });
+            }
+            Notice::TransferAbandoned { .. } => self.visits.note("transfer given up"),
+            Notice::TailDropped { .. } => self.visits.note("tail dropped"),
+            Notice::Deposed { .. } => self.visits.note("deposed"),
+            Notice::Nonsense { what, .. } => self.visits.note(what),
+            Notice::Diverged { copy, at } => {
+                panic!("CopiesAgree: {copy} is said to differ at op {at}")
+            }
+            _ => {}
+        }
+    }
+}
+
+enum Say {
+    Ping(Progress),
+    Wish(Wish),
+}
