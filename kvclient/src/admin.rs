@@ -118,10 +118,7 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::Refused`] with the reason of the view service.
     pub async fn force_accepting_data_loss(&self, server: &str) -> Result<View> {
-        let request = pb::ForceRequest {
-            server: server.to_owned(),
-            accept_data_loss: true,
-        };
+        let request = pb::ForceRequest { server: server.to_owned(), accept_data_loss: true };
         let patience = self.timeout();
         // Only a server that was not reached is passed over for the next: a second command after
         // one whose answer was lost could start a second generation.
@@ -258,10 +255,7 @@ fn cluster_status(status: pb::StatusResponse) -> Result<ClusterStatus, String> {
 fn server_status(server: pb::ServerStatus) -> ServerStatus {
     let member = server.member.unwrap_or_default();
     ServerStatus {
-        member: Member {
-            name: member.name.into(),
-            incarnation: Incarnation(member.incarnation),
-        },
+        member: Member { name: member.name.into(), incarnation: Incarnation(member.incarnation) },
         role: server.role,
         state: server.state,
         appended: OpNumber(server.appended),

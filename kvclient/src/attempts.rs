@@ -83,12 +83,7 @@ impl Attempts {
     /// A call that begins now.
     #[must_use]
     pub fn new(repeat: Repeat, not_before: LogPoint) -> Self {
-        Self {
-            repeat,
-            not_before,
-            open: None,
-            obstacle: None,
-        }
+        Self { repeat, not_before, open: None, obstacle: None }
     }
 
     /// Concludes from the end of one attempt.
@@ -169,10 +164,9 @@ impl Attempts {
             Refusal::SessionExpired if self.open.is_none() && self.repeat == Repeat::Named => {
                 Step::NewSession
             }
-            Refusal::SessionExpired => self.end(
-                ErrorKind::Refused,
-                "the session has expired or was closed".into(),
-            ),
+            Refusal::SessionExpired => {
+                self.end(ErrorKind::Refused, "the session has expired or was closed".into())
+            }
             Refusal::StaleRequest { floor } => self.end(
                 ErrorKind::Refused,
                 format!("the request is below the floor {floor} of its session"),

@@ -22,9 +22,7 @@ impl Backoff {
     /// Bound of the next delay, which doubles with every retry up to [`DELAY_MAX`].
     #[must_use]
     pub fn bound(&self) -> Duration {
-        DELAY_FIRST
-            .saturating_mul(1 << self.retries.min(16))
-            .min(DELAY_MAX)
+        DELAY_FIRST.saturating_mul(1 << self.retries.min(16)).min(DELAY_MAX)
     }
 
     /// The next delay: between half of the bound and the bound, by `random` in `0.0..1.0`.
@@ -80,9 +78,7 @@ mod tests {
     #[test]
     fn delays_double_from_the_first_and_stay_at_the_cap() {
         let mut backoff = Backoff::default();
-        let delays: Vec<u128> = (0..9)
-            .map(|_| backoff.next_delay(1.0).as_millis())
-            .collect();
+        let delays: Vec<u128> = (0..9).map(|_| backoff.next_delay(1.0).as_millis()).collect();
         assert_eq!(delays, [5, 10, 20, 40, 80, 160, 250, 250, 250]);
     }
 

@@ -88,9 +88,8 @@ impl Shared {
                 self.views.refresh();
             }
             if let Some(target) = &next.target {
-                let end = self
-                    .attempt(&operation, slot.as_ref(), target, &mut views, deadline)
-                    .await;
+                let end =
+                    self.attempt(&operation, slot.as_ref(), target, &mut views, deadline).await;
                 self.learn_from(target, &end);
                 match attempts.judge(end) {
                     Step::Finish(answer, at) => {
@@ -207,10 +206,7 @@ impl Shared {
         let mut request = tonic::Request::new(wire::request(operation, id, cluster));
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         let mut server = kv_server(channel);
-        let end = match self
-            .race(server.execute(request), target, views, deadline)
-            .await
-        {
+        let end = match self.race(server.execute(request), target, views, deadline).await {
             Ok(answer) => wire::attempt_end(answer.map(tonic::Response::into_inner)),
             Err(why) => AttemptEnd::Lost(why),
         };
@@ -309,10 +305,7 @@ async fn keep_alive(shared: Weak<Shared>, window: Arc<Window>) {
         match keep_alive_once(&shared, window.id(), Instant::now() + pause).await {
             Ok(Some(granted)) => lease = granted,
             Ok(None) => {
-                warn!(
-                    "Session {} has expired; the next write opens another",
-                    window.id()
-                );
+                warn!("Session {} has expired; the next write opens another", window.id());
                 return shared.retire(&window);
             }
             Err(error) => debug!("Session {} not kept alive: {error}", window.id()),

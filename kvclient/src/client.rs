@@ -92,10 +92,7 @@ impl Client {
     /// The same client with another time for each call.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Client {
-        Client {
-            timeout,
-            ..self.clone()
-        }
+        Client { timeout, ..self.clone() }
     }
 
     /// The record of a key, or `None` when it does not exist.
@@ -150,10 +147,7 @@ impl Client {
     /// As described at [`ErrorKind`]; [`ErrorKind::Invalid`] when the value would grow over the
     /// limit.
     pub async fn append(&self, key: impl AsRef<[u8]>, suffix: impl Into<Bytes>) -> Result<u64> {
-        Ok(self
-            .change(key, Action::Append(suffix.into()))
-            .await?
-            .length)
+        Ok(self.change(key, Action::Append(suffix.into())).await?.length)
     }
 
     /// Gives a key a new value, or deletes it with `None`, if it is as expected.
@@ -195,8 +189,7 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when no view server answers in time.
     pub async fn view(&self) -> Result<View> {
-        self.ask_view_servers(|views, server| async move { views.ask(&server).await })
-            .await
+        self.ask_view_servers(|views, server| async move { views.ask(&server).await }).await
     }
 
     /// Waits for a view record that is newer than `known`, or for the first with `None`. Records are
@@ -204,8 +197,7 @@ impl Client {
     pub async fn next_view(&self, known: Option<&View>) -> View {
         let mut views = self.shared.views.subscribe();
         let newer = |view: &Option<Arc<View>>| {
-            view.as_ref()
-                .is_some_and(|view| known.is_none_or(|known| view.order() > known.order()))
+            view.as_ref().is_some_and(|view| known.is_none_or(|known| view.order() > known.order()))
         };
         loop {
             if let Ok(view) = views.wait_for(newer).await
@@ -275,10 +267,7 @@ impl Client {
     }
 
     async fn change(&self, at: impl AsRef<[u8]>, action: Action) -> Result<Changed> {
-        let change = Change {
-            key: key(at),
-            action,
-        };
+        let change = Change { key: key(at), action };
         match self.write(Command::Change(change)).await? {
             Outcome::Changed(changed) => Ok(changed),
             other => Err(unexpected(&Answer::Outcome(other))),
@@ -287,11 +276,7 @@ impl Client {
 
     async fn write(&self, command: Command) -> Result<Outcome> {
         check_write(&command, self.shared.settings())?;
-        let repeat = if self.sessions {
-            Repeat::Named
-        } else {
-            Repeat::Twice
-        };
+        let repeat = if self.sessions { Repeat::Named } else { Repeat::Twice };
         match self.call(Operation::Command(command), repeat).await? {
             Answer::Outcome(Outcome::Refused(Refusal::ConditionFailed { record, change })) => {
                 Err(Error::new(
@@ -332,9 +317,7 @@ fn refused_here(why: NotDone) -> Error {
 
 fn view_servers(names: &[String]) -> Result<Vec<ServerName>> {
     if names.is_empty() {
-        return Err(Error::invalid(
-            "no view server is named: give at least one as host:port",
-        ));
+        return Err(Error::invalid("no view server is named: give at least one as host:port"));
     }
     names
         .iter()
@@ -342,9 +325,7 @@ fn view_servers(names: &[String]) -> Result<Vec<ServerName>> {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                 Ok(ServerName::from(name.as_str()))
             }
-            _ => Err(Error::invalid(format!(
-                "view server {name:?} is not of the form host:port"
-            ))),
+            _ => Err(Error::invalid(format!("view server {name:?} is not of the form host:port"))),
         })
         .collect()
 }

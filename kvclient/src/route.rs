@@ -67,26 +67,18 @@ impl Route {
     /// The presumed primary.
     #[must_use]
     pub fn target(&self) -> Option<&ServerName> {
-        self.hint
-            .as_ref()
-            .or(self.known.as_ref())
-            .and_then(|known| known.primary.as_ref())
+        self.hint.as_ref().or(self.known.as_ref()).and_then(|known| known.primary.as_ref())
     }
 
     /// Decides what to do at `now`, and notes that the view service is asked if it says so.
     pub fn next(&mut self, now: Timestamp) -> Next {
         let wanted = self.doubtful || self.target().is_none();
-        let due = self
-            .refreshed_at
-            .is_none_or(|at| now.since(at) >= REFRESH_INTERVAL);
+        let due = self.refreshed_at.is_none_or(|at| now.since(at) >= REFRESH_INTERVAL);
         let refresh = wanted && due;
         if refresh {
             self.refreshed_at = Some(now);
         }
-        Next {
-            target: self.target().cloned(),
-            refresh,
-        }
+        Next { target: self.target().cloned(), refresh }
     }
 
     /// The server says that it is not the primary, and perhaps who is, by which view. A hint is
@@ -147,10 +139,7 @@ mod tests {
     fn view(number: u64, primary: &str) -> View {
         let mut view = View::none(ClusterId([1; 16]), Settings::default());
         view.number = ViewNumber(number);
-        view.primary = Some(Member {
-            name: primary.into(),
-            incarnation: Incarnation(1),
-        });
+        view.primary = Some(Member { name: primary.into(), incarnation: Incarnation(1) });
         view
     }
 
@@ -167,13 +156,7 @@ mod tests {
     #[test]
     fn the_view_service_is_asked_while_nothing_is_known_but_not_more_often_than_the_interval() {
         let mut route = Route::default();
-        assert_eq!(
-            route.next(at(0)),
-            Next {
-                target: None,
-                refresh: true
-            }
-        );
+        assert_eq!(route.next(at(0)), Next { target: None, refresh: true });
         assert!(!route.next(at(249)).refresh);
         assert!(route.next(at(250)).refresh);
     }
@@ -193,13 +176,7 @@ mod tests {
     fn after_a_failure_the_view_service_is_asked_and_the_target_tried_again() {
         let mut route = route_to(A);
         route.doubt(&A.into());
-        assert_eq!(
-            route.next(at(1000)),
-            Next {
-                target: Some(A.into()),
-                refresh: true
-            }
-        );
+        assert_eq!(route.next(at(1000)), Next { target: Some(A.into()), refresh: true });
         assert!(!route.next(at(1001)).refresh, "it was asked just now");
         route.answered(&A.into());
         assert!(!route.next(at(9000)).refresh, "it works again");
@@ -210,26 +187,14 @@ mod tests {
         let mut route = route_to(A);
         route.refused(&A.into(), Some(B.into()), ViewNumber(6));
         route.slow(&B.into());
-        assert_eq!(
-            route.next(at(0)),
-            Next {
-                target: Some(B.into()),
-                refresh: true
-            }
-        );
+        assert_eq!(route.next(at(0)), Next { target: Some(B.into()), refresh: true });
     }
 
     #[test]
     fn a_hint_of_a_newer_view_is_followed_without_asking_the_view_service() {
         let mut route = route_to(A);
         route.refused(&A.into(), Some(B.into()), ViewNumber(6));
-        assert_eq!(
-            route.next(at(0)),
-            Next {
-                target: Some(B.into()),
-                refresh: false
-            }
-        );
+        assert_eq!(route.next(at(0)), Next { target: Some(B.into()), refresh: false });
     }
 
     #[test]
@@ -246,13 +211,7 @@ mod tests {
         let mut route = route_to(A);
         route.refused(&A.into(), Some(B.into()), ViewNumber(6));
         route.doubt(&B.into());
-        assert_eq!(
-            route.next(at(0)),
-            Next {
-                target: Some(A.into()),
-                refresh: true
-            }
-        );
+        assert_eq!(route.next(at(0)), Next { target: Some(A.into()), refresh: true });
     }
 
     #[test]
@@ -295,12 +254,6 @@ mod tests {
     fn an_empty_hint_only_raises_doubt() {
         let mut route = route_to(A);
         route.refused(&A.into(), Some("".into()), ViewNumber(9));
-        assert_eq!(
-            route.next(at(0)),
-            Next {
-                target: Some(A.into()),
-                refresh: true
-            }
-        );
+        assert_eq!(route.next(at(0)), Next { target: Some(A.into()), refresh: true });
     }
 }

@@ -26,11 +26,7 @@ impl Session {
     /// A session that was just allocated; its first request gets number 1.
     #[must_use]
     pub fn new(id: SessionId) -> Self {
-        Self {
-            id,
-            next: RequestNumber(1),
-            open: BTreeSet::new(),
-        }
+        Self { id, next: RequestNumber(1), open: BTreeSet::new() }
     }
 
     /// Its id.
@@ -61,11 +57,7 @@ impl Session {
     /// number.
     #[must_use]
     pub fn request_id(&self, number: RequestNumber) -> RequestId {
-        RequestId {
-            session: self.id,
-            number,
-            first_open: self.first_open(),
-        }
+        RequestId { session: self.id, number, first_open: self.first_open() }
     }
 
     /// The call has ended: its number is never sent again.
@@ -118,11 +110,7 @@ mod tests {
             session.end(number);
         }
         assert_eq!(session.open_calls(), 1);
-        assert_eq!(
-            session.begin(),
-            None,
-            "number 65 would be 64 above the floor"
-        );
+        assert_eq!(session.begin(), None, "number 65 would be 64 above the floor");
         session.end(oldest);
         assert_eq!(session.begin(), Some(RequestNumber(SESSION_WINDOW + 1)));
     }

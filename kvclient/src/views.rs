@@ -42,16 +42,8 @@ impl Views {
             newest: watch::Sender::new(None),
             wanted: Notify::new(),
         });
-        tokio::spawn(
-            token
-                .clone()
-                .run_until_cancelled_owned(views.clone().watch()),
-        );
-        tokio::spawn(
-            token
-                .clone()
-                .run_until_cancelled_owned(views.clone().answer()),
-        );
+        tokio::spawn(token.clone().run_until_cancelled_owned(views.clone().watch()));
+        tokio::spawn(token.clone().run_until_cancelled_owned(views.clone().answer()));
         views
     }
 

@@ -54,11 +54,7 @@ impl Window {
             ended.as_mut().enable();
             let begun = self.numbers().begin();
             if let Some(number) = begun {
-                return Slot {
-                    window: Arc::clone(self),
-                    number,
-                    _seat: seat,
-                };
+                return Slot { window: Arc::clone(self), number, _seat: seat };
             }
             ended.await;
         }

@@ -53,9 +53,7 @@ pub(crate) fn view(
     record: Option<kvproto::pb::viewservice::View>,
 ) -> Result<View, kvproto::convert::Malformed> {
     let mut record = record.unwrap_or_default();
-    record
-        .settings
-        .get_or_insert_with(|| Settings::default().into());
+    record.settings.get_or_insert_with(|| Settings::default().into());
     View::try_from(record)
 }
 

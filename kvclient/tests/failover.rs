@@ -18,9 +18,7 @@ async fn client_with(cluster: &Cluster, change: impl FnOnce(&mut ClientConfig)) 
     let mut config = ClientConfig::new(&cluster.views.address);
     config.timeout = PATIENCE;
     change(&mut config);
-    Client::connect(config)
-        .await
-        .expect("a valid configuration")
+    Client::connect(config).await.expect("a valid configuration")
 }
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -32,10 +30,7 @@ async fn what_was_written_is_read_back() {
     assert_eq!(client.get("a").await.unwrap(), None);
     let changed = client.put("a", "1").await.unwrap();
     let record = client.get("a").await.unwrap().expect("written");
-    assert_eq!(
-        (&record.value[..], record.version),
-        (&b"1"[..], changed.version)
-    );
+    assert_eq!((&record.value[..], record.version), (&b"1"[..], changed.version));
     assert_eq!(client.append("a", "23").await.unwrap(), 3);
     assert!(client.delete("a").await.unwrap());
     assert!(!client.delete("a").await.unwrap());
@@ -80,10 +75,7 @@ async fn p3_the_view_service_is_not_asked_per_operation() {
     }
     assert_eq!(server.ids().len(), 100);
     let calls = cluster.views.calls();
-    assert!(
-        calls <= 4,
-        "{calls} calls to the view service over 100 puts"
-    );
+    assert!(calls <= 4, "{calls} calls to the view service over 100 puts");
 }
 
 #[tokio::test]
@@ -99,10 +91,7 @@ async fn a_primary_that_dies_after_executing_does_not_make_an_append_apply_twice
     assert_eq!(&record.value[..], b"01");
     let lost = old.ids()[1];
     let repeated = new.ids()[0];
-    assert_eq!(
-        (lost.session, lost.number),
-        (repeated.session, repeated.number)
-    );
+    assert_eq!((lost.session, lost.number), (repeated.session, repeated.number));
 }
 
 #[tokio::test]
@@ -125,10 +114,7 @@ async fn a_primary_that_hangs_holds_nobody_once_another_is_appointed() {
         cluster.views.appoint(&new.name);
         call.await.unwrap().expect("done by the new primary");
         let (lost, repeated) = (old.ids()[before], *new.ids().last().unwrap());
-        assert_eq!(
-            (lost.session, lost.number),
-            (repeated.session, repeated.number)
-        );
+        assert_eq!((lost.session, lost.number), (repeated.session, repeated.number));
     }
     let record = client.get("log").await.unwrap().expect("written");
     assert_eq!(&record.value[..], b"011");
@@ -161,10 +147,7 @@ async fn h36_an_answer_older_than_one_seen_is_refused_and_asked_for_again() {
     let (cluster, server) = Cluster::with_primary().await;
     let client = client(&cluster).await;
     client.put("a", "1").await.unwrap();
-    server.script([Act::AnswerAsOf(LogPoint {
-        generation: Generation(1),
-        op: OpNumber(1),
-    })]);
+    server.script([Act::AnswerAsOf(LogPoint { generation: Generation(1), op: OpNumber(1) })]);
     let record = client.get("a").await.unwrap().expect("not the old state");
     assert_eq!(&record.value[..], b"1");
 }
@@ -179,11 +162,7 @@ async fn a_deadline_that_passes_while_an_answer_is_missing_leaves_the_outcome_un
     assert_eq!(*error.kind(), ErrorKind::OutcomeUnknown, "{error}");
     server.script([Act::Hang]);
     let error = client.with_timeout(SHORT).get("a").await.unwrap_err();
-    assert_eq!(
-        *error.kind(),
-        ErrorKind::Unavailable,
-        "a read changes nothing: {error}"
-    );
+    assert_eq!(*error.kind(), ErrorKind::Unavailable, "a read changes nothing: {error}");
 }
 
 #[tokio::test]
@@ -191,19 +170,11 @@ async fn without_a_primary_a_write_is_certainly_not_done() {
     let cluster = Cluster::start().await;
     let client = client_with(&cluster, |config| config.timeout = SHORT).await;
     let error = client.put("a", "1").await.unwrap_err();
-    assert_eq!(
-        *error.kind(),
-        ErrorKind::Unavailable,
-        "no view yet: {error}"
-    );
+    assert_eq!(*error.kind(), ErrorKind::Unavailable, "no view yet: {error}");
 
     cluster.views.appoint(&nobody().await);
     let error = client.put("a", "1").await.unwrap_err();
-    assert_eq!(
-        *error.kind(),
-        ErrorKind::Unavailable,
-        "refused connection: {error}"
-    );
+    assert_eq!(*error.kind(), ErrorKind::Unavailable, "refused connection: {error}");
 }
 
 #[tokio::test]
@@ -222,10 +193,7 @@ async fn too_few_copies_until_the_deadline_is_a_refusal_that_says_what_to_do() {
     let (cluster, server) = Cluster::with_primary().await;
     let client = client(&cluster).await;
     client.put("a", "1").await.unwrap();
-    let refusal = Act::Refuse(NotDone::TooFewCopies {
-        synced: 1,
-        min_copies: 2,
-    });
+    let refusal = Act::Refuse(NotDone::TooFewCopies { synced: 1, min_copies: 2 });
     server.script(std::iter::repeat_n(refusal, 1000));
     let error = client.with_timeout(SHORT).put("a", "2").await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Refused, "{error}");
@@ -249,10 +217,7 @@ async fn e1_cancelled_calls_give_their_numbers_up_and_the_floor_passes_them() {
     for call in &calls {
         call.abort();
     }
-    client
-        .put("a", "1")
-        .await
-        .expect("the window is free again");
+    client.put("a", "1").await.expect("the window is free again");
     let last = *server.ids().last().unwrap();
     assert_eq!(last.number, RequestNumber(SESSION_WINDOW + 2));
     assert!(last.first_open > RequestNumber(1), "the floor has moved");
@@ -324,9 +289,7 @@ async fn a_dead_view_server_in_the_list_is_passed_over() {
 #[tokio::test]
 async fn a_session_is_kept_alive_and_closed() {
     let (cluster, _) = Cluster::with_primary().await;
-    cluster
-        .views
-        .settings(|settings| settings.session_lease = Duration::from_millis(60));
+    cluster.views.settings(|settings| settings.session_lease = Duration::from_millis(60));
     let client = client(&cluster).await;
     client.put("a", "1").await.unwrap();
     let kept = || cluster.store.lock().unwrap().keep_alives;
@@ -348,10 +311,7 @@ async fn a_value_over_the_limit_is_refused_before_it_travels() {
     let writes = |asked: &kvproto::convert::Execute| {
         matches!(asked.operation, ExecuteOperation::Command { .. })
     };
-    assert_eq!(
-        server.asked().iter().filter(|asked| writes(asked)).count(),
-        0
-    );
+    assert_eq!(server.asked().iter().filter(|asked| writes(asked)).count(), 0);
 }
 
 #[tokio::test]

@@ -1,9 +1,6 @@
 //! `kvctl` as people and scripts use it: the real program against fakes.
 
-#[expect(
-    dead_code,
-    reason = "shared with the tests of the library, which use all of it"
-)]
+#[expect(dead_code, reason = "shared with the tests of the library, which use all of it")]
 mod fakes;
 
 use std::ffi::OsString;
@@ -59,11 +56,7 @@ async fn piped(cluster: &Cluster, args: &[&str], input: &[u8]) -> (i32, String, 
 
 fn finished(output: Output) -> (i32, String, String) {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (
-        output.status.code().expect("not killed"),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code().expect("not killed"), text(output.stdout), text(output.stderr))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,11 +73,7 @@ async fn the_verbs_print_what_scripts_expect() {
         (&["del", "a"], "OK\n"),
     ] {
         let (code, stdout, stderr) = run(&cluster, args).await;
-        assert_eq!(
-            (code, &stdout[..], &stderr[..]),
-            (0, expected, ""),
-            "{args:?}"
-        );
+        assert_eq!((code, &stdout[..], &stderr[..]), (0, expected, ""), "{args:?}");
     }
     let store = cluster.store.lock().unwrap();
     assert_eq!(store.closed, store.sessions, "no session is left behind");
@@ -152,20 +141,9 @@ async fn values_go_through_as_the_bytes_they_are() {
     assert!(stdout.contains(r#""value":{"b64":"/wAK"}"#), "{stdout}");
 
     let mut command = kvctl(&cluster);
-    command.args([
-        "put".into(),
-        OsString::from_vec(vec![b'k', 0xfe]),
-        "v".into(),
-    ]);
+    command.args(["put".into(), OsString::from_vec(vec![b'k', 0xfe]), "v".into()]);
     assert_eq!(output(command).await.status.code(), Some(0));
-    assert!(
-        cluster
-            .store
-            .lock()
-            .unwrap()
-            .data
-            .contains_key(&b"k\xfe"[..])
-    );
+    assert!(cluster.store.lock().unwrap().data.contains_key(&b"k\xfe"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,11 +180,7 @@ async fn commands_can_be_piped_in() {
 
     let input = b"get never\nfrobnicate\nget k";
     let (code, stdout, stderr) = piped(&cluster, &[], input).await;
-    assert_eq!(
-        (code, &stdout[..]),
-        (2, "a b\n"),
-        "the last line that failed: {stderr}"
-    );
+    assert_eq!((code, &stdout[..]), (2, "a b\n"), "the last line that failed: {stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,10 +200,8 @@ async fn e1_an_interrupt_ends_the_command_with_130() {
     command.args(["put", "a", "1"]).stderr(Stdio::piped());
     let child = command.spawn().expect("kvctl starts");
     until("the put hangs", || !server.ids().is_empty()).await;
-    let interrupted = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .expect("kill runs");
+    let interrupted =
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
     assert!(interrupted.success());
     let output = tokio::task::spawn_blocking(move || child.wait_with_output());
     let ended = tokio::time::timeout(fakes::PATIENCE, output);
@@ -243,10 +215,7 @@ async fn view_watch_prints_every_change() {
     let (cluster, first) = Cluster::with_primary().await;
     let mut command = kvctl(&cluster);
     command.args(["view", "--watch", "-o", "json"]);
-    let child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("kvctl starts");
+    let child = command.stdout(Stdio::piped()).spawn().expect("kvctl starts");
     until("the views are watched", || cluster.views.watched()).await;
     let second = cluster.server().await;
     cluster.views.appoint(&second.name);

@@ -39,12 +39,7 @@ pub struct Flags {
     pub advertise: Option<String>,
 
     /// How a primary proves that it still leads before it answers a read.
-    #[arg(
-        long,
-        env = "KVSERVER_READS",
-        default_value = "lease",
-        value_name = "HOW"
-    )]
+    #[arg(long, env = "KVSERVER_READS", default_value = "lease", value_name = "HOW")]
     pub reads: ReadsFlag,
 
     /// Allow addresses other than loopback, without encryption or authentication.
@@ -56,12 +51,7 @@ pub struct Flags {
     pub config: Option<PathBuf>,
 
     /// Form of the log on stderr.
-    #[arg(
-        long,
-        env = "KVSERVER_LOG_FORMAT",
-        default_value = "text",
-        value_name = "FORMAT"
-    )]
+    #[arg(long, env = "KVSERVER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
 }
 
@@ -102,11 +92,7 @@ impl Flags {
     pub fn checked(&self) -> Result<Config, clap::Error> {
         let advertise = self.advertise.as_ref().unwrap_or(&self.addr);
         if is_wildcard(advertise) {
-            let flag = if self.advertise.is_some() {
-                "--advertise"
-            } else {
-                "--addr"
-            };
+            let flag = if self.advertise.is_some() { "--advertise" } else { "--addr" };
             return Err(Flags::command().error(
                 ErrorKind::ValueValidation,
                 format!(
@@ -157,8 +143,7 @@ fn reachable(text: &str) -> Result<String, String> {
 fn is_wildcard(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.parse()
-        .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
+    host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
 }
 
 #[cfg(test)]
@@ -170,10 +155,7 @@ mod tests {
     }
 
     fn config(args: &[&str]) -> Config {
-        flags(args)
-            .expect("the flags are valid")
-            .checked()
-            .expect("the flags go together")
+        flags(args).expect("the flags are valid").checked().expect("the flags go together")
     }
 
     #[test]
@@ -186,14 +168,8 @@ mod tests {
 
     #[test]
     fn a_server_at_port_0_goes_by_the_port_it_got() {
-        assert_eq!(
-            config(&["--addr", "localhost:0"]).name(4711).as_str(),
-            "localhost:4711"
-        );
-        assert_eq!(
-            config(&["--addr", "[::1]:0"]).name(4711).as_str(),
-            "[::1]:4711"
-        );
+        assert_eq!(config(&["--addr", "localhost:0"]).name(4711).as_str(), "localhost:4711");
+        assert_eq!(config(&["--addr", "[::1]:0"]).name(4711).as_str(), "[::1]:4711");
     }
 
     #[test]
@@ -207,10 +183,7 @@ mod tests {
         for wildcard in ["0.0.0.0:8001", "[::]:8001"] {
             let error = flags(&["--addr", wildcard]).expect("well formed").checked();
             let error = error.expect_err("nobody can dial it").to_string();
-            assert!(
-                error.contains(wildcard) && error.contains("--advertise"),
-                "{error}"
-            );
+            assert!(error.contains(wildcard) && error.contains("--advertise"), "{error}");
         }
     }
 

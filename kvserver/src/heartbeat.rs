@@ -157,10 +157,7 @@ impl Heartbeat {
         match ToServer::try_from(first)? {
             ToServer::Registered { incarnation, view } => {
                 self.take_registration(
-                    Member {
-                        name: self.name.clone(),
-                        incarnation,
-                    },
+                    Member { name: self.name.clone(), incarnation },
                     *view,
                     views,
                 )?;
@@ -257,9 +254,7 @@ impl Heartbeat {
 /// Makes a view the newest one, unless a newer one is known.
 fn offer(views: &watch::Sender<Option<View>>, view: View) {
     views.send_if_modified(|newest| {
-        let newer = newest
-            .as_ref()
-            .is_none_or(|known| known.order() < view.order());
+        let newer = newest.as_ref().is_none_or(|known| known.order() < view.order());
         if newer {
             *newest = Some(view);
         }

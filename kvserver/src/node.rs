@@ -168,12 +168,7 @@ impl Node {
     fn admit(&mut self) -> Option<Event> {
         let now = Instant::now();
         let mut requests = Vec::with_capacity(self.admitted.len());
-        for Asked {
-            operation,
-            deadline,
-            caller,
-        } in self.admitted.drain(..)
-        {
+        for Asked { operation, deadline, caller } in self.admitted.drain(..) {
             if caller.reply.is_closed() {
                 continue;
             }
@@ -183,10 +178,7 @@ impl Node {
             }
             self.last_token = Token(self.last_token.0 + 1);
             self.waiting.insert(self.last_token, caller);
-            requests.push(Request {
-                token: self.last_token,
-                operation,
-            });
+            requests.push(Request { token: self.last_token, operation });
         }
         (!requests.is_empty()).then_some(Event::Requests(requests))
     }
@@ -203,11 +195,7 @@ impl Node {
             Effect::OpenStream { to, stream } => self.peers.open(to, stream),
             Effect::CloseStream { to, stream } => self.peers.close(&to, stream),
             Effect::Send(message) => self.peers.send(message),
-            Effect::Reply {
-                token,
-                reply,
-                valid_until,
-            } => self.reply(token, reply, valid_until),
+            Effect::Reply { token, reply, valid_until } => self.reply(token, reply, valid_until),
             Effect::Wish(wish) => drop(self.wishes.try_send(wish)),
             Effect::Notice(notice) => self.notice(&notice),
             Effect::Left => self.standing.left = true,
@@ -240,16 +228,9 @@ impl Node {
 
     /// Lets the others see how the node stands: progress after each step, the rest when it changed.
     fn publish(&mut self) {
-        self.inputs
-            .progress
-            .send_replace(Some(self.replica.progress()));
+        self.inputs.progress.send_replace(Some(self.replica.progress()));
         let view = self.replica.view();
-        if self
-            .standing
-            .view
-            .as_ref()
-            .is_none_or(|known| known.order() != view.order())
-        {
+        if self.standing.view.as_ref().is_none_or(|known| known.order() != view.order()) {
             self.standing.view = Some(Arc::new(view.clone()));
         }
         self.standing.role = self.replica.role();

@@ -81,8 +81,7 @@ impl Peers {
 
     /// Begins to dial a copy. Messages sent from now on wait until the stream stands.
     pub fn open(&mut self, to: Member, stream: StreamNumber) {
-        self.outbound
-            .retain(|_, outbound| !outbound.queue.is_closed());
+        self.outbound.retain(|_, outbound| !outbound.queue.is_closed());
         let (queue, queued) = mpsc::channel(STREAM_QUEUED_MAX);
         let outbound = Outbound {
             queue,
@@ -143,9 +142,7 @@ impl Peers {
         let halt = self.halt.clone();
         self.runtime.spawn(async move {
             let to = message.to.clone();
-            let told = halt
-                .run_until_cancelled(timeout(TELL_WITHIN, tell(message)))
-                .await;
+            let told = halt.run_until_cancelled(timeout(TELL_WITHIN, tell(message))).await;
             if let Some(Ok(Err(cause))) = told {
                 debug!("{to} could not be told that this server has stopped: {cause:#}");
             }
@@ -185,14 +182,8 @@ impl Carrier {
                 Err(cause) => cause,
             },
         };
-        debug!(
-            "the stream {} to {} is broken: {cause:#}",
-            self.stream, self.to
-        );
-        let broken = Event::StreamBroken {
-            peer: self.to,
-            stream: self.stream,
-        };
+        debug!("the stream {} to {} is broken: {cause:#}", self.stream, self.to);
+        let broken = Event::StreamBroken { peer: self.to, stream: self.stream };
         self.node.event(broken).await;
     }
 
@@ -200,15 +191,10 @@ impl Carrier {
         let channel = timeout(CONNECT_WITHIN, dial::connect(self.to.name.as_str())).await??;
         let outgoing = ReceiverStream::new(queued).map(pb::Message::from);
         let mut client = client(channel);
-        let mut incoming = timeout(CONNECT_WITHIN, client.stream(outgoing))
-            .await??
-            .into_inner();
+        let mut incoming = timeout(CONNECT_WITHIN, client.stream(outgoing)).await??.into_inner();
         while let Some(frame) = incoming.message().await? {
             let message = Message::try_from(frame).inspect_err(|malformed| {
-                warn!(
-                    "closing the stream {} to {}: {malformed}",
-                    self.stream, self.to
-                );
+                warn!("closing the stream {} to {}: {malformed}", self.stream, self.to);
             })?;
             self.node.event(Event::Message(message)).await;
         }
@@ -242,19 +228,12 @@ impl InboundStreams {
     pub fn lend(self: &Arc<Self>, opening: &Message, way_back: WayBack) -> Option<Loan> {
         let key = (opening.from.clone(), opening.stream);
         let overflowed = CancellationToken::new();
-        let inbound = Inbound {
-            way_back,
-            overflowed: overflowed.clone(),
-        };
+        let inbound = Inbound { way_back, overflowed: overflowed.clone() };
         match self.streams.entry(key.clone()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(vacant) => {
                 vacant.insert(inbound);
-                Some(Loan {
-                    lender: Arc::clone(self),
-                    key,
-                    overflowed,
-                })
+                Some(Loan { lender: Arc::clone(self), key, overflowed })
             }
         }
     }

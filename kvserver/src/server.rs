@@ -52,31 +52,15 @@ pub async fn run(
     let (services, reporter) = api::services(&node, Arc::clone(&inbound), halt.clone())?;
     let doors = kvprocess::serve::serve(services, listeners, halt.clone());
     let health = api::keep_health(reporter, node.clone());
-    let heartbeat = Heartbeat::new(
-        name,
-        config.view_servers,
-        node.clone(),
-        wishes_out,
-        registered,
-    )
-    .attend();
+    let heartbeat =
+        Heartbeat::new(name, config.view_servers, node.clone(), wishes_out, registered).attend();
     let sequencer = async {
         let (me, view) = registration.await?;
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
-        let options = ReplicaOptions {
-            reads: config.reads,
-            tuning: Tuning::default(),
-        };
-        let parts = Parts {
-            me,
-            view,
-            options,
-            peers,
-            wishes,
-            halt: halt.clone(),
-        };
+        let options = ReplicaOptions { reads: config.reads, tuning: Tuning::default() };
+        let parts = Parts { me, view, options, peers, wishes, halt: halt.clone() };
         node::start(parts, inputs)?.await?;
         anyhow::Ok(())
     };
@@ -118,10 +102,7 @@ async fn leave(node: &NodeHandle, token: &CancellationToken) -> anyhow::Result<(
         );
     }
     // The only copy goes on serving until there is somebody to hand over to.
-    while timeout(LEAVE_AGAIN, node.stands(|now| now.left))
-        .await
-        .is_err()
-    {
+    while timeout(LEAVE_AGAIN, node.stands(|now| now.left)).await.is_err() {
         let standing = node.standing();
         if standing.only_copy && somebody_could_take_over(&standing) {
             node.event(Event::Leave).await;
@@ -132,11 +113,10 @@ async fn leave(node: &NodeHandle, token: &CancellationToken) -> anyhow::Result<(
 }
 
 fn somebody_could_take_over(standing: &Standing) -> bool {
-    standing.view.as_ref().is_some_and(|view| {
-        view.eligible
-            .iter()
-            .any(|member| standing.me.as_ref() != Some(member))
-    })
+    standing
+        .view
+        .as_ref()
+        .is_some_and(|view| view.eligible.iter().any(|member| standing.me.as_ref() != Some(member)))
 }
 
 /// The whole program: listens, says so on stderr, and runs until a signal.
@@ -146,11 +126,7 @@ fn somebody_could_take_over(standing: &Standing) -> bool {
 pub async fn main(flags: Flags, config: Config) -> anyhow::Result<()> {
     let signals = kvprocess::shutdown::Signals::install()?;
     let listeners = kvprocess::listen::bind(&flags.addr, flags.insecure)?;
-    let addresses: Vec<_> = listeners
-        .addresses()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let addresses: Vec<_> = listeners.addresses().iter().map(ToString::to_string).collect();
     let name = config.name(listeners.port());
     eprintln!("kvserver ready on {} as {name}", addresses.join(", "));
     run(config, listeners, signals.token()).await

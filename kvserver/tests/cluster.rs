@@ -24,23 +24,13 @@ impl ViewService {
         let listeners = kvprocess::listen::bind("localhost:0", false).expect("a free port");
         let name = format!("localhost:{}", listeners.port());
         let stop = CancellationToken::new();
-        let task = tokio::spawn(viewservice::run(
-            Settings::default(),
-            listeners,
-            stop.clone(),
-        ));
-        ViewService {
-            name,
-            _stop: stop.drop_guard(),
-            task,
-        }
+        let task = tokio::spawn(viewservice::run(Settings::default(), listeners, stop.clone()));
+        ViewService { name, _stop: stop.drop_guard(), task }
     }
 
     async fn view(&self) -> Option<View> {
         let channel = kvprocess::dial::channel(&self.name).expect("an address");
-        let answer = ViewServiceClient::new(channel)
-            .get_view(pb::GetViewRequest {})
-            .await;
+        let answer = ViewServiceClient::new(channel).get_view(pb::GetViewRequest {}).await;
         View::try_from(answer.ok()?.into_inner().view?).ok()
     }
 
@@ -53,13 +43,8 @@ impl ViewService {
         let what = format!("{} and {} to be in sync", primary.name, backup.name);
         self.view_where(&what, |view| {
             view.is_activated()
-                && view
-                    .primary_name()
-                    .is_some_and(|name| name.as_str() == primary.name)
-                && view
-                    .backups
-                    .iter()
-                    .any(|member| member.name.as_str() == backup.name)
+                && view.primary_name().is_some_and(|name| name.as_str() == primary.name)
+                && view.backups.iter().any(|member| member.name.as_str() == backup.name)
                 && view.eligible.len() == 2
         })
         .await
@@ -68,18 +53,11 @@ impl ViewService {
 
 async fn value(server: &Running, key: &'static str) -> Option<String> {
     let answer = server.client().get(get(key)).await.ok()?.into_inner();
-    answer
-        .ok
-        .then(|| String::from_utf8_lossy(&answer.value).into_owned())
+    answer.ok.then(|| String::from_utf8_lossy(&answer.value).into_owned())
 }
 
 async fn dump(server: &Running) -> Option<(Vec<(Bytes, Bytes)>, DumpSummary)> {
-    let mut dump = server
-        .client()
-        .dump(DumpRequest {})
-        .await
-        .ok()?
-        .into_inner();
+    let mut dump = server.client().dump(DumpRequest {}).await.ok()?.into_inner();
     let mut pairs = Vec::new();
     loop {
         match dump.message().await.ok()??.body? {
@@ -99,26 +77,10 @@ async fn what_the_primary_acknowledged_is_on_the_backup() {
     let second = Running::start(&view_service.name);
     view_service.in_sync(&first, &second).await;
     put_eventually(&first, "after", "2").await;
-    let refused = second
-        .client()
-        .put(put("after", "3"))
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(
-        (refused.ok, refused.error.as_str()),
-        (false, "ErrNotPrimary")
-    );
-    let refused = second
-        .client()
-        .get(get("after"))
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(
-        (refused.ok, refused.error.as_str()),
-        (false, "ErrNotPrimary")
-    );
+    let refused = second.client().put(put("after", "3")).await.unwrap().into_inner();
+    assert_eq!((refused.ok, refused.error.as_str()), (false, "ErrNotPrimary"));
+    let refused = second.client().get(get("after")).await.unwrap().into_inner();
+    assert_eq!((refused.ok, refused.error.as_str()), (false, "ErrNotPrimary"));
     let (pairs, summary) = dump(&first).await.expect("a dump of the primary");
     assert_eq!(summary.role, "primary");
     eventually("the backup to apply what is committed", async || {
@@ -169,13 +131,8 @@ async fn a_backup_that_shall_stop_leaves_the_view_first() {
     view_service.in_sync(&first, &second).await;
     second.stop.cancel();
     second.ended().await.expect("it leaves in order");
-    let left = view_service
-        .view_where("a view without the backup", |v| v.backups.is_empty())
-        .await;
-    assert!(
-        left.is_activated(),
-        "the view was activated before the backup went"
-    );
+    let left = view_service.view_where("a view without the backup", |v| v.backups.is_empty()).await;
+    assert!(left.is_activated(), "the view was activated before the backup went");
     put_eventually(&first, "a", "2").await;
 }
 
@@ -188,17 +145,10 @@ async fn the_only_copy_goes_on_until_somebody_can_take_over() {
     // It refuses for a moment while it asks for a successor, and resumes when there is none.
     put_eventually(&first, "b", "2").await;
     let second = Running::start(&view_service.name);
-    first
-        .ended()
-        .await
-        .expect("it hands over as soon as it can");
+    first.ended().await.expect("it hands over as soon as it can");
     put_eventually(&second, "c", "3").await;
     for (key, expected) in [("a", "1"), ("b", "2"), ("c", "3")] {
-        assert_eq!(
-            value(&second, key).await.as_deref(),
-            Some(expected),
-            "{key}"
-        );
+        assert_eq!(value(&second, key).await.as_deref(), Some(expected), "{key}");
     }
 }
 
@@ -221,10 +171,7 @@ async fn a_server_started_again_at_the_address_of_a_crashed_one_is_a_new_copy() 
             view.number > before.number && view.is_activated() && view.eligible.len() == 2
         })
         .await;
-    assert_ne!(
-        before.backups, after.backups,
-        "another life, another member"
-    );
+    assert_ne!(before.backups, after.backups, "another life, another member");
     drop(first);
     put_eventually(&again, "b", "2").await;
     assert_eq!(value(&again, "a").await.as_deref(), Some("1"));
@@ -257,10 +204,7 @@ async fn a_store_larger_than_one_chunk_reaches_a_new_copy_while_writes_go_on() {
     for n in 0..20 {
         let key = format!("large{n:02}").into();
         let value = vec![n; 256 << 10].into();
-        client
-            .put(kvproto::pb::kvserver::PutRequest { key, value })
-            .await
-            .unwrap();
+        client.put(kvproto::pb::kvserver::PutRequest { key, value }).await.unwrap();
     }
     let second = Running::start(&view_service.name);
     let writing = async {

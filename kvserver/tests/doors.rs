@@ -38,16 +38,10 @@ async fn alone() -> Alone {
     let me = stream.member(1);
     let view = proposed(1, &me, &[]);
     stream.push(&view).await;
-    stream
-        .wish_with(|wish| matches!(wish, Wish::Activate { .. }))
-        .await;
+    stream.wish_with(|wish| matches!(wish, Wish::Activate { .. })).await;
     stream.push(&activated(&view, &[&me])).await;
     put_eventually(&server, "first", "put").await;
-    Alone {
-        server,
-        stream,
-        _view_service: view_service,
-    }
+    Alone { server, stream, _view_service: view_service }
 }
 
 #[tokio::test]
@@ -56,10 +50,7 @@ async fn the_lab_calls_put_get_and_name_a_missing_key() {
     let mut client = server.client();
     assert!(client.put(put("a", "1")).await.unwrap().into_inner().ok);
     let found = client.get(get("a")).await.unwrap().into_inner();
-    assert_eq!(
-        (found.ok, &found.value[..], found.error.as_str()),
-        (true, &b"1"[..], "")
-    );
+    assert_eq!((found.ok, &found.value[..], found.error.as_str()), (true, &b"1"[..], ""));
     let missing = client.get(get("b")).await.unwrap().into_inner();
     assert_eq!((missing.ok, missing.error.as_str()), (false, "ErrNoKey"));
 }
@@ -68,32 +59,18 @@ async fn the_lab_calls_put_get_and_name_a_missing_key() {
 async fn execute_answers_with_the_op_and_sees_what_the_lab_calls_wrote() {
     let Alone { server, .. } = alone().await;
     let mut client = server.client();
-    let written = client
-        .execute(execute_put("a", "1"))
-        .await
-        .unwrap()
-        .into_inner();
+    let written = client.execute(execute_put("a", "1")).await.unwrap().into_inner();
     let Ok(Reply::Done { at: written_at, .. }) = Reply::try_from(written) else {
         panic!("a put is done");
     };
     client.put(put("b", "2")).await.unwrap();
-    let read = client
-        .execute(execute_get(&["a", "b", "c"]))
-        .await
-        .unwrap()
-        .into_inner();
+    let read = client.execute(execute_get(&["a", "b", "c"])).await.unwrap().into_inner();
     let Ok(Reply::Records { at, records }) = Reply::try_from(read) else {
         panic!("a read answers with records");
     };
     assert!(at > written_at, "the read reflects both puts");
-    let values: Vec<_> = records
-        .into_iter()
-        .map(|record| record.map(|r| r.value))
-        .collect();
-    assert_eq!(
-        values,
-        [Some(Bytes::from("1")), Some(Bytes::from("2")), None]
-    );
+    let values: Vec<_> = records.into_iter().map(|record| record.map(|r| r.value)).collect();
+    assert_eq!(values, [Some(Bytes::from("1")), Some(Bytes::from("2")), None]);
 }
 
 #[tokio::test]
@@ -114,14 +91,8 @@ async fn calls_between_servers_of_the_older_program_are_unimplemented() {
         let mut caller = tonic::client::Grpc::new(server.channel());
         caller.ready().await.expect("the server is there");
         let codec = tonic_prost::ProstCodec::<pb::PutRequest, pb::PutResponse>::default();
-        let answer = caller
-            .unary(Request::new(put("a", "1")), path.parse().unwrap(), codec)
-            .await;
-        assert_eq!(
-            answer.expect_err("nobody serves it").code(),
-            Code::Unimplemented,
-            "{path}"
-        );
+        let answer = caller.unary(Request::new(put("a", "1")), path.parse().unwrap(), codec).await;
+        assert_eq!(answer.expect_err("nobody serves it").code(), Code::Unimplemented, "{path}");
     }
 }
 
@@ -133,58 +104,28 @@ async fn an_oversized_value_is_refused_by_name_of_the_limit_and_others_go_on() {
         action: Action::Put(vec![0; (8 << 20) + 1].into()),
     };
     let mut client = server.client();
-    let (refused, other) = tokio::join!(
-        client.execute(execute(Command::Change(change.clone()), None)),
-        async { server.client().put(put("small", "1")).await }
-    );
+    let (refused, other) =
+        tokio::join!(client.execute(execute(Command::Change(change.clone()), None)), async {
+            server.client().put(put("small", "1")).await
+        });
     let refused = refused.expect_err("the value is too large");
-    assert!(
-        refused.message().contains("--value-size-max"),
-        "{}",
-        refused.message()
-    );
-    assert!(matches!(
-        from_status(&refused),
-        Attempt::NotDone(NotDone::Invalid(_))
-    ));
+    assert!(refused.message().contains("--value-size-max"), "{}", refused.message());
+    assert!(matches!(from_status(&refused), Attempt::NotDone(NotDone::Invalid(_))));
     assert!(other.unwrap().into_inner().ok);
-    let lab = pb::PutRequest {
-        key: change.key,
-        value: vec![0; 66 << 20].into(),
-    };
-    let refused = server
-        .client()
-        .put(lab)
-        .await
-        .expect_err("more than any message may have");
+    let lab = pb::PutRequest { key: change.key, value: vec![0; 66 << 20].into() };
+    let refused = server.client().put(lab).await.expect_err("more than any message may have");
     assert_ne!(refused.code(), Code::Ok);
-    assert!(
-        server
-            .client()
-            .put(put("small", "2"))
-            .await
-            .unwrap()
-            .into_inner()
-            .ok
-    );
+    assert!(server.client().put(put("small", "2")).await.unwrap().into_inner().ok);
 }
 
 #[tokio::test]
 async fn a_malformed_request_is_refused_as_certainly_not_done() {
     let Alone { server, .. } = alone().await;
     let empty = pb::ExecuteRequest::default();
-    let refused = server
-        .client()
-        .execute(empty)
-        .await
-        .expect_err("it asks for nothing");
+    let refused = server.client().execute(empty).await.expect_err("it asks for nothing");
     assert_eq!(refused.code(), Code::InvalidArgument);
     let reserved = execute(Command::Barrier, None);
-    let refused = server
-        .client()
-        .execute(reserved)
-        .await
-        .expect_err("not for clients");
+    let refused = server.client().execute(reserved).await.expect_err("not for clients");
     assert_eq!(refused.code(), Code::InvalidArgument);
 }
 
@@ -193,21 +134,10 @@ async fn a_request_meant_for_another_cluster_is_refused() {
     let Alone { server, .. } = alone().await;
     let command = Command::OpenSession;
     let other = execute(command.clone(), Some(ClusterId([1; 16])));
-    let refused = server
-        .client()
-        .execute(other)
-        .await
-        .expect_err("the wrong cluster");
-    assert_eq!(
-        from_status(&refused),
-        Attempt::NotDone(NotDone::WrongCluster(CLUSTER))
-    );
+    let refused = server.client().execute(other).await.expect_err("the wrong cluster");
+    assert_eq!(from_status(&refused), Attempt::NotDone(NotDone::WrongCluster(CLUSTER)));
     let own = execute(command, Some(CLUSTER));
-    server
-        .client()
-        .execute(own)
-        .await
-        .expect("the right cluster");
+    server.client().execute(own).await.expect("the right cluster");
 }
 
 #[tokio::test]
@@ -215,12 +145,8 @@ async fn garbage_on_the_port_hurts_nobody() {
     let Alone { server, .. } = alone().await;
     let mut client = server.client();
     client.put(put("a", "0")).await.unwrap();
-    let lines: [&[u8]; 4] = [
-        b"SET a 1\r\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        &[0xff; 4096],
-        b"PRI * HTTP/2.0\r\n\r\nSM",
-    ];
+    let lines: [&[u8]; 4] =
+        [b"SET a 1\r\n", b"GET / HTTP/1.1\r\n\r\n", &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM"];
     let mut left_open = Vec::new();
     for garbage in lines {
         let mut connection = TcpStream::connect(&server.name).await.unwrap();
@@ -230,21 +156,10 @@ async fn garbage_on_the_port_hurts_nobody() {
         left_open.push(connection);
     }
     assert!(client.put(put("a", "1")).await.unwrap().into_inner().ok);
-    assert!(
-        server
-            .client()
-            .put(put("a", "2"))
-            .await
-            .unwrap()
-            .into_inner()
-            .ok
-    );
+    assert!(server.client().put(put("a", "2")).await.unwrap().into_inner().ok);
     let mut rest = Vec::new();
     let hung_up = timeout(PATIENCE, left_open[2].read_to_end(&mut rest)).await;
-    assert!(
-        hung_up.is_ok(),
-        "a connection that speaks no HTTP/2 is closed"
-    );
+    assert!(hung_up.is_ok(), "a connection that speaks no HTTP/2 is closed");
 }
 
 #[tokio::test]
@@ -255,34 +170,17 @@ async fn a_malformed_replication_stream_is_closed_and_hurts_no_client() {
     let mut copy = ReplicationClient::new(server.channel());
     let frames = tokio_stream::iter([rep::Message::default()]);
     let mut answers = copy.stream(frames).await.unwrap().into_inner();
-    let refused = timeout(PATIENCE, answers.message())
-        .await
-        .expect("the stream is closed");
-    assert_eq!(
-        refused.expect_err("it was no opening").code(),
-        Code::InvalidArgument
-    );
+    let refused = timeout(PATIENCE, answers.message()).await.expect("the stream is closed");
+    assert_eq!(refused.expect_err("it was no opening").code(), Code::InvalidArgument);
     assert!(copy.tell(rep::Message::default()).await.is_err());
-    assert!(
-        server
-            .client()
-            .put(put("a", "1"))
-            .await
-            .unwrap()
-            .into_inner()
-            .ok
-    );
+    assert!(server.client().put(put("a", "1")).await.unwrap().into_inner().ok);
 }
 
 #[tokio::test]
 async fn health_says_whether_the_server_is_up_and_whether_it_is_the_primary() {
-    let Alone {
-        server, mut stream, ..
-    } = alone().await;
+    let Alone { server, mut stream, .. } = alone().await;
     let check = async |service: &str| {
-        let request = HealthCheckRequest {
-            service: service.into(),
-        };
+        let request = HealthCheckRequest { service: service.into() };
         let answer = HealthClient::new(server.channel()).check(request).await;
         answer.expect("health answers").into_inner().status()
     };
@@ -291,9 +189,7 @@ async fn health_says_whether_the_server_is_up_and_whether_it_is_the_primary() {
     let mut elsewhere = stream.member(2);
     elsewhere.name = "localhost:1".into();
     stream.push(&proposed(2, &elsewhere, &[])).await;
-    stream
-        .ping_with(|progress| progress.view.number.0 == 2)
-        .await;
+    stream.ping_with(|progress| progress.view.number.0 == 2).await;
     eventually("health to follow the view", async || {
         (check("kvserver.KVServer").await == ServingStatus::NotServing).then_some(())
     })
@@ -315,22 +211,12 @@ async fn a_dump_shows_one_moment_while_writes_go_on() {
     let first = dump.message().await.unwrap().expect("a record");
     for n in 0..200 {
         let key = Bytes::from(format!("key{n:04}"));
-        client
-            .put(pb::PutRequest {
-                key,
-                value: "new".into(),
-            })
-            .await
-            .unwrap();
+        client.put(pb::PutRequest { key, value: "new".into() }).await.unwrap();
     }
     let mut keys = Vec::new();
     let mut message = Some(first);
     let summary = loop {
-        match message
-            .expect("a summary comes last")
-            .body
-            .expect("a dump says something")
-        {
+        match message.expect("a summary comes last").body.expect("a dump says something") {
             dump_response::Body::Record(record) => {
                 let value = record.record.expect("a record has a value").value;
                 assert_ne!(&value[..], b"new", "written after the dump began");
@@ -347,9 +233,7 @@ async fn a_dump_shows_one_moment_while_writes_go_on() {
 
 #[tokio::test]
 async fn a_call_whose_deadline_has_passed_ends() {
-    let Alone {
-        server, mut stream, ..
-    } = alone().await;
+    let Alone { server, mut stream, .. } = alone().await;
     // A backup that nobody can reach holds every write up.
     let mut nobody = stream.member(2);
     nobody.name = "localhost:1".into();
@@ -359,13 +243,9 @@ async fn a_call_whose_deadline_has_passed_ends() {
     view.revision.0 = 99;
     view.backups = vec![nobody];
     stream.push(&view).await;
-    stream
-        .ping_with(|progress| progress.view.number.0 == 2)
-        .await;
+    stream.ping_with(|progress| progress.view.number.0 == 2).await;
     let mut request = Request::new(execute_put("a", "1"));
     request.set_timeout(Duration::from_millis(50));
-    let ended = timeout(PATIENCE, server.client().execute(request))
-        .await
-        .expect("it ends");
+    let ended = timeout(PATIENCE, server.client().execute(request)).await.expect("it ends");
     assert_ne!(ended.expect_err("nobody acknowledged it").code(), Code::Ok);
 }

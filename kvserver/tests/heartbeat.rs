@@ -13,19 +13,9 @@ async fn before_it_is_registered_a_server_refuses_everything_as_certainly_not_do
     let mut view_service = Scripted::start();
     let server = Running::start(&view_service.name);
     let _unanswered = view_service.next().await;
-    let answer = server
-        .client()
-        .put(put("a", "1"))
-        .await
-        .expect("an answer")
-        .into_inner();
+    let answer = server.client().put(put("a", "1")).await.expect("an answer").into_inner();
     assert_eq!((answer.ok, answer.error.as_str()), (false, "ErrNotPrimary"));
-    let answer = server
-        .client()
-        .get(get("a"))
-        .await
-        .expect("an answer")
-        .into_inner();
+    let answer = server.client().get(get("a")).await.expect("an answer").into_inner();
     assert_eq!((answer.ok, answer.error.as_str()), (false, "ErrNotPrimary"));
 }
 
@@ -40,23 +30,14 @@ async fn a_server_adopts_the_views_that_are_pushed_and_says_so_in_its_pings() {
     let me = stream.member(1);
     let view = proposed(1, &me, &[]);
     stream.push(&view).await;
-    stream
-        .wish_with(|wish| matches!(wish, Wish::Activate { .. }))
-        .await;
+    stream.wish_with(|wish| matches!(wish, Wish::Activate { .. })).await;
     stream.push(&activated(&view, &[&me])).await;
     put_eventually(&server, "a", "1").await;
     let mut elsewhere = stream.member(2);
     elsewhere.name = ServerName::from("localhost:1");
     stream.push(&proposed(2, &elsewhere, &[])).await;
-    stream
-        .ping_with(|progress| progress.view.number == ViewNumber(2))
-        .await;
-    let answer = server
-        .client()
-        .put(put("a", "2"))
-        .await
-        .expect("an answer")
-        .into_inner();
+    stream.ping_with(|progress| progress.view.number == ViewNumber(2)).await;
+    let answer = server.client().put(put("a", "2")).await.expect("an answer").into_inner();
     assert_eq!((answer.ok, answer.error.as_str()), (false, "ErrNotPrimary"));
 }
 
@@ -74,9 +55,7 @@ async fn a_broken_stream_is_resumed_as_the_same_life_of_the_same_cluster() {
     // The record that comes with the resumption counts like a pushed one.
     let view = proposed(1, &me, &[]);
     stream.register(5, &view).await;
-    stream
-        .wish_with(|wish| matches!(wish, Wish::Activate { .. }))
-        .await;
+    stream.wish_with(|wish| matches!(wish, Wish::Activate { .. })).await;
     stream.push(&activated(&view, &[&me])).await;
     put_eventually(&server, "a", "1").await;
 }
@@ -90,19 +69,12 @@ async fn the_data_is_served_while_the_view_service_is_away() {
     let me = stream.member(1);
     let view = proposed(1, &me, &[]);
     stream.push(&view).await;
-    stream
-        .wish_with(|wish| matches!(wish, Wish::Activate { .. }))
-        .await;
+    stream.wish_with(|wish| matches!(wish, Wish::Activate { .. })).await;
     stream.push(&activated(&view, &[&me])).await;
     put_eventually(&server, "a", "1").await;
     drop((stream, view_service));
     put_eventually(&server, "a", "2").await;
-    let answer = server
-        .client()
-        .get(get("a"))
-        .await
-        .expect("an answer")
-        .into_inner();
+    let answer = server.client().get(get("a")).await.expect("an answer").into_inner();
     assert_eq!((answer.ok, &answer.value[..]), (true, &b"2"[..]));
 }
 
@@ -113,9 +85,7 @@ async fn a_name_in_use_is_asked_for_again_until_it_is_free() {
     for _ in 0..3 {
         let stream = view_service.next().await;
         assert_eq!(stream.incarnation, None);
-        stream
-            .refuse(RefusedReason::NameInUse, "the older process is still alive")
-            .await;
+        stream.refuse(RefusedReason::NameInUse, "the older process is still alive").await;
     }
     let mut stream = view_service.next().await;
     stream.register(2, &no_view()).await;
@@ -135,11 +105,7 @@ async fn a_refusal_for_good_ends_the_server_with_what_to_do_about_it() {
         let server = Running::start(&view_service.name);
         let stream = view_service.next().await;
         stream.refuse(reason, "this is what to do").await;
-        let cause = server
-            .ended()
-            .await
-            .expect_err("it cannot go on")
-            .to_string();
+        let cause = server.ended().await.expect_err("it cannot go on").to_string();
         assert!(cause.contains("this is what to do"), "{reason:?}: {cause}");
     }
 }
@@ -150,12 +116,7 @@ async fn a_life_that_a_newer_one_has_replaced_ends() {
     let server = Running::start(&view_service.name);
     let stream = view_service.next().await;
     stream.register(1, &no_view()).await;
-    stream
-        .refuse(
-            RefusedReason::StaleIncarnation,
-            "a newer process has this name",
-        )
-        .await;
+    stream.refuse(RefusedReason::StaleIncarnation, "a newer process has this name").await;
     let cause = server.ended().await.expect_err("it must stop").to_string();
     assert!(cause.contains("a newer process has this name"), "{cause}");
 }
@@ -167,20 +128,11 @@ async fn a_refused_request_names_the_primary() {
     let mut stream = view_service.next().await;
     let mut primary = stream.member(9);
     primary.name = ServerName::from("localhost:1");
-    stream
-        .register(1, &activated(&proposed(1, &primary, &[]), &[&primary]))
-        .await;
+    stream.register(1, &activated(&proposed(1, &primary, &[]), &[&primary])).await;
     stream.ping_with(|_| true).await;
     let request = common::execute_put("a", "1");
-    let status = server
-        .client()
-        .execute(request)
-        .await
-        .expect_err("it is no primary");
-    let expected = NotDone::NotPrimary {
-        primary: Some(primary.name),
-        view: ViewNumber(1),
-    };
+    let status = server.client().execute(request).await.expect_err("it is no primary");
+    let expected = NotDone::NotPrimary { primary: Some(primary.name), view: ViewNumber(1) };
     assert_eq!(from_status(&status), Attempt::NotDone(expected));
 }
 

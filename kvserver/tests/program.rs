@@ -5,11 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 fn kvserver(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvserver"));
-    command
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env_remove("RUST_LOG");
     command
 }
@@ -36,9 +32,7 @@ fn a_bad_value_ends_it_with_2_and_names_flag_value_and_rule() {
 
 #[test]
 fn a_wildcard_address_without_a_name_ends_it_with_2() {
-    let output = kvserver(&["--addr", "0.0.0.0:0", "--insecure"])
-        .output()
-        .expect("it runs");
+    let output = kvserver(&["--addr", "0.0.0.0:0", "--insecure"]).output().expect("it runs");
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("--advertise"), "{said}");
@@ -56,34 +50,19 @@ fn a_taken_port_ends_it_with_1_and_names_the_flag() {
 
 #[test]
 fn it_says_where_it_listens_and_stops_at_the_first_signal() {
-    let child = kvserver(&["-addr", "localhost:0", "-vs=localhost:1"])
-        .spawn()
-        .expect("it runs");
+    let child = kvserver(&["-addr", "localhost:0", "-vs=localhost:1"]).spawn().expect("it runs");
     let mut server = Started(child);
     let stderr = server.0.stderr.take().expect("it is piped");
     let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
-    let ready = lines
-        .find(|line| line.starts_with("kvserver ready on "))
-        .expect("a ready line");
+    let ready = lines.find(|line| line.starts_with("kvserver ready on ")).expect("a ready line");
     let port = ready.rsplit(':').next().and_then(|port| port.parse().ok());
     let port: u16 = port.expect("the line ends with the name and its real port");
     assert_ne!(port, 0);
-    assert!(
-        std::net::TcpStream::connect(("localhost", port)).is_ok(),
-        "it listens there"
-    );
-    let killed = Command::new("kill")
-        .args(["-TERM", &server.0.id().to_string()])
-        .status();
+    assert!(std::net::TcpStream::connect(("localhost", port)).is_ok(), "it listens there");
+    let killed = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status();
     assert!(killed.expect("kill runs").success());
     assert_eq!(server.0.wait().expect("it ends").code(), Some(0));
     let mut said = String::new();
-    server
-        .0
-        .stdout
-        .take()
-        .expect("it is piped")
-        .read_to_string(&mut said)
-        .expect("text");
+    server.0.stdout.take().expect("it is piped").read_to_string(&mut said).expect("text");
     assert!(said.is_empty(), "stdout is for data");
 }

@@ -43,10 +43,7 @@ pub fn try_parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Re
         return T::try_parse_from(line.words);
     };
     let blame = |kind: ErrorKind, what: &str| {
-        Error::raw(
-            kind,
-            format!("--config {}: {}\n", path.display(), what.trim_end()),
-        )
+        Error::raw(kind, format!("--config {}: {}\n", path.display(), what.trim_end()))
     };
     let text = std::fs::read_to_string(&path)
         .map_err(|error| blame(ErrorKind::Io, &format!("cannot read the file: {error}")))?;
@@ -67,11 +64,7 @@ pub fn try_parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Re
 
 fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
     let here = matches.try_get_one::<PathBuf>("config").ok().flatten();
-    let below = || {
-        matches
-            .subcommand()
-            .and_then(|(_, below)| config_path(below))
-    };
+    let below = || matches.subcommand().and_then(|(_, below)| config_path(below));
     here.cloned().or_else(below)
 }
 
@@ -90,13 +83,7 @@ struct Level<'a> {
 
 impl<'a> Line<'a> {
     fn read(command: &'a Command, args: impl IntoIterator<Item = OsString>) -> Self {
-        let mut line = Line {
-            words: Vec::new(),
-            levels: vec![Level {
-                command,
-                flags_at: 1,
-            }],
-        };
+        let mut line = Line { words: Vec::new(), levels: vec![Level { command, flags_at: 1 }] };
         let mut args = args.into_iter();
         line.words.extend(args.next());
         // Words that belong to the flag before them, whatever they look like.
@@ -144,11 +131,7 @@ impl<'a> Line<'a> {
             let wanted = if value.is_some() { 0 } else { values_of(arg) };
             return (format!("--{long}").into(), wanted);
         }
-        let wanted = if flag.starts_with('-') {
-            0
-        } else {
-            self.values_of_shorts(flag)
-        };
+        let wanted = if flag.starts_with('-') { 0 } else { self.values_of_shorts(flag) };
         (word, wanted)
     }
 
@@ -160,11 +143,7 @@ impl<'a> Line<'a> {
             let arg = self.find(|arg| arg.get_short() == Some(letter));
             let wanted = arg.map_or(0, values_of);
             if wanted > 0 {
-                return if letters.as_str().is_empty() {
-                    wanted
-                } else {
-                    0
-                };
+                return if letters.as_str().is_empty() { wanted } else { 0 };
             }
         }
         0
@@ -207,17 +186,12 @@ impl<'a> Line<'a> {
                 ));
             };
             let source = given.and_then(|given| given.value_source(arg.get_id().as_str()));
-            if !matches!(
-                source,
-                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
-            ) {
+            if !matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
                 flags.extend(as_flags(arg, &key, value)?);
             }
         }
-        let inserts: Vec<_> = by_level
-            .into_iter()
-            .map(|(level, _, flags)| (level.flags_at, flags))
-            .collect();
+        let inserts: Vec<_> =
+            by_level.into_iter().map(|(level, _, flags)| (level.flags_at, flags)).collect();
         let mut words = self.words;
         for (at, flags) in inserts.into_iter().rev() {
             words.splice(at..at, flags);
@@ -257,9 +231,7 @@ fn flag_of<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
 
 fn known_below(command: &Command, key: &str) -> bool {
     flag_of(command, key).is_some()
-        || command
-            .get_subcommands()
-            .any(|below| known_below(below, key))
+        || command.get_subcommands().any(|below| known_below(below, key))
 }
 
 /// The words on the command line that would mean the same.
@@ -269,19 +241,18 @@ fn as_flags(arg: &Arg, key: &str, value: Value) -> Result<Vec<OsString>, String>
     match (arg.get_action(), value) {
         (ArgAction::SetTrue, Value::Boolean(yes)) => Ok(yes.then(bare).into_iter().collect()),
         (ArgAction::SetFalse, Value::Boolean(yes)) => Ok((!yes).then(bare).into_iter().collect()),
-        (ArgAction::SetTrue | ArgAction::SetFalse, other) => Err(format!(
-            "invalid value {other} for '{key}': it must be true or false"
-        )),
+        (ArgAction::SetTrue | ArgAction::SetFalse, other) => {
+            Err(format!("invalid value {other} for '{key}': it must be true or false"))
+        }
         (ArgAction::Count, Value::Integer(times @ 0..=255)) => {
             Ok((0..times).map(|_| bare()).collect())
         }
-        (ArgAction::Count, other) => Err(format!(
-            "invalid value {other} for '{key}': it must be a number from 0 to 255"
-        )),
-        (ArgAction::Append, Value::Array(items)) => items
-            .into_iter()
-            .map(|item| Ok(flag(&scalar(key, item)?)))
-            .collect(),
+        (ArgAction::Count, other) => {
+            Err(format!("invalid value {other} for '{key}': it must be a number from 0 to 255"))
+        }
+        (ArgAction::Append, Value::Array(items)) => {
+            items.into_iter().map(|item| Ok(flag(&scalar(key, item)?))).collect()
+        }
         (_, Value::Array(items)) => {
             let items: Result<Vec<_>, _> =
                 items.into_iter().map(|item| scalar(key, item)).collect();

@@ -54,22 +54,14 @@ pub fn channel(name: &str) -> Result<Channel, DialError> {
 /// # Errors
 /// When the name is no address, or nobody answers within a second.
 pub async fn connect(name: &str) -> Result<Channel, DialError> {
-    endpoint(name)?
-        .connect()
-        .await
-        .map_err(|error| DialError::Connect {
-            name: name.into(),
-            error,
-        })
+    endpoint(name)?.connect().await.map_err(|error| DialError::Connect { name: name.into(), error })
 }
 
 /// Whether anybody listens at an address. `Refused` is said only when every address that the name
 /// resolves to refuses.
 pub async fn probe(name: &str, timeout: Duration) -> Probe {
     let route = route(name);
-    tokio::time::timeout(timeout, probe_all(&route))
-        .await
-        .unwrap_or(Probe::Unknown)
+    tokio::time::timeout(timeout, probe_all(&route)).await.unwrap_or(Probe::Unknown)
 }
 
 async fn probe_all(route: &str) -> Probe {
@@ -85,19 +77,12 @@ async fn probe_all(route: &str) -> Probe {
             Err(error) => unclear |= !cannot_exist(address, error.kind()),
         }
     }
-    if refused && !unclear {
-        Probe::Refused
-    } else {
-        Probe::Unknown
-    }
+    if refused && !unclear { Probe::Refused } else { Probe::Unknown }
 }
 
 /// The loopback address of a kind that this machine does not have (`::1` where IPv6 is off).
 fn cannot_exist(address: SocketAddr, error: ErrorKind) -> bool {
-    let no_such_kind = matches!(
-        error,
-        ErrorKind::AddrNotAvailable | ErrorKind::NetworkUnreachable
-    );
+    let no_such_kind = matches!(error, ErrorKind::AddrNotAvailable | ErrorKind::NetworkUnreachable);
     address.ip().is_loopback() && no_such_kind
 }
 
@@ -149,24 +134,10 @@ mod tests {
 
     #[tokio::test]
     async fn only_host_and_port_is_an_address() {
-        for name in [
-            "localhost:8000",
-            "127.0.0.1:1",
-            "[::1]:8000",
-            "a-b.example:80",
-        ] {
+        for name in ["localhost:8000", "127.0.0.1:1", "[::1]:8000", "a-b.example:80"] {
             assert!(channel(name).is_ok(), "{name}");
         }
-        for name in [
-            "",
-            "localhost",
-            "localhost:",
-            "a:b",
-            "h:1/x",
-            "u@h:1",
-            "a b:1",
-            "h:1?q",
-        ] {
+        for name in ["", "localhost", "localhost:", "a:b", "h:1/x", "u@h:1", "a b:1", "h:1?q"] {
             let error = channel(name).unwrap_err();
             assert!(matches!(error, DialError::Name(_)), "{name}");
         }

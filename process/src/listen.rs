@@ -95,16 +95,10 @@ pub fn bind(addr: &str, insecure: bool) -> Result<Listeners, ListenError> {
     };
     let resolved: BTreeSet<SocketAddr> = addr
         .to_socket_addrs()
-        .map_err(|error| ListenError::Unresolved {
-            addr: addr.into(),
-            error,
-        })?
+        .map_err(|error| ListenError::Unresolved { addr: addr.into(), error })?
         .collect();
     if !insecure && let Some(open) = resolved.iter().find(|at| !at.ip().is_loopback()) {
-        return Err(ListenError::NotLoopback {
-            addr: addr.into(),
-            ip: open.ip(),
-        });
+        return Err(ListenError::NotLoopback { addr: addr.into(), ip: open.ip() });
     }
     let attempts = if port == 0 { FREE_PORT_ATTEMPTS } else { 1 };
     let mut result = bind_all(addr, &resolved);
@@ -120,10 +114,7 @@ pub fn bind(addr: &str, insecure: bool) -> Result<Listeners, ListenError> {
 /// Addresses of a kind that this machine does not have (`::1` where IPv6 is off) are left out, as
 /// long as one remains.
 fn bind_all(addr: &str, resolved: &BTreeSet<SocketAddr>) -> Result<Listeners, ListenError> {
-    let mut bound = Listeners {
-        listeners: Vec::new(),
-        addresses: Vec::new(),
-    };
+    let mut bound = Listeners { listeners: Vec::new(), addresses: Vec::new() };
     let mut not_here = None;
     for at in resolved {
         let mut at = *at;
@@ -136,22 +127,14 @@ fn bind_all(addr: &str, resolved: &BTreeSet<SocketAddr>) -> Result<Listeners, Li
                 bound.addresses.push(address);
             }
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                return Err(ListenError::Taken {
-                    addr: addr.into(),
-                    at,
-                });
+                return Err(ListenError::Taken { addr: addr.into(), at });
             }
             Err(error) => {
-                let kind_missing = matches!(
-                    error.kind(),
-                    ErrorKind::AddrNotAvailable | ErrorKind::Unsupported
-                ) || error.raw_os_error()
-                    == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
-                let refused = ListenError::Refused {
-                    addr: addr.into(),
-                    at,
-                    error,
-                };
+                let kind_missing =
+                    matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
+                        || error.raw_os_error()
+                            == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+                let refused = ListenError::Refused { addr: addr.into(), at, error };
                 if !kind_missing {
                     return Err(refused);
                 }
@@ -189,11 +172,7 @@ impl Listeners {
     /// and tried again after a pause. Dropping it closes the sockets.
     #[must_use]
     pub fn into_incoming(self) -> Incoming {
-        Incoming {
-            listeners: self.listeners,
-            next: 0,
-            pause: None,
-        }
+        Incoming { listeners: self.listeners, next: 0, pause: None }
     }
 }
 

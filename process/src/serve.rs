@@ -86,9 +86,7 @@ where
     info!("connections still open {GRACE:?} after the stop are cut");
     cut.cancel();
     // Cut connections end at once; a call that does not yield must not hold up the exit.
-    tokio::time::timeout(GRACE, &mut serving)
-        .await
-        .unwrap_or(Ok(()))
+    tokio::time::timeout(GRACE, &mut serving).await.unwrap_or(Ok(()))
 }
 
 /// A connection that fails as soon as its token is cancelled.
@@ -99,10 +97,7 @@ struct Cuttable {
 
 impl Cuttable {
     fn new(stream: TcpStream, cut: CancellationToken) -> Self {
-        Self {
-            stream,
-            cut: Box::pin(cut.cancelled_owned()),
-        }
+        Self { stream, cut: Box::pin(cut.cancelled_owned()) }
     }
 
     /// The socket, unless it was cut; also has the task woken when it is.
@@ -176,9 +171,7 @@ mod tests {
 
     async fn start() -> Running {
         let (reporter, health) = tonic_health::server::health_reporter();
-        reporter
-            .set_service_status("", tonic_health::ServingStatus::Serving)
-            .await;
+        reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
         let listeners = listen::bind("localhost:0", false).unwrap();
         let name = format!("localhost:{}", listeners.port());
         let token = CancellationToken::new();
@@ -199,13 +192,10 @@ mod tests {
     #[tokio::test]
     async fn calls_are_answered_through_both_ways_of_dialling() {
         let running = start().await;
-        for channel in [
-            dial::channel(&running.name).unwrap(),
-            dial::connect(&running.name).await.unwrap(),
-        ] {
-            let answer = HealthClient::new(channel)
-                .check(HealthCheckRequest::default())
-                .await;
+        for channel in
+            [dial::channel(&running.name).unwrap(), dial::connect(&running.name).await.unwrap()]
+        {
+            let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
             assert!(answer.is_ok(), "{answer:?}");
         }
         ends(running).await;
@@ -229,11 +219,7 @@ mod tests {
     async fn a_stream_that_never_ends_is_cut_after_the_grace() {
         let running = start().await;
         let mut client = HealthClient::new(dial::connect(&running.name).await.unwrap());
-        let mut watch = client
-            .watch(HealthCheckRequest::default())
-            .await
-            .unwrap()
-            .into_inner();
+        let mut watch = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert!(watch.message().await.unwrap().is_some());
         ends(running).await;
         let after = tokio::time::timeout(PATIENCE, watch.message()).await;

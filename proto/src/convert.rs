@@ -82,11 +82,7 @@ fn cluster(bytes: &[u8]) -> Result<Option<ClusterId>, Malformed> {
 }
 
 fn cluster_bytes(id: ClusterId) -> Bytes {
-    if id.is_none() {
-        Bytes::new()
-    } else {
-        Bytes::copy_from_slice(&id.0)
-    }
+    if id.is_none() { Bytes::new() } else { Bytes::copy_from_slice(&id.0) }
 }
 
 fn digest(bytes: &[u8]) -> Result<Option<Digest>, Malformed> {

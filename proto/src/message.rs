@@ -179,11 +179,9 @@ impl StateRecord {
     pub fn weight(&self) -> usize {
         32 + match self {
             StateRecord::Key { key, value, .. } => key.len() + value.len(),
-            StateRecord::Session(session) => session
-                .answers
-                .iter()
-                .map(|(_, answer)| answer.weight())
-                .sum(),
+            StateRecord::Session(session) => {
+                session.answers.iter().map(|(_, answer)| answer.weight()).sum()
+            }
         }
     }
 }
@@ -194,10 +192,9 @@ impl AnswerRecord {
     pub fn weight(&self) -> usize {
         64 + match &self.outcome {
             Outcome::BatchChanged(changes) => changes.len() * 32,
-            Outcome::Refused(Refusal::ConditionFailed {
-                record: Some(record),
-                ..
-            }) => record.value.len(),
+            Outcome::Refused(Refusal::ConditionFailed { record: Some(record), .. }) => {
+                record.value.len()
+            }
             _ => 0,
         }
     }

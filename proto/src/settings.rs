@@ -64,16 +64,9 @@ impl Settings {
     /// The first relation that does not hold, in words that name both flags.
     pub fn validate(&self) -> Result<(), Contradiction> {
         let rule = |holds: bool, message: String| {
-            if holds {
-                Ok(())
-            } else {
-                Err(Contradiction(message))
-            }
+            if holds { Ok(()) } else { Err(Contradiction(message)) }
         };
-        rule(
-            !self.ping_interval.is_zero(),
-            "--ping-interval must be more than 0".into(),
-        )?;
+        rule(!self.ping_interval.is_zero(), "--ping-interval must be more than 0".into())?;
         rule(
             self.dead_after >= self.ping_interval * 3,
             format!(
@@ -113,21 +106,12 @@ impl Settings {
                 self.session_lease, self.dead_after
             ),
         )?;
-        rule(
-            (1..=16).contains(&self.copies),
-            format!("--copies {} must be 1 to 16", self.copies),
-        )?;
+        rule((1..=16).contains(&self.copies), format!("--copies {} must be 1 to 16", self.copies))?;
         rule(
             (1..=self.copies).contains(&self.min_copies),
-            format!(
-                "--min-copies {} must be 1 to --copies {}",
-                self.min_copies, self.copies
-            ),
+            format!("--min-copies {} must be 1 to --copies {}", self.min_copies, self.copies),
         )?;
-        rule(
-            self.key_size_max > 0,
-            "--key-size-max must be more than 0".into(),
-        )?;
+        rule(self.key_size_max > 0, "--key-size-max must be more than 0".into())?;
         rule(
             self.key_size_max + self.value_size_max <= self.op_size_max,
             format!(
@@ -139,10 +123,7 @@ impl Settings {
             self.op_size_max <= 64 << 20,
             format!("--op-size-max {} must be at most 64 MiB", self.op_size_max),
         )?;
-        rule(
-            self.sessions_max > 0,
-            "--sessions-max must be more than 0".into(),
-        )
+        rule(self.sessions_max > 0, "--sessions-max must be more than 0".into())
     }
 
     /// How long the primary may rely on a lease of length `lease`, counted from the send time of

@@ -60,10 +60,8 @@ pub fn not_done_status(not_done: &NotDone) -> Status {
         NotDone::NotReady(not_ready) => (Code::Unavailable, not_ready_reason(*not_ready), vec![]),
         NotDone::Overloaded => (Code::ResourceExhausted, "OVERLOADED", vec![]),
         NotDone::TooFewCopies { synced, min_copies } => {
-            let metadata = vec![
-                ("synced", synced.to_string()),
-                ("min_copies", min_copies.to_string()),
-            ];
+            let metadata =
+                vec![("synced", synced.to_string()), ("min_copies", min_copies.to_string())];
             (Code::Unavailable, "TOO_FEW_COPIES", metadata)
         }
         NotDone::Diverged { op } => (Code::DataLoss, "DIVERGED", vec![("op", op.to_string())]),
@@ -99,9 +97,7 @@ impl From<Malformed> for Status {
 /// What a status proves about the attempt that ended with it.
 #[must_use]
 pub fn from_status(status: &Status) -> Attempt {
-    let info = status
-        .get_details_error_info()
-        .filter(|info| info.domain == DOMAIN);
+    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN);
     match info {
         Some(info) => from_reason(&info, status.message()),
         None if refused_at_the_door(status) => {
@@ -128,30 +124,20 @@ fn from_reason(info: &ErrorInfo, message: &str) -> Attempt {
             synced: count("synced").unwrap_or_default(),
             min_copies: count("min_copies").unwrap_or_default(),
         },
-        "DIVERGED" => NotDone::Diverged {
-            op: OpNumber(number("op").unwrap_or_default()),
-        },
+        "DIVERGED" => NotDone::Diverged { op: OpNumber(number("op").unwrap_or_default()) },
         "INVALID" => NotDone::Invalid(message.to_owned()),
         "WRONG_CLUSTER" => NotDone::WrongCluster(
-            text("cluster")
-                .and_then(|text| parse_cluster(text))
-                .unwrap_or_default(),
+            text("cluster").and_then(|text| parse_cluster(text)).unwrap_or_default(),
         ),
-        reason => match NOT_READY
-            .into_iter()
-            .find(|it| not_ready_reason(*it) == reason)
-        {
+        reason => match NOT_READY.into_iter().find(|it| not_ready_reason(*it) == reason) {
             Some(not_ready) => NotDone::NotReady(not_ready),
             None => return Attempt::Unknown,
         },
     })
 }
 
-const NOT_READY: [NotReady; 3] = [
-    NotReady::TakingOver,
-    NotReady::Unconfirmed,
-    NotReady::HandingOver,
-];
+const NOT_READY: [NotReady; 3] =
+    [NotReady::TakingOver, NotReady::Unconfirmed, NotReady::HandingOver];
 
 fn not_ready_reason(not_ready: NotReady) -> &'static str {
     match not_ready {
@@ -166,9 +152,7 @@ fn not_ready_reason(not_ready: NotReady) -> &'static str {
 fn refused_at_the_door(status: &Status) -> bool {
     match status.code() {
         Code::InvalidArgument | Code::Unimplemented => true,
-        Code::OutOfRange => status
-            .message()
-            .starts_with("Error, decoded message length too large"),
+        Code::OutOfRange => status.message().starts_with("Error, decoded message length too large"),
         _ => false,
     }
 }
@@ -182,10 +166,8 @@ fn parse_cluster(hex: &str) -> Option<ClusterId> {
 }
 
 fn with_info(code: Code, message: String, reason: &str, metadata: Vec<(&str, String)>) -> Status {
-    let metadata: HashMap<String, String> = metadata
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect();
+    let metadata: HashMap<String, String> =
+        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     Status::with_error_details(code, message, details)
 }

@@ -33,9 +33,7 @@ impl Add<Duration> for Timestamp {
     type Output = Timestamp;
     fn add(self, duration: Duration) -> Timestamp {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Timestamp {
-            nanos: self.nanos.saturating_add(nanos),
-        }
+        Timestamp { nanos: self.nanos.saturating_add(nanos) }
     }
 }
 
@@ -43,9 +41,7 @@ impl Sub<Duration> for Timestamp {
     type Output = Timestamp;
     fn sub(self, duration: Duration) -> Timestamp {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Timestamp {
-            nanos: self.nanos.saturating_sub(nanos),
-        }
+        Timestamp { nanos: self.nanos.saturating_sub(nanos) }
     }
 }
 
@@ -74,8 +70,6 @@ impl Add<Duration> for LogTime {
     type Output = LogTime;
     fn add(self, duration: Duration) -> LogTime {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        LogTime {
-            millis: self.millis.saturating_add(millis),
-        }
+        LogTime { millis: self.millis.saturating_add(millis) }
     }
 }

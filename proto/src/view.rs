@@ -103,20 +103,13 @@ impl View {
     /// What records are ordered by.
     #[must_use]
     pub fn order(&self) -> ViewOrder {
-        ViewOrder {
-            generation: self.generation,
-            number: self.number,
-            revision: self.revision,
-        }
+        ViewOrder { generation: self.generation, number: self.number, revision: self.revision }
     }
 
     /// The epoch of this view's primary.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        Epoch {
-            generation: self.generation,
-            primary_since: self.primary_since,
-        }
+        Epoch { generation: self.generation, primary_since: self.primary_since }
     }
 
     /// Whether the view is activated.

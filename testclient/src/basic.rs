@@ -22,9 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// # Errors
 /// When stdout is closed or an address makes no sense. A failed test is an exit code, no error.
 pub async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode> {
-    let client = connect(&args.vs, PATIENCE)
-        .await
-        .with_context(|| format!("--vs {}", args.vs))?;
+    let client = connect(&args.vs, PATIENCE).await.with_context(|| format!("--vs {}", args.vs))?;
     let tests = async {
         wait_for_primary(&client, &args.vs).await;
         basic_tests(&client).await
@@ -35,11 +33,7 @@ pub async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode> {
     };
     if !passed || args.once {
         end(&client).await;
-        return Ok(if passed {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        });
+        return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     continuous(args, &client, &stop).await?;
     end(&client).await;
@@ -50,11 +44,7 @@ pub async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode> {
 /// line whenever the reason changes.
 async fn wait_for_primary(client: &Client, view_service: &str) {
     let terminal = std::io::stderr().is_terminal();
-    let spinner = if terminal {
-        ProgressBar::new_spinner()
-    } else {
-        ProgressBar::hidden()
-    };
+    let spinner = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     spinner.enable_steady_tick(Duration::from_millis(100));
     let mut said = String::new();
     loop {
@@ -79,11 +69,7 @@ async fn wait_for_primary(client: &Client, view_service: &str) {
 /// Runs the four tests; true when all passed.
 async fn basic_tests(client: &Client) -> Result<bool> {
     let tests = [
-        (
-            "Basic Put and Get",
-            &[("a", "1")][..],
-            &[("a", Some("1"))][..],
-        ),
+        ("Basic Put and Get", &[("a", "1")][..], &[("a", Some("1"))][..]),
         (
             "Several Puts",
             &[("b", "2"), ("c", "3")],
@@ -112,14 +98,10 @@ async fn puts_then_gets(
     gets: &[(&str, Option<&str>)],
 ) -> Result<(), String> {
     for (key, value) in puts {
-        put(client, key, value)
-            .await
-            .map_err(|error| format!("put {key}={value}: {error}"))?;
+        put(client, key, value).await.map_err(|error| format!("put {key}={value}: {error}"))?;
     }
     for (key, expected) in gets {
-        let got = get(client, key)
-            .await
-            .map_err(|error| format!("get {key}: {error}"))?;
+        let got = get(client, key).await.map_err(|error| format!("get {key}: {error}"))?;
         if got.as_deref() != *expected {
             return Err(format!(
                 "{key}: expected {}, got {}",
@@ -169,9 +151,7 @@ async fn continuous(args: &Args, client: &Client, stop: &CancellationToken) -> R
                 } else {
                     mismatches += 1;
                     let got = shown(got.as_deref());
-                    say(format!(
-                        "✗ [{number}] Mismatch! Expected {value}, got {got}"
-                    ))?;
+                    say(format!("✗ [{number}] Mismatch! Expected {value}, got {got}"))?;
                 }
             }
             Err(error) => {

@@ -47,10 +47,7 @@ pub async fn run(vs: &str, options: &Bench, stop: CancellationToken) -> Result<E
 async fn measure(vs: &str, options: &Bench) -> Result<ExitCode> {
     let clients = connect_all(vs, options.clients).await?;
     let load = Arc::new(Load {
-        mix: Mix {
-            keys: options.keys,
-            read_ratio: options.read_ratio,
-        },
+        mix: Mix { keys: options.keys, read_ratio: options.read_ratio },
         value: Bytes::from(vec![b'v'; options.value_size]),
     });
     fill(&clients, &load).await?;
@@ -75,11 +72,7 @@ async fn measure(vs: &str, options: &Bench) -> Result<ExitCode> {
         say(as_table(options, &tallies))?;
     }
     let troubled = tallies.iter().any(|tally| tally.failed + tally.unknown > 0);
-    Ok(if troubled {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if troubled { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 async fn connect_all(vs: &str, count: u32) -> Result<Vec<Client>> {
@@ -90,9 +83,7 @@ async fn connect_all(vs: &str, count: u32) -> Result<Vec<Client>> {
     }
     let mut clients = Vec::new();
     while let Some(client) = connecting.join_next().await {
-        let client = client
-            .context("connect")?
-            .with_context(|| format!("--vs {vs}"))?;
+        let client = client.context("connect")?.with_context(|| format!("--vs {vs}"))?;
         clients.push(client);
     }
     Ok(clients)
@@ -171,17 +162,11 @@ impl Tally {
     fn record(&mut self, read: bool, latency: Duration, end: End) {
         match end {
             End::Done => {
-                let histogram = if read {
-                    &mut self.reads
-                } else {
-                    &mut self.writes
-                };
+                let histogram = if read { &mut self.reads } else { &mut self.writes };
                 let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
                 // Not `saturating_record`: that one keeps the histogram from growing, and counts
                 // what does not fit as 2 us.
-                histogram
-                    .record(micros)
-                    .expect("a histogram grows up to 146,000 years");
+                histogram.record(micros).expect("a histogram grows up to 146,000 years");
             }
             End::NotDone => self.failed += 1,
             End::Unknown => self.unknown += 1,
@@ -330,20 +315,16 @@ fn kinds(tally: &Tally) -> [(&'static str, &Histogram<u64>); 2] {
 }
 
 fn as_table(options: &Bench, tallies: &[Tally]) -> String {
-    let header = [
-        "round", "kind", "ops/s", "p50", "p90", "p99", "p99.9", "max", "failed", "unknown",
-    ];
+    let header =
+        ["round", "kind", "ops/s", "p50", "p90", "p99", "p99.9", "max", "failed", "unknown"];
     let mut rows = Vec::new();
     for (number, tally) in (1..).zip(tallies) {
         for (kind, histogram) in kinds(tally) {
             if histogram.is_empty() {
                 continue;
             }
-            let mut row = vec![
-                number.to_string(),
-                kind.to_owned(),
-                format!("{:.0}", tally.rate(histogram)),
-            ];
+            let mut row =
+                vec![number.to_string(), kind.to_owned(), format!("{:.0}", tally.rate(histogram))];
             let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
             row.extend(QUANTILES.map(|(_, quantile)| duration(at(quantile))));
             row.push(duration(Duration::from_micros(histogram.max())));
@@ -418,11 +399,7 @@ mod tests {
             tally.record(false, Duration::from_millis(millis), End::Done);
         }
         let at = |quantile| tally.writes.value_at_quantile(quantile) / 1000;
-        assert_eq!(
-            tally.writes.min() / 1000,
-            1,
-            "nothing is faster than it was"
-        );
+        assert_eq!(tally.writes.min() / 1000, 1, "nothing is faster than it was");
         assert_eq!(at(0.5), 50);
         assert!((9_990..=10_010).contains(&at(1.0)), "{} ms", at(1.0));
         assert!(tally.reads.is_empty());

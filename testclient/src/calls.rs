@@ -12,11 +12,7 @@ use crate::ledger::End;
 /// # Errors
 /// When an address cannot be understood.
 pub async fn connect(view_service: &str, patience: Duration) -> Result<Client, kvclient::Error> {
-    Client::connect(ClientConfig {
-        timeout: patience,
-        ..ClientConfig::new(view_service)
-    })
-    .await
+    Client::connect(ClientConfig { timeout: patience, ..ClientConfig::new(view_service) }).await
 }
 
 /// The value of a key as text; `None` when there is no such key.

@@ -71,11 +71,7 @@ pub struct Layout {
 
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.activated {
-            "activated"
-        } else {
-            "proposed"
-        };
+        let state = if self.activated { "activated" } else { "proposed" };
         let name = |index: &usize| format!("s{}", index + 1);
         let list = |indexes: &[usize]| indexes.iter().map(name).collect::<Vec<_>>().join(" ");
         write!(
@@ -164,12 +160,7 @@ impl Cluster {
             .enumerate()
             .map(|(index, name)| {
                 let flags = ["--addr", name, "--vs", view_service_addr].map(str::to_owned);
-                Process::new(
-                    "kvserver",
-                    &format!("s{}", index + 1),
-                    flags.to_vec(),
-                    logs.path(),
-                )
+                Process::new("kvserver", &format!("s{}", index + 1), flags.to_vec(), logs.path())
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Cluster {
@@ -246,9 +237,7 @@ impl Cluster {
         let server = &mut self.servers[index];
         let name = server.label().to_owned();
         let status = wait_for(&format!("{name} to end"), PATIENCE, async || {
-            server
-                .exit_status()
-                .ok_or_else(|| "still running".to_owned())
+            server.exit_status().ok_or_else(|| "still running".to_owned())
         })
         .await?;
         Ok(status.code())
@@ -299,9 +288,7 @@ impl Cluster {
             let members = view.members().filter(|member| view.role_of(member) == role);
             let mut indexes: Vec<usize> = members
                 .filter_map(|member| {
-                    self.names
-                        .iter()
-                        .position(|name| name == member.name.as_str())
+                    self.names.iter().position(|name| name == member.name.as_str())
                 })
                 .collect();
             indexes.sort_unstable();
@@ -325,8 +312,7 @@ impl Cluster {
         reason: &str,
         wanted: impl Fn(&Layout) -> bool,
     ) -> Result<Layout> {
-        self.wait_for_status(reason, |_, layout| layout.activated && wanted(layout))
-            .await
+        self.wait_for_status(reason, |_, layout| layout.activated && wanted(layout)).await
     }
 
     /// Waits until every running server is alive in the view service's eyes and, as far as there
@@ -346,10 +332,7 @@ impl Cluster {
         self.wait_for_status("every copy to be in sync", |status, layout| {
             let alive = |name: &String| {
                 let is_it = |server: &ServerStatus| server.member.name.as_str() == name;
-                status
-                    .servers
-                    .iter()
-                    .any(|server| is_it(server) && server.state == "alive")
+                status.servers.iter().any(|server| is_it(server) && server.state == "alive")
             };
             layout.activated
                 && layout.primary.is_some()
@@ -410,11 +393,7 @@ impl Cluster {
             }
             gone
         };
-        let ended = self
-            .servers
-            .iter_mut()
-            .filter_map(|s| gone(s).then_some(()))
-            .count();
+        let ended = self.servers.iter_mut().filter_map(|s| gone(s).then_some(())).count();
         gone(&mut self.view_service) || ended == self.servers.len()
     }
 

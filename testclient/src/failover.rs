@@ -46,11 +46,7 @@ pub struct Round {
 /// When the cluster does not come up or does not repair itself.
 pub async fn run(options: &Failover, stop: CancellationToken) -> Result<ExitCode> {
     if options.servers < options.copies {
-        bail!(
-            "--servers {} must be at least --copies {}",
-            options.servers,
-            options.copies
-        );
+        bail!("--servers {} must be at least --copies {}", options.servers, options.copies);
     }
     let mut cluster = Cluster::new(&Options {
         servers: options.servers as usize,
@@ -82,11 +78,7 @@ pub async fn run(options: &Failover, stop: CancellationToken) -> Result<ExitCode
     if options.json.as_deref() != Some(std::path::Path::new("-")) {
         say(as_table(options.fault, &rounds))?;
     }
-    Ok(if lost.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn drill(cluster: &mut Cluster, options: &Failover) -> Result<Vec<Round>> {
@@ -111,11 +103,8 @@ async fn drill(cluster: &mut Cluster, options: &Failover) -> Result<Vec<Round>> 
             .with_context(|| format!("round {number}"))?;
         let checked = crew.check(false).await.context("check what was promised")?;
         round.lost = checked.broken;
-        let line = format!(
-            "writers waited {}, lost {}",
-            duration(round.unavailable),
-            round.lost.len()
-        );
+        let line =
+            format!("writers waited {}, lost {}", duration(round.unavailable), round.lost.len());
         bar.set_message(line.clone());
         bar.inc(1);
         if bar.is_hidden() {
@@ -123,10 +112,7 @@ async fn drill(cluster: &mut Cluster, options: &Failover) -> Result<Vec<Round>> 
         }
         rounds.push(round);
     }
-    let mut everything = crew
-        .check(true)
-        .await
-        .context("check everything once more")?;
+    let mut everything = crew.check(true).await.context("check everything once more")?;
     let known = |what: &String| rounds.iter().any(|round: &Round| round.lost.contains(what));
     everything.broken.retain(|what| !known(what));
     if let Some(last) = rounds.last_mut() {
@@ -178,17 +164,8 @@ async fn flow(meter: &Meter, reason: &str) -> Result<()> {
 }
 
 fn as_table(fault: Fault, rounds: &[Round]) -> String {
-    let header = [
-        "fault",
-        "rounds",
-        "median",
-        "p90",
-        "max",
-        "longest call",
-        "failed",
-        "unknown",
-        "lost",
-    ];
+    let header =
+        ["fault", "rounds", "median", "p90", "max", "longest call", "failed", "unknown", "lost"];
     let gaps: Vec<Duration> = rounds.iter().map(|round| round.unavailable).collect();
     let longest = rounds.iter().map(|round| round.longest_call).max();
     let row = vec![

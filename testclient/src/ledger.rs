@@ -55,10 +55,7 @@ impl Ledger {
 
     fn end(&mut self, key: &str, value: String, end: End) {
         let promise = self.promises.entry(key.to_owned()).or_default();
-        debug_assert!(
-            promise.possible.is_none(),
-            "a key in doubt is not written again"
-        );
+        debug_assert!(promise.possible.is_none(), "a key in doubt is not written again");
         promise.checked = false;
         match end {
             End::Done => promise.acknowledged = Some(value),

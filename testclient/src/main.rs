@@ -26,9 +26,7 @@ async fn main() -> ExitCode {
 /// The exit codes that all our clients share.
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("testclient: {error:#}");
-    let call = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<kvclient::Error>());
+    let call = error.chain().find_map(|cause| cause.downcast_ref::<kvclient::Error>());
     match call.map(kvclient::Error::kind) {
         Some(ErrorKind::Unavailable) => ExitCode::from(4),
         Some(ErrorKind::OutcomeUnknown) => ExitCode::from(5),

@@ -47,10 +47,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let header: Vec<String> = header.iter().map(|&title| title.to_owned()).collect();
-    let lines: Vec<String> = std::iter::once(&header)
-        .chain(rows)
-        .map(|row| line(row))
-        .collect();
+    let lines: Vec<String> = std::iter::once(&header).chain(rows).map(|row| line(row)).collect();
     lines.join("\n")
 }
 
@@ -114,13 +111,7 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let rows = vec![
-            vec!["kill".into(), "5".into()],
-            vec!["t".into(), "12".into()],
-        ];
-        assert_eq!(
-            table(&["fault", "n"], &rows),
-            "fault   n\nkill    5\nt      12"
-        );
+        let rows = vec![vec!["kill".into(), "5".into()], vec!["t".into(), "12".into()]];
+        assert_eq!(table(&["fault", "n"], &rows), "fault   n\nkill    5\nt      12");
     }
 }

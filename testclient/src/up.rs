@@ -52,19 +52,12 @@ fn introduce(cluster: &Cluster, primary: usize) -> Result<()> {
     let program = |name: &str| {
         crate::cluster::program(name).map(|path| {
             let here = std::env::current_dir().unwrap_or_default();
-            path.strip_prefix(here)
-                .unwrap_or(&path)
-                .display()
-                .to_string()
+            path.strip_prefix(here).unwrap_or(&path).display().to_string()
         })
     };
     say(format!("ready: view service at {vs}"))?;
     for index in 0..cluster.servers() {
-        say(format!(
-            "       server s{} at {}",
-            index + 1,
-            cluster.server_name(index)
-        ))?;
+        say(format!("       server s{} at {}", index + 1, cluster.server_name(index)))?;
     }
     say(format!("       logs in {}", cluster.log_dir().display()))?;
     say("\nTo try, from another terminal:")?;
@@ -73,9 +66,7 @@ fn introduce(cluster: &Cluster, primary: usize) -> Result<()> {
         say(format!("  {kvctl} --vs {vs} {verb}"))?;
     }
     say(format!("  {} --vs {vs} bench", program("testclient")?))?;
-    say(format!(
-        "  grpcurl -plaintext {vs} viewservice.ViewService/GetView"
-    ))?;
+    say(format!("  grpcurl -plaintext {vs} viewservice.ViewService/GetView"))?;
     say(format!(
         "  grpcurl -plaintext -d '{{\"key\":\"Z3JlZXRpbmc=\"}}' {} kvserver.KVServer/Get",
         cluster.server_name(primary)

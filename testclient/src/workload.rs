@@ -54,11 +54,7 @@ impl Mix {
     /// The next operation.
     pub fn next(&self, random: &mut Random) -> Step {
         let key = random.below(self.keys);
-        if random.chance(self.read_ratio) {
-            Step::Read(key)
-        } else {
-            Step::Write(key)
-        }
+        if random.chance(self.read_ratio) { Step::Read(key) } else { Step::Write(key) }
     }
 }
 
@@ -74,23 +70,15 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_load_with_the_share_of_reads_asked_for() {
-        let mix = Mix {
-            keys: 100,
-            read_ratio: 0.25,
-        };
+        let mix = Mix { keys: 100, read_ratio: 0.25 };
         let run = |seed| {
             let mut random = Random::new(seed);
-            (0..10_000)
-                .map(|_| mix.next(&mut random))
-                .collect::<Vec<_>>()
+            (0..10_000).map(|_| mix.next(&mut random)).collect::<Vec<_>>()
         };
         let load = run(7);
         assert_eq!(load, run(7));
         assert_ne!(load, run(8));
-        let reads = load
-            .iter()
-            .filter(|step| matches!(step, Step::Read(_)))
-            .count();
+        let reads = load.iter().filter(|step| matches!(step, Step::Read(_))).count();
         assert!((2_300..2_700).contains(&reads), "{reads} reads");
     }
 }

@@ -53,16 +53,9 @@ fn a_cluster_keeps_its_promises_through_chaos_and_serves_again_after_it() {
         }
     }
     eprintln!("{all}");
-    assert!(
-        failed.is_empty(),
-        "{} seeds failed: {failed:?}",
-        failed.len()
-    );
+    assert!(failed.is_empty(), "{} seeds failed: {failed:?}", failed.len());
     let missing = all.missing();
-    assert!(
-        missing.is_empty(),
-        "never visited, so these seeds prove too little: {missing:?}"
-    );
+    assert!(missing.is_empty(), "never visited, so these seeds prove too little: {missing:?}");
 }
 
 #[test]

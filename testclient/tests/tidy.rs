@@ -52,14 +52,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("testclient", &["kvproto", "kvprocess", "kvclient"]),
 ];
 
-const OURS: &[&str] = &[
-    "kvproto",
-    "kvprocess",
-    "viewservice",
-    "kvserver",
-    "kvclient",
-    "testclient",
-];
+const OURS: &[&str] =
+    &["kvproto", "kvprocess", "viewservice", "kvserver", "kvclient", "testclient"];
 
 const LINES_MAX: usize = 800;
 
@@ -115,11 +109,7 @@ fn pure_files_stay_pure() {
         if !is_in(PURE, &file) || is_in(NOT_PURE, &file) || file.contains("tests") {
             continue;
         }
-        seen.extend(
-            PURE.iter()
-                .copied()
-                .filter(|prefix| file.starts_with(prefix)),
-        );
+        seen.extend(PURE.iter().copied().filter(|prefix| file.starts_with(prefix)));
         for (number, line) in code_lines(&read(&file)) {
             for word in IMPURE_WORDS.iter().filter(|word| line.contains(**word)) {
                 found.push(format!("{file}:{number}: {word}"));
@@ -130,10 +120,7 @@ fn pure_files_stay_pure() {
         &found,
         "pure files take values and give values; let a shell do this and pass the result in",
     );
-    let gone: Vec<_> = PURE
-        .iter()
-        .filter(|prefix| !seen.contains(*prefix))
-        .collect();
+    let gone: Vec<_> = PURE.iter().filter(|prefix| !seen.contains(*prefix)).collect();
     assert!(gone.is_empty(), "no pure file here any more: {gone:?}");
 }
 
@@ -141,9 +128,8 @@ fn pure_files_stay_pure() {
 fn crates_depend_only_downwards() {
     let mut found = Vec::new();
     for (folder, allowed) in ARROWS {
-        let manifest: toml::Table = read(&format!("{folder}/Cargo.toml"))
-            .parse()
-            .expect("Cargo.toml is TOML");
+        let manifest: toml::Table =
+            read(&format!("{folder}/Cargo.toml")).parse().expect("Cargo.toml is TOML");
         let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table);
         for name in dependencies.into_iter().flat_map(toml::Table::keys) {
             if OURS.contains(&name.as_str()) && !allowed.contains(&name.as_str()) {
@@ -151,19 +137,15 @@ fn crates_depend_only_downwards() {
             }
         }
     }
-    none(
-        &found,
-        "arrows between crates point one way (ARCHITECTURE.md)",
-    );
+    none(&found, "arrows between crates point one way (ARCHITECTURE.md)");
 }
 
 #[test]
 fn versions_of_dependencies_stand_in_one_place() {
     let mut found = Vec::new();
     for (folder, _) in ARROWS {
-        let manifest: toml::Table = read(&format!("{folder}/Cargo.toml"))
-            .parse()
-            .expect("Cargo.toml is TOML");
+        let manifest: toml::Table =
+            read(&format!("{folder}/Cargo.toml")).parse().expect("Cargo.toml is TOML");
         for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
             let dependencies = manifest.get(kind).and_then(toml::Value::as_table);
             for (name, how) in dependencies.into_iter().flatten() {
@@ -173,18 +155,14 @@ fn versions_of_dependencies_stand_in_one_place() {
             }
         }
     }
-    none(
-        &found,
-        "write `workspace = true`, and the version into the Cargo.toml at the top",
-    );
+    none(&found, "write `workspace = true`, and the version into the Cargo.toml at the top");
 }
 
 #[test]
 fn every_dependency_is_accounted_for() {
     let manifest: toml::Table = read("Cargo.toml").parse().expect("Cargo.toml is TOML");
-    let dependencies = manifest["workspace"]["dependencies"]
-        .as_table()
-        .expect("the workspace has dependencies");
+    let dependencies =
+        manifest["workspace"]["dependencies"].as_table().expect("the workspace has dependencies");
     let page = read("docs/dependencies.md");
     let missing: Vec<String> = dependencies
         .keys()
@@ -192,19 +170,14 @@ fn every_dependency_is_accounted_for() {
         .filter(|name| !page.contains(&format!("`{name}`")))
         .cloned()
         .collect();
-    none(
-        &missing,
-        "each needs a line in docs/dependencies.md that says what it is for",
-    );
+    none(&missing, "each needs a line in docs/dependencies.md that says what it is for");
 }
 
 #[test]
 fn every_dependency_of_the_workspace_is_used() {
     let manifest: toml::Table = read("Cargo.toml").parse().expect("Cargo.toml is TOML");
-    let manifests: Vec<String> = ARROWS
-        .iter()
-        .map(|(folder, _)| read(&format!("{folder}/Cargo.toml")))
-        .collect();
+    let manifests: Vec<String> =
+        ARROWS.iter().map(|(folder, _)| read(&format!("{folder}/Cargo.toml"))).collect();
     let unused: Vec<String> = manifest["workspace"]["dependencies"]
         .as_table()
         .expect("the workspace has dependencies")
@@ -231,10 +204,7 @@ fn no_file_is_too_long() {
         .filter(|(lines, _)| *lines > LINES_MAX)
         .map(|(lines, file)| format!("{file}: {lines} lines"))
         .collect();
-    none(
-        &long,
-        &format!("over {LINES_MAX} lines: does it still answer one question?"),
-    );
+    none(&long, &format!("over {LINES_MAX} lines: does it still answer one question?"));
 }
 
 #[test]
@@ -252,9 +222,7 @@ fn nothing_is_left_lying_about() {
         concat!("kill", "all"),
     ];
     let mut found = Vec::new();
-    for file in files(&[
-        ".rs", ".sh", ".proto", ".md", ".toml", "Makefile", ".ci/run",
-    ]) {
+    for file in files(&[".rs", ".sh", ".proto", ".md", ".toml", "Makefile", ".ci/run"]) {
         for (number, line) in (1..).zip(read(&file).lines()) {
             for word in words.iter().filter(|word| line.contains(**word)) {
                 found.push(format!("{file}:{number}: {word}"));
@@ -266,10 +234,8 @@ fn nothing_is_left_lying_about() {
 
 #[test]
 fn links_in_markdown_lead_somewhere() {
-    let pages: BTreeMap<String, String> = files(&[".md"])
-        .into_iter()
-        .map(|file| (file.clone(), read(&file)))
-        .collect();
+    let pages: BTreeMap<String, String> =
+        files(&[".md"]).into_iter().map(|file| (file.clone(), read(&file))).collect();
     let mut found = Vec::new();
     for (file, text) in &pages {
         for target in links(text) {

@@ -48,40 +48,27 @@ impl Api {
     /// The services over this monitor. Streams end when the token is cancelled.
     #[must_use]
     pub fn new(monitor: Handle, calls: Arc<Calls>, token: CancellationToken) -> Api {
-        Api {
-            monitor,
-            calls,
-            token,
-        }
+        Api { monitor, calls, token }
     }
 
     async fn pinged(
         &self,
         request: Request<PingRequest>,
     ) -> Result<Response<PingResponse>, Status> {
-        let PingRequest {
-            server_name,
-            view_number,
-        } = request.into_inner();
+        let PingRequest { server_name, view_number } = request.into_inner();
         if !(1..=NAME_SIZE_MAX).contains(&server_name.len()) {
             return Err(Status::invalid_argument(format!(
                 "server_name has {} bytes; it must have 1 to {NAME_SIZE_MAX}",
                 server_name.len()
             )));
         }
-        let pinged = self
-            .monitor
-            .ping(server_name.into(), ViewNumber(view_number));
+        let pinged = self.monitor.ping(server_name.into(), ViewNumber(view_number));
         let view = pinged.await.map_err(stopping)?;
-        Ok(Response::new(PingResponse {
-            view: Some(wire(&view)),
-        }))
+        Ok(Response::new(PingResponse { view: Some(wire(&view)) }))
     }
 
     fn view(&self) -> Response<GetViewResponse> {
-        Response::new(GetViewResponse {
-            view: Some(wire(&self.monitor.view())),
-        })
+        Response::new(GetViewResponse { view: Some(wire(&self.monitor.view())) })
     }
 }
 
@@ -134,12 +121,8 @@ impl ViewService for Api {
             ));
         }
         let forced = self.monitor.force(request.server.into()).await;
-        let view = forced
-            .map_err(stopping)?
-            .map_err(Status::failed_precondition)?;
-        Ok(Response::new(ForceResponse {
-            view: Some(wire(&view)),
-        }))
+        let view = forced.map_err(stopping)?.map_err(Status::failed_precondition)?;
+        Ok(Response::new(ForceResponse { view: Some(wire(&view)) }))
     }
 }
 
@@ -169,11 +152,7 @@ impl RegistrationService for Api {
     ) -> Result<Response<Self::AttendStream>, Status> {
         self.calls.count("/viewservice.Registration/Attend");
         let (out, stream) = mpsc::channel(OUTGOING);
-        let door = Door {
-            monitor: self.monitor.clone(),
-            incoming: request.into_inner(),
-            out,
-        };
+        let door = Door { monitor: self.monitor.clone(), incoming: request.into_inner(), out };
         let token = self.token.clone();
         tokio::spawn(async move {
             // Cancelled at a point where it waits: a server that is cut off tries again.
@@ -206,11 +185,7 @@ impl Door {
         };
         if self.say(registered).await.is_ok() {
             let mut sent = view.order();
-            while self
-                .exchange(&stream, &mut views, &mut told, &mut sent)
-                .await
-                .is_ok()
-            {}
+            while self.exchange(&stream, &mut views, &mut told, &mut sent).await.is_ok() {}
         }
         let _stopping = self.monitor.broken(stream).await;
     }
@@ -225,21 +200,10 @@ impl Door {
             Ok(Err(malformed)) => return self.refuse(&malformed.to_string()).await,
             Err(_late) => return self.refuse("no `register` came in time").await,
         };
-        let FromServer::Register {
-            name,
-            incarnation,
-            cluster,
-            protocol_level,
-        } = message
-        else {
+        let FromServer::Register { name, incarnation, cluster, protocol_level } = message else {
             return self.refuse("the first message must be `register`").await;
         };
-        let registration = Registration {
-            name,
-            incarnation,
-            cluster,
-            protocol_level,
-        };
+        let registration = Registration { name, incarnation, cluster, protocol_level };
         match self.monitor.register(registration, tell).await {
             Ok(Ok(attended)) => Ok(attended),
             Ok(Err(Refused { reason, message })) => {
@@ -296,19 +260,15 @@ impl Door {
         match self.incoming.message().await {
             Ok(Some(message)) => FromServer::try_from(message).map(Ok),
             Err(status) if matches!(status.code(), Code::Internal | Code::OutOfRange) => {
-                Err(Malformed {
-                    what: "the bytes are no message of a server",
-                })
+                Err(Malformed { what: "the bytes are no message of a server" })
             }
             Ok(None) | Err(_) => Ok(Err(Over)),
         }
     }
 
     async fn refuse<T>(&mut self, message: &str) -> Result<T, Over> {
-        let refused = ToServer::Refused {
-            reason: RefusedReason::Incompatible,
-            message: message.to_owned(),
-        };
+        let refused =
+            ToServer::Refused { reason: RefusedReason::Incompatible, message: message.to_owned() };
         self.say(refused).await?;
         Err(Over)
     }

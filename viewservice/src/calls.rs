@@ -21,15 +21,10 @@ impl Calls {
     #[must_use]
     pub fn all(&self) -> BTreeMap<String, u64> {
         let counts = self.lock();
-        counts
-            .iter()
-            .map(|(method, count)| ((*method).to_owned(), *count))
-            .collect()
+        counts.iter().map(|(method, count)| ((*method).to_owned(), *count)).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
-        self.counts
-            .lock()
-            .expect("nothing panics while it holds a counter")
+        self.counts.lock().expect("nothing panics while it holds a counter")
     }
 }

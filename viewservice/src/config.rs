@@ -33,21 +33,11 @@ pub struct Config {
     pub insecure: bool,
 
     /// Servers in a view, the primary included
-    #[arg(
-        long,
-        env = "VIEWSERVICE_COPIES",
-        default_value_t = 2,
-        value_name = "N"
-    )]
+    #[arg(long, env = "VIEWSERVICE_COPIES", default_value_t = 2, value_name = "N")]
     pub copies: u32,
 
     /// With fewer complete copies than this, the primary included, writes are refused
-    #[arg(
-        long,
-        env = "VIEWSERVICE_MIN_COPIES",
-        default_value_t = 1,
-        value_name = "N"
-    )]
+    #[arg(long, env = "VIEWSERVICE_MIN_COPIES", default_value_t = 1, value_name = "N")]
     pub min_copies: u32,
 
     /// A server pings this often
@@ -96,12 +86,7 @@ pub struct Config {
     pub op_size_max: u64,
 
     /// Most client sessions open at once
-    #[arg(
-        long,
-        env = "VIEWSERVICE_SESSIONS_MAX",
-        default_value_t = 100_000,
-        value_name = "N"
-    )]
+    #[arg(long, env = "VIEWSERVICE_SESSIONS_MAX", default_value_t = 100_000, value_name = "N")]
     pub sessions_max: u64,
 
     /// TOML file whose keys are these flags; flags and environment go before it
@@ -109,12 +94,7 @@ pub struct Config {
     pub config: Option<PathBuf>,
 
     /// How logs are written to stderr
-    #[arg(
-        long,
-        env = "VIEWSERVICE_LOG_FORMAT",
-        value_enum,
-        default_value = "text"
-    )]
+    #[arg(long, env = "VIEWSERVICE_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
 }
 

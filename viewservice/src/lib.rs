@@ -61,11 +61,7 @@ pub async fn run(
         .add_service(RegistrationServer::new(api).max_decoding_message_size(MESSAGE_SIZE_MAX))
         .add_service(health_service)
         .add_service(descriptors().build_v1().context("build reflection v1")?)
-        .add_service(
-            descriptors()
-                .build_v1alpha()
-                .context("build reflection v1alpha")?,
-        );
+        .add_service(descriptors().build_v1alpha().context("build reflection v1alpha")?);
     let serving = serve::serve(router, listeners, stop.clone());
     tokio::pin!(serving);
     let ended = tokio::select! {

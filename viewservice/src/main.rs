@@ -16,9 +16,7 @@ async fn main() -> ExitCode {
     logging::init(config.log_format);
     let settings = config.settings().unwrap_or_else(|contradiction| {
         let mut command = Config::command();
-        command
-            .error(ErrorKind::ValueValidation, contradiction)
-            .exit()
+        command.error(ErrorKind::ValueValidation, contradiction).exit()
     });
     match serve(&config, settings).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -32,11 +30,7 @@ async fn main() -> ExitCode {
 async fn serve(config: &Config, settings: Settings) -> anyhow::Result<()> {
     let signals = Signals::install().context("listen to signals")?;
     let listeners = listen::bind(&config.addr, config.insecure)?;
-    let addresses: Vec<_> = listeners
-        .addresses()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let addresses: Vec<_> = listeners.addresses().iter().map(ToString::to_string).collect();
     eprintln!("viewservice ready on {}", addresses.join(", "));
     viewservice::run(settings, listeners, signals.token()).await
 }

@@ -140,12 +140,7 @@ impl Handle {
         server: ServerName,
         number: ViewNumber,
     ) -> Result<Arc<View>, Stopping> {
-        self.ask(|answer| Request::Ping {
-            server,
-            number,
-            answer,
-        })
-        .await
+        self.ask(|answer| Request::Ping { server, number, answer }).await
     }
 
     /// A full server wants to attend; `tell` reaches it while it does.
@@ -157,12 +152,7 @@ impl Handle {
         registration: Registration,
         tell: mpsc::Sender<ToServer>,
     ) -> Result<Result<(Stream, Arc<View>), Refused>, Stopping> {
-        self.ask(|answer| Request::Register {
-            registration,
-            tell,
-            answer,
-        })
-        .await
+        self.ask(|answer| Request::Register { registration, tell, answer }).await
     }
 
     /// A sign of life on a stream.
@@ -251,10 +241,7 @@ pub fn start(
         mixing_reported: false,
     };
     Running {
-        handle: Handle {
-            mailbox,
-            views: seen,
-        },
+        handle: Handle { mailbox, views: seen },
         task: tokio::spawn(monitor.run(requests, token)),
     }
 }
@@ -295,20 +282,12 @@ impl Monitor {
 
     fn handle(&mut self, request: Request, now: Timestamp) {
         match request {
-            Request::Ping {
-                server,
-                number,
-                answer,
-            } => {
+            Request::Ping { server, number, answer } => {
                 self.ping(&server, number, now);
                 self.settle(now);
                 let _caller_gone = answer.send(self.view());
             }
-            Request::Register {
-                registration,
-                tell,
-                answer,
-            } => {
+            Request::Register { registration, tell, answer } => {
                 let admitted = self.register(&registration, tell, now);
                 self.settle(now);
                 let answered = admitted.map(|stream| (stream, self.view()));
@@ -331,10 +310,7 @@ impl Monitor {
                 let back = self.attending.contains_key(&stream.member.name);
                 if !back && self.state.is_present(&stream.member) {
                     self.liveness.refused(&stream.member, now);
-                    info!(
-                        "Server {} declared dead: its address refuses",
-                        stream.member
-                    );
+                    info!("Server {} declared dead: its address refuses", stream.member);
                     self.settle(now);
                 }
             }
@@ -407,18 +383,12 @@ impl Monitor {
         };
         self.liveness.attend(&member, now);
         self.streams += 1;
-        let stream = Stream {
-            member,
-            number: self.streams,
-        };
+        let stream = Stream { member, number: self.streams };
         let name = stream.member.name.clone();
         if let Some(probe) = self.probing.remove(&name) {
             probe.abort();
         }
-        let attendance = Attendance {
-            stream: stream.clone(),
-            tell,
-        };
+        let attendance = Attendance { stream: stream.clone(), tell };
         // Dropping the older attendance, if any, ends its stream.
         self.attending.insert(name, attendance);
         Ok(stream)
@@ -493,9 +463,7 @@ impl Monitor {
             self.state.view().settings.dead_after,
             self.mailbox.clone(),
         ));
-        let replaced = self
-            .probing
-            .insert(member.name.clone(), probe.abort_handle());
+        let replaced = self.probing.insert(member.name.clone(), probe.abort_handle());
         if let Some(older) = replaced {
             older.abort();
         }
@@ -505,8 +473,7 @@ impl Monitor {
         self.liveness.tick(now);
         let command = requests::force(&self.state, &self.liveness, server, now)?;
         let (lost, heard) = (self.view(), self.state.committed_heard());
-        self.propose(command)
-            .map_err(|refusal| refusal.to_string())?;
+        self.propose(command).map_err(|refusal| refusal.to_string())?;
         warn!(
             "the operator starts generation {} from {server}'s copy; what only {:?} held is given \
              up, the highest committed op heard of was {heard}",
@@ -621,11 +588,7 @@ fn announce(before: &View, view: &View) {
             info!("Assigning {} as new primary", primary.name);
         }
     }
-    let backups: Vec<_> = view
-        .backups
-        .iter()
-        .map(|backup| backup.name.as_str())
-        .collect();
+    let backups: Vec<_> = view.backups.iter().map(|backup| backup.name.as_str()).collect();
     info!(
         "View changed: ViewNumber={}, Primary={}, Backup={}",
         view.number,

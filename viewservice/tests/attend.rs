@@ -48,11 +48,7 @@ impl Service {
         let token = CancellationToken::new();
         let running = tokio::spawn(viewservice::run(settings, listeners, token.clone()));
         let channel = dial::connect(&address).await.unwrap();
-        Service {
-            channel,
-            token,
-            running,
-        }
+        Service { channel, token, running }
     }
 
     fn views(&self) -> ViewServiceClient<Channel> {
@@ -70,10 +66,7 @@ impl Service {
     }
 
     async fn ping(&self, server: &str, view_number: u64) -> pb::View {
-        let request = pb::PingRequest {
-            server_name: server.into(),
-            view_number,
-        };
+        let request = pb::PingRequest { server_name: server.into(), view_number };
         let answer = self.views().ping(request).await.unwrap();
         answer.into_inner().view.unwrap()
     }
@@ -84,10 +77,7 @@ impl Service {
         up.send(first).await.unwrap();
         let mut client = RegistrationClient::new(self.channel.clone());
         let answer = client.attend(ReceiverStream::new(messages)).await.unwrap();
-        Attending {
-            up,
-            down: answer.into_inner(),
-        }
+        Attending { up, down: answer.into_inner() }
     }
 
     async fn register(&self, register: FromServer) -> (Attending, ToServer) {
@@ -105,10 +95,7 @@ impl Service {
             panic!("{name} was not registered: {answer:?}");
         };
         Server {
-            member: Member {
-                name: name.into(),
-                incarnation,
-            },
+            member: Member { name: name.into(), incarnation },
             attending,
             view: *view,
             listener: Some(listener),
@@ -161,11 +148,7 @@ struct Server {
 
 impl Server {
     async fn wish(&self, wish: Wish) {
-        self.attending
-            .up
-            .send(FromServer::Wish(wish).into())
-            .await
-            .unwrap();
+        self.attending.up.send(FromServer::Wish(wish).into()).await.unwrap();
     }
 
     /// Waits for a pushed view.
@@ -180,16 +163,8 @@ impl Server {
 
     async fn activate(&mut self, reconciled: Vec<Member>) {
         let number = self.view.number;
-        self.wish(Wish::Activate {
-            generation: self.view.generation,
-            number,
-            reconciled,
-        })
-        .await;
-        self.until("the activation", |view| {
-            view.number == number && view.is_activated()
-        })
-        .await;
+        self.wish(Wish::Activate { generation: self.view.generation, number, reconciled }).await;
+        self.until("the activation", |view| view.number == number && view.is_activated()).await;
     }
 
     async fn synced(&mut self, server: &Member) {
@@ -199,10 +174,7 @@ impl Server {
             server: server.clone(),
         })
         .await;
-        self.until("the newcomer to be complete", |view| {
-            view.eligible.contains(server)
-        })
-        .await;
+        self.until("the newcomer to be complete", |view| view.eligible.contains(server)).await;
     }
 
     /// Its process ends: the kernel closes its connections and its listener.
@@ -245,20 +217,14 @@ async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
 /// A primary and a complete backup.
 async fn pair(service: &Service) -> (Server, Server) {
     let mut primary = service.server().await;
-    primary
-        .until("its own view", |view| view.primary.is_some())
-        .await;
+    primary.until("its own view", |view| view.primary.is_some()).await;
     primary.activate(Vec::new()).await;
     let mut backup = service.server().await;
     let member = backup.member.clone();
-    primary
-        .until("the recruit", |view| view.backups.contains(&member))
-        .await;
+    primary.until("the recruit", |view| view.backups.contains(&member)).await;
     primary.activate(Vec::new()).await;
     primary.synced(&member).await;
-    backup
-        .until("its own standing", |view| view.eligible.contains(&member))
-        .await;
+    backup.until("its own standing", |view| view.eligible.contains(&member)).await;
     (primary, backup)
 }
 
@@ -266,16 +232,8 @@ async fn pair(service: &Service) -> (Server, Server) {
 async fn servers_attend_and_every_change_is_pushed_to_all() {
     let service = Service::start().await;
     let request = pb::WatchViewRequest {};
-    let mut watch = service
-        .views()
-        .watch_view(request)
-        .await
-        .unwrap()
-        .into_inner();
-    let first = soon("the first view", watch.message())
-        .await
-        .unwrap()
-        .unwrap();
+    let mut watch = service.views().watch_view(request).await.unwrap().into_inner();
+    let first = soon("the first view", watch.message()).await.unwrap().unwrap();
     assert_eq!((first.view_number, first.primary.as_str()), (0, ""));
 
     let (primary, backup) = pair(&service).await;
@@ -283,10 +241,7 @@ async fn servers_attend_and_every_change_is_pushed_to_all() {
     assert_eq!(primary.view.role_of(&backup.member), Role::Backup);
     assert_eq!(backup.view.number, primary.view.number);
     loop {
-        let seen = soon("the newest view", watch.message())
-            .await
-            .unwrap()
-            .unwrap();
+        let seen = soon("the newest view", watch.message()).await.unwrap().unwrap();
         if seen.revision == primary.view.revision.0 {
             break;
         }
@@ -300,9 +255,7 @@ async fn a_killed_primary_is_noticed_by_its_broken_stream_and_replaced() {
     let number = backup.view.number;
     let killed = primary.kill();
     let me = backup.member.clone();
-    backup
-        .until("its promotion", |view| view.is_primary(&me))
-        .await;
+    backup.until("its promotion", |view| view.is_primary(&me)).await;
     assert_eq!(backup.view.number, number.next());
     assert!(!backup.view.members().any(|member| *member == killed));
 }
@@ -314,13 +267,7 @@ async fn a_server_that_is_only_cut_off_resumes_its_life() {
     let before = backup.view.clone();
     let (member, _still_listening) = primary.cut_off();
     let suspected = async {
-        while !service
-            .status()
-            .await
-            .servers
-            .iter()
-            .any(|server| server.state == "suspected")
-        {}
+        while !service.status().await.servers.iter().any(|server| server.state == "suspected") {}
     };
     soon("the broken stream to be noticed", suspected).await;
     let (_attending, answer) = service.register(again(&member, before.cluster)).await;
@@ -329,14 +276,7 @@ async fn a_server_that_is_only_cut_off_resumes_its_life() {
     };
     assert_eq!(incarnation, member.incarnation);
     assert_eq!(*view, before);
-    assert!(
-        service
-            .status()
-            .await
-            .servers
-            .iter()
-            .all(|server| server.state == "alive")
-    );
+    assert!(service.status().await.servers.iter().all(|server| server.state == "alive"));
 }
 
 #[tokio::test]
@@ -345,10 +285,7 @@ async fn a_second_start_is_refused_while_the_first_lives_and_then_makes_the_firs
     let first = service.server().await;
     let name = first.member.name.as_str().to_owned();
     let cluster = first.view.cluster;
-    assert_eq!(
-        service.refusal(newcomer(&name)).await,
-        RefusedReason::NameInUse
-    );
+    assert_eq!(service.refusal(newcomer(&name)).await, RefusedReason::NameInUse);
 
     let killed = first.kill();
     let admitted = async {
@@ -369,9 +306,7 @@ async fn a_second_start_is_refused_while_the_first_lives_and_then_makes_the_firs
 async fn a_newer_stream_of_the_same_life_replaces_the_older_one() {
     let service = Service::start().await;
     let mut server = service.server().await;
-    let (mut newer, answer) = service
-        .register(again(&server.member, server.view.cluster))
-        .await;
+    let (mut newer, answer) = service.register(again(&server.member, server.view.cluster)).await;
     assert!(matches!(answer, ToServer::Registered { .. }));
     while let ToServer::View(_) = match server.attending.down.message().await {
         Ok(Some(message)) => message.try_into().unwrap(),
@@ -397,21 +332,13 @@ async fn a_first_message_that_is_no_registration_is_refused() {
     let garbage = [
         pb::FromServer { body: None },
         ping.into(),
-        pb::FromServer {
-            body: Some(pb::from_server::Body::Register(nameless)),
-        },
+        pb::FromServer { body: Some(pb::from_server::Body::Register(nameless)) },
     ];
     for first in garbage {
         let mut attending = service.open(first).await;
         let answer = attending.next().await;
         assert!(
-            matches!(
-                &answer,
-                ToServer::Refused {
-                    reason: RefusedReason::Incompatible,
-                    ..
-                }
-            ),
+            matches!(&answer, ToServer::Refused { reason: RefusedReason::Incompatible, .. }),
             "{answer:?}"
         );
         attending.end().await;
@@ -424,11 +351,7 @@ async fn garbage_on_an_open_stream_ends_the_stream() {
     let service = Service::start().await;
     let server = service.server().await;
     let mut attending = server.attending;
-    attending
-        .up
-        .send(pb::FromServer { body: None })
-        .await
-        .unwrap();
+    attending.up.send(pb::FromServer { body: None }).await.unwrap();
     while let ToServer::View(_) = attending.next().await {}
     attending.end().await;
 }
@@ -436,10 +359,7 @@ async fn garbage_on_an_open_stream_ends_the_stream() {
 #[tokio::test]
 async fn a_server_of_another_cluster_or_an_old_program_is_refused() {
     let service = Service::start().await;
-    let stranger = Member {
-        name: "localhost:1".into(),
-        incarnation: Incarnation(7),
-    };
+    let stranger = Member { name: "localhost:1".into(), incarnation: Incarnation(7) };
     let other = again(&stranger, ClusterId([9; 16]));
     assert_eq!(service.refusal(other).await, RefusedReason::WrongCluster);
     let old = FromServer::Register {
@@ -465,12 +385,7 @@ async fn a_plain_ping_for_a_registered_name_changes_nothing() {
     assert_eq!(service.view().await, before);
     let status = service.status().await;
     assert_eq!(status.servers.len(), 2);
-    assert!(
-        status
-            .servers
-            .iter()
-            .all(|server| server.state == "alive" && !server.plain)
-    );
+    assert!(status.servers.iter().all(|server| server.state == "alive" && !server.plain));
 }
 
 #[tokio::test]
@@ -479,33 +394,15 @@ async fn lab_style_servers_are_driven_by_pings_under_both_package_names() {
     assert_eq!(service.ping("s1", 0).await.view_number, 1);
     service.ping("s1", 1).await;
     let mut legacy = LegacyClient::new(service.channel.clone());
-    let request = pb::PingRequest {
-        server_name: "s2".into(),
-        view_number: 0,
-    };
-    let view = legacy
-        .ping(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .view
-        .unwrap();
-    assert_eq!(
-        (view.view_number, &*view.primary, &*view.backup),
-        (2, "s1", "s2")
-    );
+    let request = pb::PingRequest { server_name: "s2".into(), view_number: 0 };
+    let view = legacy.ping(request).await.unwrap().into_inner().view.unwrap();
+    assert_eq!((view.view_number, &*view.primary, &*view.backup), (2, "s1", "s2"));
     let answer = legacy.get_view(pb::GetViewRequest {}).await.unwrap();
     assert_eq!(answer.into_inner().view.unwrap(), view);
-    assert_eq!(
-        service.refusal(newcomer("s3:1")).await,
-        RefusedReason::WrongKind
-    );
+    assert_eq!(service.refusal(newcomer("s3:1")).await, RefusedReason::WrongKind);
 
     for name in [String::new(), "x".repeat(1000)] {
-        let request = pb::PingRequest {
-            server_name: name,
-            view_number: 0,
-        };
+        let request = pb::PingRequest { server_name: name, view_number: 0 };
         let error = service.views().ping(request).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
     }
@@ -515,9 +412,7 @@ async fn lab_style_servers_are_driven_by_pings_under_both_package_names() {
 async fn a_primary_that_wants_to_leave_hands_over_or_hears_that_nobody_could() {
     let service = Service::start().await;
     let mut alone = service.server().await;
-    alone
-        .until("its own view", |view| view.primary.is_some())
-        .await;
+    alone.until("its own view", |view| view.primary.is_some()).await;
     alone.activate(Vec::new()).await;
     alone.wish(Wish::Leave).await;
     assert_eq!(alone.attending.next().await, ToServer::NobodyToTakeOver);
@@ -525,9 +420,7 @@ async fn a_primary_that_wants_to_leave_hands_over_or_hears_that_nobody_could() {
     let service = Service::start().await;
     let (mut primary, backup) = pair(&service).await;
     primary.wish(Wish::Leave).await;
-    primary
-        .until("the hand-over", |view| view.is_primary(&backup.member))
-        .await;
+    primary.until("the hand-over", |view| view.is_primary(&backup.member)).await;
     assert_eq!(primary.view.role_of(&primary.member), Role::Spare);
 }
 
@@ -535,8 +428,7 @@ async fn a_primary_that_wants_to_leave_hands_over_or_hears_that_nobody_could() {
 async fn status_says_for_whom_the_cluster_waits_and_force_is_the_way_out() {
     let service = Service::start().await;
     let mut sole = service.server().await;
-    sole.until("its own view", |view| view.primary.is_some())
-        .await;
+    sole.until("its own view", |view| view.primary.is_some()).await;
     sole.activate(Vec::new()).await;
     let status = service.status().await;
     assert_eq!((status.waiting_for.len(), status.advice.as_str()), (0, ""));
@@ -565,16 +457,11 @@ async fn status_says_for_whom_the_cluster_waits_and_force_is_the_way_out() {
     let status = soon("the loss to be noticed", waiting).await;
     assert_eq!(status.waiting_for, [killed.name.as_str()]);
     assert!(status.advice.contains("--accept-data-loss"));
-    assert!(
-        service.view().await.is_primary(&killed),
-        "nobody empty takes over"
-    );
+    assert!(service.view().await.is_primary(&killed), "nobody empty takes over");
 
     views.force(force(&empty.member, true)).await.unwrap();
     let me = empty.member.clone();
-    empty
-        .until("the new generation", |view| view.is_primary(&me))
-        .await;
+    empty.until("the new generation", |view| view.is_primary(&me)).await;
     assert_eq!(empty.view.generation.0, 2);
 }
 
@@ -595,22 +482,15 @@ async fn status_counts_calls_by_method() {
 async fn health_is_served_and_a_stop_ends_open_streams() {
     let mut service = Service::start().await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(service.channel.clone());
-    let request = tonic_health::pb::HealthCheckRequest {
-        service: "viewservice.ViewService".into(),
-    };
+    let request =
+        tonic_health::pb::HealthCheckRequest { service: "viewservice.ViewService".into() };
     let answer = health.check(request).await.unwrap().into_inner();
-    assert_eq!(
-        answer.status(),
-        tonic_health::pb::health_check_response::ServingStatus::Serving
-    );
+    assert_eq!(answer.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
 
     let mut server = service.server().await;
     service.token.cancel();
     while let Ok(Some(_)) = soon("the stream to end", server.attending.down.message()).await {}
-    soon("the service to stop", &mut service.running)
-        .await
-        .unwrap()
-        .unwrap();
+    soon("the service to stop", &mut service.running).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -623,13 +503,7 @@ async fn a_silent_server_is_dead_after_the_time_set_for_it() {
     .await;
     let silent = service.server().await;
     let dead = async {
-        while service
-            .status()
-            .await
-            .servers
-            .iter()
-            .any(|server| server.state != "dead")
-        {
+        while service.status().await.servers.iter().any(|server| server.state != "dead") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

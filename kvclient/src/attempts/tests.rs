@@ -2,10 +2,7 @@ use super::*;
 use kvproto::{Changed, Generation, NotReady, OpNumber, RequestNumber, Version, ViewNumber};
 
 fn at(op: u64) -> LogPoint {
-    LogPoint {
-        generation: Generation(1),
-        op: OpNumber(op),
-    }
+    LogPoint { generation: Generation(1), op: OpNumber(op) }
 }
 
 fn call(repeat: Repeat) -> Attempts {
@@ -13,21 +10,11 @@ fn call(repeat: Repeat) -> Attempts {
 }
 
 fn done(op: u64) -> AttemptEnd {
-    outcome(
-        op,
-        Outcome::Changed(Changed {
-            version: Version(op),
-            existed: false,
-            length: 1,
-        }),
-    )
+    outcome(op, Outcome::Changed(Changed { version: Version(op), existed: false, length: 1 }))
 }
 
 fn outcome(op: u64, outcome: Outcome) -> AttemptEnd {
-    AttemptEnd::Reply(Reply::Done {
-        at: at(op),
-        outcome,
-    })
+    AttemptEnd::Reply(Reply::Done { at: at(op), outcome })
 }
 
 fn refusal(refusal: Refusal) -> AttemptEnd {
@@ -35,10 +22,7 @@ fn refusal(refusal: Refusal) -> AttemptEnd {
 }
 
 fn not_primary() -> AttemptEnd {
-    AttemptEnd::Reply(Reply::NotDone(NotDone::NotPrimary {
-        primary: None,
-        view: ViewNumber(1),
-    }))
+    AttemptEnd::Reply(Reply::NotDone(NotDone::NotPrimary { primary: None, view: ViewNumber(1) }))
 }
 
 fn lost() -> AttemptEnd {
@@ -57,10 +41,7 @@ fn certainly_not_done() -> Vec<AttemptEnd> {
     let mut ends: Vec<AttemptEnd> = [
         NotDone::NotReady(NotReady::TakingOver),
         NotDone::Overloaded,
-        NotDone::TooFewCopies {
-            synced: 1,
-            min_copies: 2,
-        },
+        NotDone::TooFewCopies { synced: 1, min_copies: 2 },
         NotDone::Diverged { op: OpNumber(3) },
     ]
     .into_iter()
@@ -104,29 +85,19 @@ fn a_real_outcome_under_the_same_name_closes_a_lost_attempt() {
 
     let mut attempts = call(Repeat::Named);
     assert_eq!(attempts.judge(lost()), Step::Retry);
-    let condition = refusal(Refusal::ConditionFailed {
-        record: None,
-        change: 0,
-    });
+    let condition = refusal(Refusal::ConditionFailed { record: None, change: 0 });
     assert!(matches!(attempts.judge(condition), Step::Finish(_, _)));
 
     let mut attempts = call(Repeat::Named);
     assert_eq!(attempts.judge(lost()), Step::Retry);
-    let too_large = refusal(Refusal::TooLarge {
-        size: 9,
-        size_max: 8,
-        change: 0,
-    });
+    let too_large = refusal(Refusal::TooLarge { size: 9, size_max: 8, change: 0 });
     assert_eq!(kind(attempts.judge(too_large)), ErrorKind::Invalid);
 }
 
 #[test]
 fn a_server_that_no_longer_knows_is_a_lost_attempt() {
     let mut attempts = call(Repeat::Named);
-    assert_eq!(
-        attempts.judge(AttemptEnd::Reply(Reply::Unknown)),
-        Step::Retry
-    );
+    assert_eq!(attempts.judge(AttemptEnd::Reply(Reply::Unknown)), Step::Retry);
     assert_eq!(*attempts.out_of_time().kind(), ErrorKind::OutcomeUnknown);
 }
 
@@ -148,25 +119,17 @@ fn a_read_is_repeated_and_never_has_an_unknown_outcome() {
 fn an_expired_session_is_replaced_unless_an_attempt_is_open() {
     let mut attempts = call(Repeat::Named);
     assert_eq!(attempts.judge(not_primary()), Step::Retry);
-    assert_eq!(
-        attempts.judge(refusal(Refusal::SessionExpired)),
-        Step::NewSession
-    );
+    assert_eq!(attempts.judge(refusal(Refusal::SessionExpired)), Step::NewSession);
 
     let mut attempts = call(Repeat::Named);
     assert_eq!(attempts.judge(lost()), Step::Retry);
-    assert_eq!(
-        kind(attempts.judge(refusal(Refusal::SessionExpired))),
-        ErrorKind::OutcomeUnknown
-    );
+    assert_eq!(kind(attempts.judge(refusal(Refusal::SessionExpired))), ErrorKind::OutcomeUnknown);
 }
 
 #[test]
 fn a_refusal_that_says_nothing_of_earlier_attempts_leaves_them_open() {
     for end in [
-        refusal(Refusal::StaleRequest {
-            floor: RequestNumber(9),
-        }),
+        refusal(Refusal::StaleRequest { floor: RequestNumber(9) }),
         refusal(Refusal::RequestReused),
         AttemptEnd::Reply(Reply::NotDone(NotDone::Invalid("no".into()))),
     ] {
@@ -181,12 +144,7 @@ fn a_refusal_that_says_nothing_of_earlier_attempts_leaves_them_open() {
 #[test]
 fn an_answer_older_than_what_was_seen_before_the_call_proves_nothing() {
     let mut read = call(Repeat::Harmless);
-    let records = |op| {
-        AttemptEnd::Reply(Reply::Records {
-            at: at(op),
-            records: vec![None],
-        })
-    };
+    let records = |op| AttemptEnd::Reply(Reply::Records { at: at(op), records: vec![None] });
     assert_eq!(read.judge(records(9)), Step::Retry);
     assert!(matches!(read.judge(records(10)), Step::Finish(_, _)));
 
@@ -206,10 +164,7 @@ fn too_few_copies_until_the_deadline_is_refused_and_no_primary_is_unavailable() 
         min_copies: 2,
     })));
     assert_eq!(*attempts.out_of_time().kind(), ErrorKind::Refused);
-    assert_eq!(
-        *call(Repeat::Named).out_of_time().kind(),
-        ErrorKind::Unavailable
-    );
+    assert_eq!(*call(Repeat::Named).out_of_time().kind(), ErrorKind::Unavailable);
 }
 
 #[test]

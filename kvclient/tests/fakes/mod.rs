@@ -58,10 +58,7 @@ pub(crate) struct Store {
 
 impl Store {
     fn point(&self) -> LogPoint {
-        LogPoint {
-            generation: Generation(1),
-            op: OpNumber(self.op),
-        }
+        LogPoint { generation: Generation(1), op: OpNumber(self.op) }
     }
 
     fn execute(&mut self, operation: ExecuteOperation) -> Reply {
@@ -72,22 +69,13 @@ impl Store {
             },
             ExecuteOperation::KeepAlive(_) => {
                 self.keep_alives += 1;
-                Reply::KeptAlive {
-                    at: self.point(),
-                    lease: Duration::from_millis(60),
-                }
+                Reply::KeptAlive { at: self.point(), lease: Duration::from_millis(60) }
             }
             ExecuteOperation::Command { id, command } => {
                 // A name without its floor, which differs between attempts.
-                let name = id.map(|id| RequestId {
-                    first_open: id.number,
-                    ..id
-                });
+                let name = id.map(|id| RequestId { first_open: id.number, ..id });
                 if let Some((at, outcome)) = name.and_then(|name| self.answers.get(&name)) {
-                    return Reply::Done {
-                        at: *at,
-                        outcome: outcome.clone(),
-                    };
+                    return Reply::Done { at: *at, outcome: outcome.clone() };
                 }
                 self.op += 1;
                 let at = self.point();
@@ -138,10 +126,7 @@ impl Store {
                     _ => false,
                 };
                 if !holds {
-                    return Err(Refusal::ConditionFailed {
-                        record: before,
-                        change: 0,
-                    });
+                    return Err(Refusal::ConditionFailed { record: before, change: 0 });
                 }
                 new_value
             }
@@ -151,11 +136,7 @@ impl Store {
             Some(value) => self.data.insert(change.key, Record { value, version }),
             None => self.data.remove(&change.key),
         };
-        Ok(Changed {
-            version,
-            existed: before.is_some(),
-            length,
-        })
+        Ok(Changed { version, existed: before.is_some(), length })
     }
 }
 
@@ -174,10 +155,7 @@ pub(crate) struct Server {
 impl Server {
     /// The next requests that are not session openings get these acts, one each.
     pub(crate) fn script(&self, acts: impl IntoIterator<Item = Act>) {
-        self.script
-            .lock()
-            .expect("nobody panics under it")
-            .extend(acts);
+        self.script.lock().expect("nobody panics under it").extend(acts);
     }
 
     pub(crate) fn close_gate(&self) {
@@ -215,13 +193,7 @@ impl Server {
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn is_change(operation: &ExecuteOperation) -> bool {
-    matches!(
-        operation,
-        ExecuteOperation::Command {
-            command: Command::Change(_),
-            ..
-        }
-    )
+    matches!(operation, ExecuteOperation::Command { command: Command::Change(_), .. })
 }
 
 #[tonic::async_trait]
@@ -241,28 +213,15 @@ impl KvServer for Server {
         request: Request<kv::ExecuteRequest>,
     ) -> Result<Response<kv::ExecuteResponse>, Status> {
         let execute = Execute::try_from(request.into_inner())?;
-        self.asked
-            .lock()
-            .expect("nobody panics under it")
-            .push(execute.clone());
+        self.asked.lock().expect("nobody panics under it").push(execute.clone());
         let operation = execute.operation;
         let scripted = is_change(&operation) || matches!(operation, ExecuteOperation::Query(_));
-        let act = scripted.then(|| {
-            self.script
-                .lock()
-                .expect("nobody panics under it")
-                .pop_front()
-        });
+        let act = scripted.then(|| self.script.lock().expect("nobody panics under it").pop_front());
         if is_change(&operation) {
             let mut gate = self.gate.subscribe();
             gate.wait_for(|open| *open).await.expect("the gate exists");
         }
-        let execute = || {
-            self.store
-                .lock()
-                .expect("nobody panics under it")
-                .execute(operation)
-        };
+        let execute = || self.store.lock().expect("nobody panics under it").execute(operation);
         let reply = match act.flatten() {
             None => execute(),
             Some(Act::Refuse(why)) => return Err(not_done_status(&why)),
@@ -280,10 +239,7 @@ impl KvServer for Server {
                 outcome: Outcome::Refused(refusal),
             },
             Some(Act::AnswerAsOf(at)) => match execute() {
-                Reply::Records { .. } => Reply::Records {
-                    at,
-                    records: vec![None],
-                },
+                Reply::Records { .. } => Reply::Records { at, records: vec![None] },
                 other => other,
             },
         };
@@ -313,12 +269,8 @@ impl KvServer for Server {
             op_number: store.op,
             role: "primary".into(),
         }));
-        let messages = bodies
-            .into_iter()
-            .map(|body| Ok(kv::DumpResponse { body: Some(body) }));
-        Ok(Response::new(Box::pin(tokio_stream::iter(
-            messages.collect::<Vec<_>>(),
-        ))))
+        let messages = bodies.into_iter().map(|body| Ok(kv::DumpResponse { body: Some(body) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages.collect::<Vec<_>>()))))
     }
 }
 
@@ -333,12 +285,7 @@ pub(crate) struct Views {
 
 impl Views {
     fn count(&self, call: &'static str) -> Result<(), Status> {
-        *self
-            .asked
-            .lock()
-            .expect("nobody panics under it")
-            .entry(call)
-            .or_default() += 1;
+        *self.asked.lock().expect("nobody panics under it").entry(call).or_default() += 1;
         if *self.stop.borrow() {
             return Err(Status::unavailable("the view service has stopped"));
         }
@@ -347,11 +294,7 @@ impl Views {
 
     /// Calls of any kind so far.
     pub(crate) fn calls(&self) -> u64 {
-        self.asked
-            .lock()
-            .expect("nobody panics under it")
-            .values()
-            .sum()
+        self.asked.lock().expect("nobody panics under it").values().sum()
     }
 
     /// Whether somebody watches.
@@ -366,10 +309,7 @@ impl Views {
             view.revision = view.revision.next();
             view.status = ViewStatus::Activated;
             view.primary_since = view.number;
-            view.primary = Some(Member {
-                name: primary.clone(),
-                incarnation: Incarnation(1),
-            });
+            view.primary = Some(Member { name: primary.clone(), incarnation: Incarnation(1) });
         });
     }
 
@@ -409,9 +349,7 @@ impl ViewService for Views {
     ) -> Result<Response<vs::GetViewResponse>, Status> {
         self.count("GetView")?;
         let view = self.newest.borrow().clone();
-        Ok(Response::new(vs::GetViewResponse {
-            view: Some(view.into()),
-        }))
+        Ok(Response::new(vs::GetViewResponse { view: Some(view.into()) }))
     }
 
     async fn watch_view(
@@ -439,10 +377,7 @@ impl ViewService for Views {
             plain: false,
         });
         let backup = vs::ServerStatus {
-            member: Some(vs::Member {
-                name: "localhost:7".into(),
-                incarnation: 2,
-            }),
+            member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
             role: "joining".into(),
             state: "alive".into(),
             appended: 9,
@@ -469,9 +404,7 @@ impl ViewService for Views {
         if request.into_inner().server.is_empty() {
             return Err(Status::invalid_argument("name a server"));
         }
-        Err(Status::failed_precondition(
-            "an eligible server is alive: hand over instead",
-        ))
+        Err(Status::failed_precondition("an eligible server is alive: hand over instead"))
     }
 }
 
@@ -503,10 +436,7 @@ impl Cluster {
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         });
-        Self {
-            views,
-            store: Arc::default(),
-        }
+        Self { views, store: Arc::default() }
     }
 
     /// A fake cluster whose first server is primary of view 1.

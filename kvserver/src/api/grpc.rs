@@ -40,19 +40,14 @@ pub(super) struct ClientDoor {
 
 impl ClientDoor {
     pub(super) fn new(node: NodeHandle) -> ClientDoor {
-        ClientDoor {
-            node,
-            settings_unregistered: Settings::default(),
-        }
+        ClientDoor { node, settings_unregistered: Settings::default() }
     }
 
     /// Has the node carry out an operation that passes the limits of the current view.
     async fn execute(&self, operation: Operation, metadata: &MetadataMap) -> Reply {
         let standing = self.node.standing();
-        let settings = standing
-            .view
-            .as_ref()
-            .map_or(&self.settings_unregistered, |view| &view.settings);
+        let settings =
+            standing.view.as_ref().map_or(&self.settings_unregistered, |view| &view.settings);
         let checked = match &operation {
             Operation::Query(query) => limits::check_query(query, settings),
             Operation::Command { command, .. } => limits::check_command(command, settings),
@@ -86,17 +81,10 @@ impl ClientDoor {
     async fn lab_get(&self, request: Request<pb::GetRequest>) -> Answer<pb::GetResponse> {
         let (metadata, _, get) = request.into_parts();
         let query = Operation::Query(Query::Get(vec![get.key]));
-        let failed = |error: &str| pb::GetResponse {
-            error: error.into(),
-            ..Default::default()
-        };
+        let failed = |error: &str| pb::GetResponse { error: error.into(), ..Default::default() };
         let answer = match self.execute(query, &metadata).await {
             Reply::Records { records, .. } => match records.into_iter().next().flatten() {
-                Some(record) => pb::GetResponse {
-                    value: record.value,
-                    ok: true,
-                    error: "".into(),
-                },
+                Some(record) => pb::GetResponse { value: record.value, ok: true, error: "".into() },
                 None => failed(ERR_NO_KEY),
             },
             Reply::NotDone(NotDone::NotPrimary { .. }) => failed(ERR_NOT_PRIMARY),
@@ -107,23 +95,13 @@ impl ClientDoor {
 
     async fn lab_put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
         let (metadata, _, put) = request.into_parts();
-        let change = Change {
-            key: put.key,
-            action: Action::Put(put.value),
-        };
-        let command = Operation::Command {
-            id: None,
-            command: Command::Change(change),
-        };
+        let change = Change { key: put.key, action: Action::Put(put.value) };
+        let command = Operation::Command { id: None, command: Command::Change(change) };
         let answer = match self.execute(command, &metadata).await {
-            Reply::Done { .. } => pb::PutResponse {
-                ok: true,
-                error: "".into(),
-            },
-            Reply::NotDone(NotDone::NotPrimary { .. }) => pb::PutResponse {
-                ok: false,
-                error: ERR_NOT_PRIMARY.into(),
-            },
+            Reply::Done { .. } => pb::PutResponse { ok: true, error: "".into() },
+            Reply::NotDone(NotDone::NotPrimary { .. }) => {
+                pb::PutResponse { ok: false, error: ERR_NOT_PRIMARY.into() }
+            }
             other => return Err(failure(&other)),
         };
         Ok(Response::new(answer))
@@ -145,8 +123,7 @@ impl KvServer for ClientDoor {
     async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Answer<pb::ExecuteResponse> {
         let (metadata, _, message) = request.into_parts();
         let asked = Execute::try_from(message)?;
-        self.check_cluster(asked.cluster)
-            .map_err(|refusal| status::not_done_status(&refusal))?;
+        self.check_cluster(asked.cluster).map_err(|refusal| status::not_done_status(&refusal))?;
         let operation = match asked.operation {
             ExecuteOperation::Query(query) => Operation::Query(query),
             ExecuteOperation::Command { id, command } => Operation::Command { id, command },
@@ -183,10 +160,7 @@ async fn send_dump(
         match chunk {
             DumpChunk::Records(pairs) => {
                 for (key, record) in pairs {
-                    let record = pb::DumpedRecord {
-                        key,
-                        record: Some(record.into()),
-                    };
+                    let record = pb::DumpedRecord { key, record: Some(record.into()) };
                     let body = Some(Body::Record(record));
                     reader.send(Ok(pb::DumpResponse { body })).await?;
                 }
@@ -219,21 +193,12 @@ impl LegacyKvServer for ClientDoor {
 }
 
 fn deadline_of(metadata: &MetadataMap) -> Instant {
-    let header = metadata
-        .get("grpc-timeout")
-        .and_then(|value| value.to_str().ok());
-    Instant::now()
-        + header
-            .and_then(deadline::parse)
-            .unwrap_or(deadline::TIMEOUT_DEFAULT)
+    let header = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
+    Instant::now() + header.and_then(deadline::parse).unwrap_or(deadline::TIMEOUT_DEFAULT)
 }
 
 fn size_of(records: &[Option<Record>]) -> usize {
-    records
-        .iter()
-        .flatten()
-        .map(|record| record.value.len() + 16)
-        .sum::<usize>()
+    records.iter().flatten().map(|record| record.value.len() + 16).sum::<usize>()
         + records.len() * 8
 }
 

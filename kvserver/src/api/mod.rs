@@ -37,11 +37,7 @@ pub fn services(
 ) -> anyhow::Result<(Router, HealthReporter)> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let clients = ClientDoor::new(node.clone());
-    let copies = ReplicationDoor {
-        node: node.clone(),
-        inbound,
-        halt,
-    };
+    let copies = ReplicationDoor { node: node.clone(), inbound, halt };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
@@ -65,11 +61,7 @@ pub fn services(
         )
         .add_service(health)
         .add_service(reflection().build_v1().context("build reflection")?)
-        .add_service(
-            reflection()
-                .build_v1alpha()
-                .context("build the older reflection")?,
-        );
+        .add_service(reflection().build_v1alpha().context("build the older reflection")?);
     Ok((router, reporter))
 }
 
@@ -79,11 +71,7 @@ pub async fn keep_health(reporter: HealthReporter, node: NodeHandle) {
     let mut standing = node.watch();
     loop {
         let acting = standing.borrow_and_update().acting;
-        let status = if acting {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
+        let status = if acting { ServingStatus::Serving } else { ServingStatus::NotServing };
         reporter.set_service_status(PRIMARY_HEALTH, status).await;
         if standing.changed().await.is_err() {
             return;

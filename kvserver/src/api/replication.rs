@@ -41,8 +41,7 @@ impl Replication for ReplicationDoor {
         let door = self.clone();
         tokio::spawn(async move {
             let halt = door.halt.clone();
-            halt.run_until_cancelled(door.receive(request.into_inner(), way_back))
-                .await;
+            halt.run_until_cancelled(door.receive(request.into_inner(), way_back)).await;
         });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
@@ -63,9 +62,7 @@ impl ReplicationDoor {
     fn registered(&self) -> Result<(), Status> {
         match self.node.standing().me {
             Some(_) => Ok(()),
-            None => Err(Status::unavailable(
-                "this server is not registered yet; try again",
-            )),
+            None => Err(Status::unavailable("this server is not registered yet; try again")),
         }
     }
 
@@ -107,9 +104,7 @@ impl ReplicationDoor {
             };
             let message = form(frame)?;
             if !loan.covers(&message) {
-                return Err(Status::invalid_argument(
-                    "a message came on another's stream",
-                ));
+                return Err(Status::invalid_argument("a message came on another's stream"));
             }
             self.node.event(Event::Message(message)).await;
         }

@@ -43,10 +43,7 @@ impl Journal for MemoryJournal {
             self.last = entry.op();
             match self.unreported.last_mut() {
                 Some(run) if run.last.epoch == entry.position.epoch => run.last = entry.position,
-                _ => self.unreported.push(Run {
-                    first: entry.op(),
-                    last: entry.position,
-                }),
+                _ => self.unreported.push(Run { first: entry.op(), last: entry.position }),
             }
         }
     }
@@ -61,10 +58,7 @@ impl Journal for MemoryJournal {
 
     fn reset(&mut self, base: Position) {
         self.last = base.op;
-        self.unreported = vec![Run {
-            first: base.op,
-            last: base,
-        }];
+        self.unreported = vec![Run { first: base.op, last: base }];
     }
 
     fn trim(&mut self, _through: OpNumber) {}
@@ -85,14 +79,8 @@ mod tests {
     use super::*;
 
     fn position(view: u64, op: u64) -> Position {
-        let epoch = Epoch {
-            generation: Generation(1),
-            primary_since: ViewNumber(view),
-        };
-        Position {
-            epoch,
-            op: OpNumber(op),
-        }
+        let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(view) };
+        Position { epoch, op: OpNumber(op) }
     }
 
     fn entries(view: u64, ops: std::ops::RangeInclusive<u64>) -> Vec<Arc<Entry>> {
@@ -123,18 +111,10 @@ mod tests {
         journal.append(&entries(1, 1..=3));
         journal.append(&entries(2, 4..=6));
         journal.truncate(OpNumber(2));
-        assert_eq!(
-            journal.poll_safe(),
-            Some(position(1, 2)),
-            "named in its own epoch"
-        );
+        assert_eq!(journal.poll_safe(), Some(position(1, 2)), "named in its own epoch");
         journal.append(&entries(3, 3..=4));
         journal.truncate(OpNumber(2));
-        assert_eq!(
-            journal.poll_safe(),
-            None,
-            "what is left was reported before"
-        );
+        assert_eq!(journal.poll_safe(), None, "what is left was reported before");
         journal.append(&entries(4, 3..=3));
         assert_eq!(journal.poll_safe(), Some(position(4, 3)));
     }

@@ -74,13 +74,7 @@ impl Dumps {
             role: replica.role(),
         };
         let scan = replica.store_mut().begin_scan();
-        self.running.push(Running {
-            scan,
-            summary,
-            sent: 0,
-            reader,
-            took_at: Instant::now(),
-        });
+        self.running.push(Running { scan, summary, sent: 0, reader, took_at: Instant::now() });
     }
 
     /// Moves every dump on by one chunk at most.
@@ -129,11 +123,7 @@ impl Running {
 
 fn pair(record: StateRecord) -> Option<(Bytes, Record)> {
     match record {
-        StateRecord::Key {
-            key,
-            value,
-            version,
-        } => Some((key, Record { value, version })),
+        StateRecord::Key { key, value, version } => Some((key, Record { value, version })),
         StateRecord::Session(_) => None,
     }
 }

@@ -144,15 +144,9 @@ impl NodeHandle {
             return Reply::NotDone(NotDone::Overloaded);
         };
         let (reply, answer) = oneshot::channel();
-        let caller = Caller {
-            reply,
-            _room: room.expect("the semaphore of the node is never closed"),
-        };
-        let asked = Asked {
-            operation,
-            deadline,
-            caller,
-        };
+        let caller =
+            Caller { reply, _room: room.expect("the semaphore of the node is never closed") };
+        let asked = Asked { operation, deadline, caller };
         match timeout_at(deadline, self.requests.send(asked)).await {
             Err(_elapsed) => return Reply::NotDone(NotDone::Overloaded),
             Ok(Err(_stopped)) => return Reply::NotDone(self.standing.borrow().not_primary()),
@@ -232,8 +226,7 @@ impl Inputs {
     /// As if the view service had registered this server.
     pub(crate) fn pretend_registered(&self) {
         let view = View::none(kvproto::ClusterId([1; 16]), kvproto::Settings::default());
-        self.standing
-            .send_modify(|standing| standing.view = Some(Arc::new(view)));
+        self.standing.send_modify(|standing| standing.view = Some(Arc::new(view)));
     }
 }
 

@@ -11,11 +11,7 @@ pub(super) fn log(notice: &Notice, view: &View) {
     match notice {
         Notice::ViewChanged => {
             let primary = view.primary_name().map_or("", ServerName::as_str);
-            let backups: Vec<_> = view
-                .backups
-                .iter()
-                .map(|member| member.name.as_str())
-                .collect();
+            let backups: Vec<_> = view.backups.iter().map(|member| member.name.as_str()).collect();
             info!(
                 "View changed: ViewNumber={}, Primary={primary}, Backup={}",
                 view.number,

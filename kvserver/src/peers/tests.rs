@@ -9,17 +9,11 @@ use crate::node::{self, Inputs};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn member(name: &str) -> Member {
-    Member {
-        name: ServerName::from(name),
-        incarnation: Incarnation(1),
-    }
+    Member { name: ServerName::from(name), incarnation: Incarnation(1) }
 }
 
 fn message(to: &Member, stream: u64, body: Body) -> Message {
-    let epoch = Epoch {
-        generation: Generation(1),
-        primary_since: ViewNumber(1),
-    };
+    let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(1) };
     Message {
         cluster: ClusterId([1; 16]),
         epoch,
@@ -32,12 +26,7 @@ fn message(to: &Member, stream: u64, body: Body) -> Message {
 
 fn peers() -> (Peers, Inputs) {
     let (node, inputs) = node::channel();
-    let peers = Peers::new(
-        Handle::current(),
-        node,
-        Arc::default(),
-        CancellationToken::new(),
-    );
+    let peers = Peers::new(Handle::current(), node, Arc::default(), CancellationToken::new());
     (peers, inputs)
 }
 
@@ -59,10 +48,7 @@ async fn nobody() -> Member {
 }
 
 fn broken(peer: &Member, stream: u64) -> Event {
-    Event::StreamBroken {
-        peer: peer.clone(),
-        stream: StreamNumber(stream),
-    }
+    Event::StreamBroken { peer: peer.clone(), stream: StreamNumber(stream) }
 }
 
 #[tokio::test]
@@ -112,12 +98,8 @@ async fn answers_go_back_on_the_stream_they_name_and_on_no_other() {
     let (way_back, mut answers) = mpsc::channel(1);
     let (other_way_back, mut other_answers) = mpsc::channel(1);
     let opening = |stream| message(&member("localhost:2"), stream, Body::Open);
-    let loan = inbound
-        .lend(&opening(1), way_back.clone())
-        .expect("a new stream");
-    let _other = inbound
-        .lend(&opening(2), other_way_back)
-        .expect("a new stream");
+    let loan = inbound.lend(&opening(1), way_back.clone()).expect("a new stream");
+    let _other = inbound.lend(&opening(2), other_way_back).expect("a new stream");
     assert!(inbound.lend(&opening(1), way_back).is_none(), "opened once");
     let opened = Body::Opened(Opened {
         epochs: Vec::new(),
@@ -134,9 +116,7 @@ async fn answers_go_back_on_the_stream_they_name_and_on_no_other() {
     // The second answer fills the way back, the third finds no room and ends the stream.
     peers.send(message(&primary, 1, opened.clone()));
     peers.send(message(&primary, 1, opened.clone()));
-    timeout(PATIENCE, loan.overflowed())
-        .await
-        .expect("the stream is ended");
+    timeout(PATIENCE, loan.overflowed()).await.expect("the stream is ended");
     drop(loan);
     peers.send(message(&primary, 1, opened));
     assert!(inbound.streams.len() == 1, "only the other stream is left");

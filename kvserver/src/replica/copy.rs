@@ -109,10 +109,7 @@ impl Copy {
     pub(super) fn commit(&mut self, op: OpNumber, mut done: impl FnMut(&Entry, Outcome)) {
         while self.committed < op {
             let next = self.committed.next();
-            let entry = self
-                .log
-                .get(next)
-                .expect("uncommitted entries are retained");
+            let entry = self.log.get(next).expect("uncommitted entries are retained");
             let outcome = self.store.apply(entry);
             done(entry, outcome);
             self.committed = next;
@@ -121,10 +118,7 @@ impl Copy {
 
     /// Where an answer given now stands.
     pub(super) fn point(&self) -> LogPoint {
-        LogPoint {
-            generation: self.view.generation,
-            op: self.committed,
-        }
+        LogPoint { generation: self.view.generation, op: self.committed }
     }
 
     /// A message from this copy, ready to be sent.
@@ -136,14 +130,7 @@ impl Copy {
         body: Body,
     ) -> Effect {
         let (cluster, from) = (self.view.cluster, self.me.clone());
-        Effect::Send(Message {
-            cluster,
-            epoch,
-            from,
-            to,
-            stream,
-            body,
-        })
+        Effect::Send(Message { cluster, epoch, from, to, stream, body })
     }
 
     /// Forgets entries that nobody needs: `keep_from` is the first op that another copy still has
@@ -151,9 +138,7 @@ impl Copy {
     pub(super) fn trim(&mut self, keep_from: Option<OpNumber>, out: &mut Vec<Effect>) {
         let tuning = &self.options.tuning;
         let needed = keep_from.map_or(self.committed, |op| OpNumber(op.0.saturating_sub(1)));
-        let soft = self
-            .log
-            .trim(tuning.retain_bytes, needed.min(self.committed));
+        let soft = self.log.trim(tuning.retain_bytes, needed.min(self.committed));
         let hard = self.log.trim(tuning.retain_bytes_max, self.committed);
         if let Some(through) = hard.or(soft) {
             out.push(Effect::Trim { through });
@@ -162,16 +147,9 @@ impl Copy {
 
     pub(super) fn check_invariants(&self) {
         let last = self.log.last().op;
-        assert!(
-            self.committed <= last,
-            "CommittedIsKept: committed {} of {last}",
-            self.committed
-        );
+        assert!(self.committed <= last, "CommittedIsKept: committed {} of {last}", self.committed);
         assert!(self.safe <= last, "what is safe is in the log");
-        assert!(
-            self.log.base().op <= self.committed,
-            "only committed entries are forgotten"
-        );
+        assert!(self.log.base().op <= self.committed, "only committed entries are forgotten");
         self.store.check_invariants();
     }
 }

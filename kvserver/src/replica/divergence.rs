@@ -34,10 +34,7 @@ pub enum Verdict {
 impl Digests {
     /// Remembers the primary's own digest at an op that copies are asked about.
     pub fn ask(&mut self, op: OpNumber, own: Digest) {
-        self.open.entry(op).or_insert_with(|| Votes {
-            own,
-            others: BTreeMap::new(),
-        });
+        self.open.entry(op).or_insert_with(|| Votes { own, others: BTreeMap::new() });
         while self.open.len() > OPEN_MAX {
             self.open.pop_first();
         }
@@ -81,10 +78,7 @@ mod tests {
     use kvproto::ids::Incarnation;
 
     fn member(name: &str) -> Member {
-        Member {
-            name: name.into(),
-            incarnation: Incarnation(1),
-        }
+        Member { name: name.into(), incarnation: Incarnation(1) }
     }
 
     fn verdict(own: u128, others: &[(&str, u128)]) -> Option<Verdict> {
@@ -99,34 +93,18 @@ mod tests {
     #[test]
     fn with_three_copies_the_one_that_differs_leaves_even_if_it_is_the_primary() {
         let only_b = BTreeSet::from([member("b")]);
-        assert_eq!(
-            verdict(1, &[("b", 2), ("c", 1)]),
-            Some(Verdict::MinorityDiffers(only_b))
-        );
-        assert_eq!(
-            verdict(1, &[("b", 2), ("c", 2)]),
-            Some(Verdict::PrimaryDiffers)
-        );
+        assert_eq!(verdict(1, &[("b", 2), ("c", 1)]), Some(Verdict::MinorityDiffers(only_b)));
+        assert_eq!(verdict(1, &[("b", 2), ("c", 2)]), Some(Verdict::PrimaryDiffers));
         assert_eq!(verdict(1, &[("b", 2), ("c", 3)]), Some(Verdict::Undecided));
-        assert_eq!(
-            verdict(1, &[("b", 2)]),
-            None,
-            "nobody is judged before all have spoken"
-        );
+        assert_eq!(verdict(1, &[("b", 2)]), None, "nobody is judged before all have spoken");
     }
 
     #[test]
     fn with_two_copies_nobody_can_tell_which_is_wrong() {
         let mut digests = Digests::default();
         digests.ask(OpNumber(1), Digest(1));
-        assert_eq!(
-            digests.vote(&member("b"), OpNumber(1), Digest(2)),
-            Some(false)
-        );
+        assert_eq!(digests.vote(&member("b"), OpNumber(1), Digest(2)), Some(false));
         let required = BTreeSet::from([member("b")]);
-        assert_eq!(
-            digests.verdict(OpNumber(1), &required),
-            Some(Verdict::Undecided)
-        );
+        assert_eq!(digests.verdict(OpNumber(1), &required), Some(Verdict::Undecided));
     }
 }

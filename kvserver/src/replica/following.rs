@@ -67,10 +67,7 @@ impl Following {
         };
         if let Err(what) = done {
             // The primary hears nothing, and opens a new stream when its patience ends.
-            out.push(Effect::Notice(Notice::Nonsense {
-                from: message.from,
-                what,
-            }));
+            out.push(Effect::Notice(Notice::Nonsense { from: message.from, what }));
         }
     }
 
@@ -118,8 +115,7 @@ impl Following {
         copy.log_time = copy.log_time.max(append.log_time);
         copy.commit(append.committed.min(self.matched), |_, _| {});
         if !append.lease.is_zero() {
-            copy.promises
-                .promise(&self.primary, copy.epoch, now + append.lease);
+            copy.promises.promise(&self.primary, copy.epoch, now + append.lease);
         }
         self.nonce = self.nonce.max(append.nonce);
         self.sent_at = self.sent_at.max(append.sent_at);
@@ -154,10 +150,7 @@ impl Following {
                 "entries that contradict committed ones: this copy or the primary is wrong",
             );
         }
-        let mut at = copy
-            .log
-            .get(keep)
-            .map_or(copy.store.log_time(), |entry| entry.at);
+        let mut at = copy.log.get(keep).map_or(copy.store.log_time(), |entry| entry.at);
         for entry in &fresh {
             if entry.at < at {
                 return Err("entries whose log time falls");

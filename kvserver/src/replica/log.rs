@@ -29,9 +29,7 @@ impl Log {
     /// Position of the last op, the base if nothing follows it.
     #[must_use]
     pub fn last(&self) -> Position {
-        self.entries
-            .back()
-            .map_or(self.base, |entry| entry.position)
+        self.entries.back().map_or(self.base, |entry| entry.position)
     }
 
     /// The op before the first retained entry.
@@ -77,15 +75,8 @@ impl Log {
     pub fn append(&mut self, entry: Arc<Entry>) {
         let last = self.last();
         assert_eq!(entry.op(), last.op.next(), "OneOrder: the log has no gaps");
-        assert!(
-            entry.position.epoch >= last.epoch,
-            "OneOrder: epochs never fall along the log"
-        );
-        if self
-            .epochs
-            .last()
-            .is_none_or(|start| start.epoch != entry.position.epoch)
-        {
+        assert!(entry.position.epoch >= last.epoch, "OneOrder: epochs never fall along the log");
+        if self.epochs.last().is_none_or(|start| start.epoch != entry.position.epoch) {
             self.epochs.push(entry.position);
         }
         self.bytes += entry.weight();
@@ -136,9 +127,7 @@ impl Log {
             self.entries.pop_front();
         }
         if self.epochs.len() > EPOCHS_MAX {
-            let covering = self
-                .epochs
-                .partition_point(|start| start.op <= self.base.op);
+            let covering = self.epochs.partition_point(|start| start.op <= self.base.op);
             let excess = self.epochs.len() - EPOCHS_MAX;
             self.epochs.drain(..excess.min(covering.saturating_sub(1)));
         }
@@ -147,11 +136,7 @@ impl Log {
 
     /// Starts anew after `base`, with the epochs that led there.
     pub fn reset(&mut self, base: Position, epochs: Vec<Position>) {
-        *self = Log {
-            base,
-            epochs,
-            ..Log::default()
-        };
+        *self = Log { base, epochs, ..Log::default() };
     }
 
     /// The last op that this log and another have in common: for the newest epoch known to both,
@@ -172,9 +157,7 @@ impl Log {
 
 /// Last op of an epoch in a table of epoch starts.
 fn end_of(epochs: &[Position], index: usize, last: OpNumber) -> OpNumber {
-    epochs
-        .get(index + 1)
-        .map_or(last, |next| OpNumber(next.op.0.saturating_sub(1)))
+    epochs.get(index + 1).map_or(last, |next| OpNumber(next.op.0.saturating_sub(1)))
 }
 
 #[cfg(test)]
@@ -185,14 +168,8 @@ mod tests {
     use kvproto::time::LogTime;
 
     fn position(view: u64, op: u64) -> Position {
-        let epoch = Epoch {
-            generation: Generation(1),
-            primary_since: ViewNumber(view),
-        };
-        Position {
-            epoch,
-            op: OpNumber(op),
-        }
+        let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(view) };
+        Position { epoch, op: OpNumber(op) }
     }
 
     /// A log whose op `i + 1` was ordered in view `views[i]`.
@@ -230,11 +207,7 @@ mod tests {
             (log(&[1, 1, 1, 3, 3]), 5),
             (log(&[2, 2]), 0),
         ] {
-            assert_eq!(
-                primary.common_point(&opened(&other)),
-                OpNumber(common),
-                "{other:?}"
-            );
+            assert_eq!(primary.common_point(&opened(&other)), OpNumber(common), "{other:?}");
         }
     }
 
@@ -249,10 +222,7 @@ mod tests {
     #[test]
     fn truncation_names_what_it_dropped_and_forgets_its_epochs() {
         let mut log = log(&[1, 1, 2, 2]);
-        assert_eq!(
-            log.truncate_after(OpNumber(2)),
-            Some((position(2, 3), position(2, 4)))
-        );
+        assert_eq!(log.truncate_after(OpNumber(2)), Some((position(2, 3), position(2, 4))));
         assert_eq!(log.last(), position(1, 2));
         assert_eq!(log.epochs(), [position(1, 1)]);
         assert_eq!(log.truncate_after(OpNumber(2)), None);
@@ -265,15 +235,8 @@ mod tests {
         assert_eq!(log.base(), position(2, 3));
         assert_eq!(log.position_at(OpNumber(2)), Some(position(1, 2)));
         assert_eq!(log.get(OpNumber(3)), None);
-        assert_eq!(
-            log.get(OpNumber(4)).map(|entry| entry.position),
-            Some(position(2, 4))
-        );
-        assert_eq!(
-            log.trim(0, OpNumber(3)),
-            None,
-            "nothing after the limit goes"
-        );
+        assert_eq!(log.get(OpNumber(4)).map(|entry| entry.position), Some(position(2, 4)));
+        assert_eq!(log.trim(0, OpNumber(3)), None, "nothing after the limit goes");
     }
 
     #[test]

@@ -177,10 +177,7 @@ impl Replica {
         self.copy.trim(keep_from, effects);
         let role = self.present_role();
         if role != self.role {
-            effects.push(Effect::Notice(Notice::RoleChanged {
-                from: self.role,
-                to: role,
-            }));
+            effects.push(Effect::Notice(Notice::RoleChanged { from: self.role, to: role }));
             self.role = role;
         }
         self.check_invariants();
@@ -208,9 +205,7 @@ impl Replica {
     /// Whether this server acts as primary: activated, and its barrier committed.
     #[must_use]
     pub fn is_acting(&self) -> bool {
-        self.primary
-            .as_ref()
-            .is_some_and(|primary| primary.is_acting(&self.copy))
+        self.primary.as_ref().is_some_and(|primary| primary.is_acting(&self.copy))
     }
 
     /// Whether this copy holds a usable state: not between the start of a transfer and its end.
@@ -263,10 +258,7 @@ impl Replica {
             return;
         }
         let view = &self.copy.view;
-        let primary = view
-            .primary
-            .as_ref()
-            .filter(|primary| **primary != self.copy.me);
+        let primary = view.primary.as_ref().filter(|primary| **primary != self.copy.me);
         for request in requests {
             let reply = NotDone::NotPrimary {
                 primary: primary.map(|primary| primary.name.clone()),
@@ -343,10 +335,7 @@ impl Replica {
         } else if self.release_due {
             self.release_due = false;
             if let Some(primary) = self.copy.view.primary.clone() {
-                out.push(
-                    self.copy
-                        .send(epoch, primary, StreamNumber(0), Body::Released),
-                );
+                out.push(self.copy.send(epoch, primary, StreamNumber(0), Body::Released));
             }
         }
         if let Some(primary) = &mut self.primary {
@@ -412,9 +401,7 @@ impl Replica {
             return;
         }
         let drained = self.primary.as_ref().is_none_or(Primary::is_drained);
-        let due = self
-            .wished_to_leave_at
-            .is_none_or(|at| now.since(at) >= WISH_AGAIN);
+        let due = self.wished_to_leave_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
         if drained && due && !out_of_view {
             if self.wished_to_leave_at.is_none() {
                 out.push(Effect::Notice(Notice::HandingOver { to: None }));

@@ -128,9 +128,7 @@ impl CopyProgress {
 
     /// Ends the stream. Returns the scan of a transfer that was under way.
     pub fn close(&mut self, now: Timestamp) -> Option<ScanId> {
-        let down = Phase::Down {
-            retry_at: now + self.retry_after,
-        };
+        let down = Phase::Down { retry_at: now + self.retry_after };
         self.retry_after = (self.retry_after * 2).min(RETRY_MAX);
         self.waiting_since.get_or_insert(now);
         self.forget_answers();
@@ -167,11 +165,7 @@ impl CopyProgress {
         let progress = matched > self.matched || nonce > self.nonce_acked;
         self.matched = self.matched.max(matched);
         self.nonce_acked = self.nonce_acked.max(nonce);
-        while self
-            .in_flight
-            .front()
-            .is_some_and(|(last, _)| *last <= self.matched)
-        {
+        while self.in_flight.front().is_some_and(|(last, _)| *last <= self.matched) {
             if let Some((_, bytes)) = self.in_flight.pop_front() {
                 self.in_flight_bytes -= bytes;
             }
@@ -200,7 +194,6 @@ impl CopyProgress {
     /// How long the copy has left something unanswered.
     #[must_use]
     pub fn silent_for(&self, now: Timestamp) -> Duration {
-        self.waiting_since
-            .map_or(Duration::ZERO, |since| now.since(since))
+        self.waiting_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 }

@@ -22,18 +22,13 @@ impl Promises {
     /// The holder has stopped before `epoch`: promises made to it in older epochs are void, later
     /// ones stand (a release may come late).
     pub fn release(&mut self, holder: &Member, epoch: Epoch) {
-        self.until
-            .retain(|(granted_in, to), _| to != holder || *granted_in >= epoch);
+        self.until.retain(|(granted_in, to), _| to != holder || *granted_in >= epoch);
     }
 
     /// When the last promise to an epoch before this one ends.
     #[must_use]
     pub fn last_before(&self, epoch: Epoch) -> Option<Timestamp> {
-        self.until
-            .iter()
-            .filter(|((in_epoch, _), _)| *in_epoch < epoch)
-            .map(|(_, at)| *at)
-            .max()
+        self.until.iter().filter(|((in_epoch, _), _)| *in_epoch < epoch).map(|(_, at)| *at).max()
     }
 
     /// Drops what has ended.
@@ -48,16 +43,10 @@ mod tests {
     use kvproto::ids::{Generation, Incarnation, ViewNumber};
 
     fn epoch(view: u64) -> Epoch {
-        Epoch {
-            generation: Generation(1),
-            primary_since: ViewNumber(view),
-        }
+        Epoch { generation: Generation(1), primary_since: ViewNumber(view) }
     }
     fn member(name: &str) -> Member {
-        Member {
-            name: name.into(),
-            incarnation: Incarnation(1),
-        }
+        Member { name: name.into(), incarnation: Incarnation(1) }
     }
     fn at(nanos: u64) -> Timestamp {
         Timestamp::from_nanos(nanos)
@@ -85,10 +74,6 @@ mod tests {
         promises.promise(&member("b"), epoch(1), at(50));
         promises.release(&member("a"), epoch(3));
         assert_eq!(promises.last_before(epoch(6)), Some(at(500)));
-        assert_eq!(
-            promises.last_before(epoch(2)),
-            Some(at(50)),
-            "another holder's stands"
-        );
+        assert_eq!(promises.last_before(epoch(2)), Some(at(50)), "another holder's stands");
     }
 }

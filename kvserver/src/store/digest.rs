@@ -106,9 +106,9 @@ impl Encoder {
         match command {
             Command::Barrier => self.tag(1),
             Command::Change(change) => self.tag(2).change(change),
-            Command::Batch(changes) => changes
-                .iter()
-                .fold(self.tag(3).number(changes.len() as u64), Encoder::change),
+            Command::Batch(changes) => {
+                changes.iter().fold(self.tag(3).number(changes.len() as u64), Encoder::change)
+            }
             Command::OpenSession => self.tag(4),
             Command::CloseSession(id) => self.tag(5).number(id.0),
             Command::ExpireSession(id) => self.tag(6).number(id.0),
@@ -136,9 +136,9 @@ impl Encoder {
         match outcome {
             Outcome::Barrier => self.tag(1),
             Outcome::Changed(changed) => self.tag(2).changed(changed),
-            Outcome::BatchChanged(changes) => changes
-                .iter()
-                .fold(self.tag(3).number(changes.len() as u64), Encoder::changed),
+            Outcome::BatchChanged(changes) => {
+                changes.iter().fold(self.tag(3).number(changes.len() as u64), Encoder::changed)
+            }
             Outcome::SessionOpened(id) => self.tag(4).number(id.0),
             Outcome::SessionClosed { existed } => self.tag(5).tag(u8::from(*existed)),
             Outcome::Refused(refusal) => self.tag(6).refusal(refusal),
@@ -146,26 +146,17 @@ impl Encoder {
     }
 
     fn changed(self, changed: &Changed) -> Self {
-        self.number(changed.version.0)
-            .tag(u8::from(changed.existed))
-            .number(changed.length)
+        self.number(changed.version.0).tag(u8::from(changed.existed)).number(changed.length)
     }
 
     fn refusal(self, refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::ConditionFailed { record, change } => self
-                .tag(1)
-                .number(u64::from(*change))
-                .optional(record.as_ref(), Encoder::record),
-            Refusal::TooLarge {
-                size,
-                size_max,
-                change,
-            } => self
-                .tag(2)
-                .number(*size)
-                .number(*size_max)
-                .number(u64::from(*change)),
+            Refusal::ConditionFailed { record, change } => {
+                self.tag(1).number(u64::from(*change)).optional(record.as_ref(), Encoder::record)
+            }
+            Refusal::TooLarge { size, size_max, change } => {
+                self.tag(2).number(*size).number(*size_max).number(u64::from(*change))
+            }
             Refusal::SessionExpired => self.tag(3),
             Refusal::StaleRequest { floor } => self.tag(4).number(floor.0),
             Refusal::RequestReused => self.tag(5),
@@ -191,19 +182,13 @@ mod tests {
 
     #[test]
     fn commands_whose_bytes_run_together_have_different_hashes() {
-        let swapped = Change {
-            action: Action::Append(Bytes::from("b")),
-            ..put("a", "")
-        };
+        let swapped = Change { action: Action::Append(Bytes::from("b")), ..put("a", "") };
         let commands = [
             Command::Change(put("ab", "c")),
             Command::Change(put("a", "bc")),
             Command::Change(put("a", "b")),
             Command::Change(swapped),
-            Command::Change(Change {
-                action: Action::Delete,
-                ..put("a", "")
-            }),
+            Command::Change(Change { action: Action::Delete, ..put("a", "") }),
             Command::Batch(vec![put("a", "b")]),
             Command::Batch(vec![put("a", "b"), put("", "")]),
             Command::OpenSession,
@@ -226,10 +211,7 @@ mod tests {
             value: Bytes::copy_from_slice(value.as_bytes()),
             version: Version(version),
         };
-        assert_ne!(
-            of_key(b"ab", &record("c", 1)),
-            of_key(b"a", &record("bc", 1))
-        );
+        assert_ne!(of_key(b"ab", &record("c", 1)), of_key(b"a", &record("bc", 1)));
         assert_ne!(of_key(b"a", &record("b", 1)), of_key(b"a", &record("b", 2)));
         assert_ne!(of_key(b"a", &record("b", 1)), of_key(b"b", &record("a", 1)));
     }

@@ -68,17 +68,14 @@ impl Keys {
         for (index, change) in changes.iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             let stored = self.map.get(&change.key);
-            let present = staged
-                .entry(&change.key)
-                .or_insert_with(|| stored.map(Staged::of_record));
+            let present =
+                staged.entry(&change.key).or_insert_with(|| stored.map(Staged::of_record));
             let existed = present.is_some();
             let length = present.as_ref().map_or(0, |present| present.value.len());
             let checked = |length: usize| match length as u64 {
-                size if size > value_size_max => Err(Refusal::TooLarge {
-                    size,
-                    size_max: value_size_max,
-                    change: index,
-                }),
+                size if size > value_size_max => {
+                    Err(Refusal::TooLarge { size, size_max: value_size_max, change: index })
+                }
                 _ => Ok(()),
             };
             match &change.action {
@@ -98,25 +95,14 @@ impl Keys {
                         // What is there after this op is what was there before it, not what
                         // earlier changes of the batch would have made of it.
                         let record = stored.cloned();
-                        return Err(Refusal::ConditionFailed {
-                            record,
-                            change: index,
-                        });
+                        return Err(Refusal::ConditionFailed { record, change: index });
                     }
                     checked(new_value.as_ref().map_or(0, Bytes::len))?;
-                    *present = new_value
-                        .as_ref()
-                        .map(|value| Staged::of_change(value, version));
+                    *present = new_value.as_ref().map(|value| Staged::of_change(value, version));
                 }
             }
-            let length = present
-                .as_ref()
-                .map_or(0, |present| present.value.len() as u64);
-            changed.push(Changed {
-                version,
-                existed,
-                length,
-            });
+            let length = present.as_ref().map_or(0, |present| present.value.len() as u64);
+            changed.push(Changed { version, existed, length });
         }
         let writes = staged
             .into_iter()
@@ -142,9 +128,7 @@ impl Keys {
     /// The digest computed from nothing, to compare with the rolling one.
     pub(super) fn recomputed(&self) -> Rolling {
         let mut rolling = Rolling::default();
-        self.map
-            .iter()
-            .for_each(|(key, record)| rolling.add(digest::of_key(key, record)));
+        self.map.iter().for_each(|(key, record)| rolling.add(digest::of_key(key, record)));
         rolling
     }
 
@@ -170,10 +154,7 @@ impl<'a> Staged<'a> {
     }
 
     fn of_change(value: &'a [u8], version: Version) -> Self {
-        Staged {
-            value: Cow::Borrowed(value),
-            version,
-        }
+        Staged { value: Cow::Borrowed(value), version }
     }
 
     fn append(&mut self, suffix: &[u8]) {
@@ -199,9 +180,6 @@ impl<'a> Staged<'a> {
             // Boxed first: a grown buffer has room to spare that nobody would ever use.
             Cow::Owned(value) => Bytes::from(value.into_boxed_slice()),
         };
-        Record {
-            value,
-            version: self.version,
-        }
+        Record { value, version: self.version }
     }
 }

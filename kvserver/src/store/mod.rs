@@ -50,10 +50,7 @@ pub struct StoreLimits {
 
 impl From<&Settings> for StoreLimits {
     fn from(settings: &Settings) -> Self {
-        StoreLimits {
-            value_size_max: settings.value_size_max,
-            sessions_max: settings.sessions_max,
-        }
+        StoreLimits { value_size_max: settings.value_size_max, sessions_max: settings.sessions_max }
     }
 }
 
@@ -91,12 +88,7 @@ impl Store {
     /// If the op is not after the last one applied, or its log time is before that of the last one:
     /// then the log itself is broken.
     pub fn apply(&mut self, entry: &Entry) -> Outcome {
-        assert!(
-            entry.op() > self.applied,
-            "op {} after op {}",
-            entry.op(),
-            self.applied
-        );
+        assert!(entry.op() > self.applied, "op {} after op {}", entry.op(), self.applied);
         assert!(
             entry.at >= self.log_time,
             "TimeNeverFalls: op {} at {:?} after {:?}",
@@ -132,9 +124,7 @@ impl Store {
             Command::OpenSession => self.open_session(position),
             Command::CloseSession(id) | Command::ExpireSession(id) => {
                 self.scans.before_session(*id, &self.sessions);
-                Outcome::SessionClosed {
-                    existed: self.sessions.close(*id),
-                }
+                Outcome::SessionClosed { existed: self.sessions.close(*id) }
             }
         }
     }
@@ -143,8 +133,7 @@ impl Store {
     fn change(&mut self, at: Position, changes: &[Change]) -> Result<Vec<Changed>, Refusal> {
         let version = Version::of_change_at(at.epoch.generation, at.op);
         let Plan { writes, changed } =
-            self.keys
-                .plan(changes, version, self.limits.value_size_max)?;
+            self.keys.plan(changes, version, self.limits.value_size_max)?;
         for (key, record) in writes {
             self.scans.before_write(&key, &self.keys);
             self.keys.write(key, record);
@@ -222,8 +211,7 @@ impl Store {
     /// The next records of a copy: at least one, and more while they weigh at most `bytes_max` in
     /// all. `None` when the copy is complete, or was given up.
     pub fn next_chunk(&mut self, scan: ScanId, bytes_max: usize) -> Option<Vec<StateRecord>> {
-        self.scans
-            .next_chunk(scan, bytes_max, &self.keys, &self.sessions)
+        self.scans.next_chunk(scan, bytes_max, &self.keys, &self.sessions)
     }
 
     /// Gives up a copy. Does nothing for one that has finished.
@@ -243,16 +231,9 @@ impl Store {
         );
         for record in records {
             match record {
-                StateRecord::Key {
-                    key,
-                    value,
-                    version,
-                } => {
+                StateRecord::Key { key, value, version } => {
                     let value = Bytes::copy_from_slice(&value);
-                    self.keys.write(
-                        Bytes::copy_from_slice(&key),
-                        Some(Record { value, version }),
-                    );
+                    self.keys.write(Bytes::copy_from_slice(&key), Some(Record { value, version }));
                 }
                 StateRecord::Session(session) => self.sessions.install(session),
             }
@@ -271,11 +252,7 @@ impl Store {
     /// If an invariant does not hold.
     pub fn check_invariants(&self) {
         if self.key_count() == 0 && self.session_count() == 0 {
-            assert_eq!(
-                self.digest(),
-                Digest::default(),
-                "EqualStatesEqualDigests: empty"
-            );
+            assert_eq!(self.digest(), Digest::default(), "EqualStatesEqualDigests: empty");
         }
         // Larger stores are left to the comparison between copies, or every step of a long test
         // would walk all the data.
@@ -286,10 +263,7 @@ impl Store {
                 self.keys.recomputed().with(self.sessions.recomputed()),
                 "EqualStatesEqualDigests: the rolling digest has drifted"
             );
-            assert!(
-                self.sessions.windows_hold(),
-                "ExactlyOnce: an answer outside its window"
-            );
+            assert!(self.sessions.windows_hold(), "ExactlyOnce: an answer outside its window");
         }
     }
 }

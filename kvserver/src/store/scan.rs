@@ -54,14 +54,8 @@ impl Scans {
 
     /// To be called before a session is opened, changed or dropped.
     pub(super) fn before_session(&mut self, id: SessionId, sessions: &Sessions) {
-        for scan in self
-            .running
-            .values_mut()
-            .filter(|scan| scan.has_session_ahead(id))
-        {
-            scan.saved_sessions
-                .entry(id)
-                .or_insert_with(|| sessions.get(id).cloned());
+        for scan in self.running.values_mut().filter(|scan| scan.has_session_ahead(id)) {
+            scan.saved_sessions.entry(id).or_insert_with(|| sessions.get(id).cloned());
         }
     }
 
@@ -150,11 +144,7 @@ impl Scan {
             return Some(piece);
         }
         let (key, Record { value, version }) = self.next_key(keys)?;
-        Some(StateRecord::Key {
-            key,
-            value,
-            version,
-        })
+        Some(StateRecord::Key { key, value, version })
     }
 
     fn next_session(&mut self, sessions: &Sessions) -> Option<(SessionId, Session)> {
@@ -202,19 +192,11 @@ impl Scan {
 /// largest value each would fit into no message.
 fn in_pieces(id: SessionId, session: Session, bytes_max: usize) -> Vec<StateRecord> {
     let mut pieces = Vec::new();
-    let mut piece = SessionRecord {
-        id,
-        floor: session.floor,
-        answers: Vec::new(),
-    };
+    let mut piece = SessionRecord { id, floor: session.floor, answers: Vec::new() };
     let mut bytes = 0;
     for (number, answer) in session.answers {
         if !piece.answers.is_empty() && bytes + answer.weight() > bytes_max {
-            let next = SessionRecord {
-                id,
-                floor: session.floor,
-                answers: Vec::new(),
-            };
+            let next = SessionRecord { id, floor: session.floor, answers: Vec::new() };
             pieces.push(StateRecord::Session(std::mem::replace(&mut piece, next)));
             bytes = 0;
         }

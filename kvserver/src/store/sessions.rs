@@ -35,10 +35,7 @@ pub(super) struct Session {
 
 impl Session {
     fn new() -> Self {
-        Session {
-            floor: RequestNumber(1),
-            answers: BTreeMap::new(),
-        }
+        Session { floor: RequestNumber(1), answers: BTreeMap::new() }
     }
 
     fn digest(&self, id: SessionId) -> Rolling {
@@ -52,10 +49,7 @@ impl Session {
 
     /// Whether a number lies between the floor and the end of the window above it.
     fn covers(&self, number: RequestNumber) -> bool {
-        number
-            .0
-            .checked_sub(self.floor.0)
-            .is_some_and(|ahead| ahead < SESSION_WINDOW)
+        number.0.checked_sub(self.floor.0).is_some_and(|ahead| ahead < SESSION_WINDOW)
     }
 }
 
@@ -81,10 +75,7 @@ impl Sessions {
     pub(super) fn first_after(&self, after: Option<SessionId>) -> Option<(SessionId, &Session)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
-        self.table
-            .range((from, Unbounded))
-            .next()
-            .map(|(id, session)| (*id, session))
+        self.table.range((from, Unbounded)).next().map(|(id, session)| (*id, session))
     }
 
     pub(super) fn rolling(&self) -> Rolling {
@@ -107,9 +98,7 @@ impl Sessions {
             return Some(Outcome::Refused(Refusal::SessionExpired));
         };
         if id.number < session.floor {
-            return Some(Outcome::Refused(Refusal::StaleRequest {
-                floor: session.floor,
-            }));
+            return Some(Outcome::Refused(Refusal::StaleRequest { floor: session.floor }));
         }
         if let Some(outcome) = self.remembered(id, command) {
             return Some(outcome);
@@ -125,29 +114,19 @@ impl Sessions {
             return;
         };
         if floor_wanted(id) > session.floor {
-            self.rolling
-                .remove(digest::of_session(id.session, session.floor));
+            self.rolling.remove(digest::of_session(id.session, session.floor));
             session.floor = floor_wanted(id);
-            self.rolling
-                .add(digest::of_session(id.session, session.floor));
+            self.rolling.add(digest::of_session(id.session, session.floor));
             let kept = session.answers.split_off(&session.floor);
             for (number, answer) in std::mem::replace(&mut session.answers, kept) {
-                self.rolling
-                    .remove(digest::of_answer(id.session, number, &answer));
+                self.rolling.remove(digest::of_answer(id.session, number, &answer));
             }
         }
         let command_hash = digest::of_command(command);
-        let answer = AnswerRecord {
-            command_hash,
-            outcome: outcome.clone(),
-        };
-        self.rolling
-            .add(digest::of_answer(id.session, id.number, &answer));
+        let answer = AnswerRecord { command_hash, outcome: outcome.clone() };
+        self.rolling.add(digest::of_answer(id.session, id.number, &answer));
         let old = session.answers.insert(id.number, answer);
-        assert!(
-            old.is_none(),
-            "ExactlyOnce: {id:?} was performed although it had an answer"
-        );
+        assert!(old.is_none(), "ExactlyOnce: {id:?} was performed although it had an answer");
     }
 
     pub(super) fn open(&mut self, id: SessionId) {
@@ -171,19 +150,14 @@ impl Sessions {
     /// and the digest will tell.
     pub(super) fn install(&mut self, record: SessionRecord) {
         let session = self.table.entry(record.id).or_insert_with(|| {
-            let session = Session {
-                floor: record.floor,
-                answers: BTreeMap::new(),
-            };
-            self.rolling
-                .add(digest::of_session(record.id, record.floor));
+            let session = Session { floor: record.floor, answers: BTreeMap::new() };
+            self.rolling.add(digest::of_session(record.id, record.floor));
             session
         });
         for (number, mut answer) in record.answers {
             if session.covers(number) && !session.answers.contains_key(&number) {
                 own_value(&mut answer.outcome);
-                self.rolling
-                    .add(digest::of_answer(record.id, number, &answer));
+                self.rolling.add(digest::of_answer(record.id, number, &answer));
                 session.answers.insert(number, answer);
             }
         }
@@ -192,27 +166,19 @@ impl Sessions {
     /// The digest computed from nothing, to compare with the rolling one.
     pub(super) fn recomputed(&self) -> Rolling {
         let mut rolling = Rolling::default();
-        self.table
-            .iter()
-            .for_each(|(id, session)| rolling.add_all(session.digest(*id)));
+        self.table.iter().for_each(|(id, session)| rolling.add_all(session.digest(*id)));
         rolling
     }
 
     /// Every answer lies in its session's window.
     pub(super) fn windows_hold(&self) -> bool {
-        self.table
-            .values()
-            .all(|session| session.answers.keys().all(|n| session.covers(*n)))
+        self.table.values().all(|session| session.answers.keys().all(|n| session.covers(*n)))
     }
 }
 
 /// Copies the value of a received answer out of the network buffer in which it came.
 fn own_value(outcome: &mut Outcome) {
-    if let Outcome::Refused(Refusal::ConditionFailed {
-        record: Some(record),
-        ..
-    }) = outcome
-    {
+    if let Outcome::Refused(Refusal::ConditionFailed { record: Some(record), .. }) = outcome {
         record.value = Bytes::copy_from_slice(&record.value);
     }
 }

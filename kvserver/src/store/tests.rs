@@ -9,10 +9,7 @@ use kvproto::message::AnswerRecord;
 
 use super::*;
 
-const LIMITS: StoreLimits = StoreLimits {
-    value_size_max: 32,
-    sessions_max: 3,
-};
+const LIMITS: StoreLimits = StoreLimits { value_size_max: 32, sessions_max: 3 };
 
 /// A store and the end of its log.
 struct Fixture {
@@ -33,21 +30,10 @@ impl Fixture {
     }
 
     fn ordered(&mut self, id: Option<RequestId>, command: Command) -> Outcome {
-        let epoch = Epoch {
-            generation: self.generation,
-            primary_since: ViewNumber(1),
-        };
-        let position = Position {
-            epoch,
-            op: self.next,
-        };
+        let epoch = Epoch { generation: self.generation, primary_since: ViewNumber(1) };
+        let position = Position { epoch, op: self.next };
         self.next = self.next.next();
-        let outcome = self.store.apply(&Entry {
-            position,
-            at: self.at,
-            id,
-            command,
-        });
+        let outcome = self.store.apply(&Entry { position, at: self.at, id, command });
         self.store.check_invariants();
         outcome
     }
@@ -64,9 +50,7 @@ impl Fixture {
     }
 
     fn value(&self, key: &str) -> Option<Bytes> {
-        self.store.query(&Query::Get(vec![bytes(key)]))[0]
-            .clone()
-            .map(|record| record.value)
+        self.store.query(&Query::Get(vec![bytes(key)]))[0].clone().map(|record| record.value)
     }
 
     /// A store filled by a scan of this one in the smallest chunks, whose log goes on the same.
@@ -79,12 +63,7 @@ impl Fixture {
         }
         store.check_invariants();
         assert_eq!(store.digest(), self.store.digest());
-        Fixture {
-            store,
-            next: self.next,
-            generation: self.generation,
-            at: self.at,
-        }
+        Fixture { store, next: self.next, generation: self.generation, at: self.at }
     }
 }
 
@@ -93,10 +72,7 @@ fn bytes(text: &str) -> Bytes {
 }
 
 fn change(key: &str, action: Action) -> Change {
-    Change {
-        key: bytes(key),
-        action,
-    }
+    Change { key: bytes(key), action }
 }
 
 fn put(key: &str, value: &str) -> Command {
@@ -108,22 +84,12 @@ fn append(key: &str, suffix: &str) -> Command {
 }
 
 fn cas(key: &str, expect: Expect, new_value: Option<&str>) -> Command {
-    Command::Change(change(
-        key,
-        Action::CompareAndSet {
-            expect,
-            new_value: new_value.map(bytes),
-        },
-    ))
+    Command::Change(change(key, Action::CompareAndSet { expect, new_value: new_value.map(bytes) }))
 }
 
 fn request(session: SessionId, number: u64, first_open: u64) -> Option<RequestId> {
     let (number, first_open) = (RequestNumber(number), RequestNumber(first_open));
-    Some(RequestId {
-        session,
-        number,
-        first_open,
-    })
+    Some(RequestId { session, number, first_open })
 }
 
 fn version(op: u64) -> Version {
@@ -131,11 +97,7 @@ fn version(op: u64) -> Version {
 }
 
 fn changed(op: u64, existed: bool, length: u64) -> Outcome {
-    Outcome::Changed(Changed {
-        version: version(op),
-        existed,
-        length,
-    })
+    Outcome::Changed(Changed { version: version(op), existed, length })
 }
 
 fn refused<T>(refusal: Refusal) -> Result<T, Refusal> {
@@ -170,18 +132,9 @@ fn a_put_a_delete_and_an_append_say_what_they_did() {
 #[test]
 fn a_compare_and_set_holds_for_missing_value_and_version() {
     let mut f = Fixture::new();
-    assert_eq!(
-        f.plain(cas("a", Expect::Missing, Some("1"))),
-        changed(1, false, 1)
-    );
-    assert_eq!(
-        f.plain(cas("a", Expect::Value(bytes("1")), Some("2"))),
-        changed(2, true, 1)
-    );
-    assert_eq!(
-        f.plain(cas("a", Expect::Version(version(2)), None)),
-        changed(3, true, 0)
-    );
+    assert_eq!(f.plain(cas("a", Expect::Missing, Some("1"))), changed(1, false, 1));
+    assert_eq!(f.plain(cas("a", Expect::Value(bytes("1")), Some("2"))), changed(2, true, 1));
+    assert_eq!(f.plain(cas("a", Expect::Version(version(2)), None)), changed(3, true, 0));
     assert_eq!(f.value("a"), None);
 }
 
@@ -190,29 +143,16 @@ fn a_failed_condition_changes_nothing_and_says_what_is_there() {
     let mut f = Fixture::new();
     f.plain(put("a", "1"));
     let before = f.store.digest();
-    let record = Some(Record {
-        value: bytes("1"),
-        version: version(1),
-    });
-    for expect in [
-        Expect::Missing,
-        Expect::Value(bytes("2")),
-        Expect::Version(version(9)),
-    ] {
+    let record = Some(Record { value: bytes("1"), version: version(1) });
+    for expect in [Expect::Missing, Expect::Value(bytes("2")), Expect::Version(version(9))] {
         assert_eq!(
             result(f.plain(cas("a", expect, Some("3")))),
-            refused(Refusal::ConditionFailed {
-                record: record.clone(),
-                change: 0
-            })
+            refused(Refusal::ConditionFailed { record: record.clone(), change: 0 })
         );
     }
     assert_eq!(
         result(f.plain(cas("b", Expect::Value(bytes("")), Some("3")))),
-        refused(Refusal::ConditionFailed {
-            record: None,
-            change: 0
-        })
+        refused(Refusal::ConditionFailed { record: None, change: 0 })
     );
     assert_eq!(f.store.digest(), before);
 }
@@ -224,18 +164,10 @@ fn an_append_whose_result_is_too_large_is_refused_inside_the_op() {
     let before = f.store.digest();
     assert_eq!(
         result(f.plain(append("a", "123"))),
-        refused(Refusal::TooLarge {
-            size: 33,
-            size_max: 32,
-            change: 0
-        })
+        refused(Refusal::TooLarge { size: 33, size_max: 32, change: 0 })
     );
     assert_eq!(f.store.digest(), before);
-    assert_eq!(
-        f.plain(append("a", "12")),
-        changed(3, true, 32),
-        "the limit itself is allowed"
-    );
+    assert_eq!(f.plain(append("a", "12")), changed(3, true, 32), "the limit itself is allowed");
 }
 
 #[test]
@@ -245,27 +177,11 @@ fn a_batch_sees_its_own_changes_and_gives_them_one_version() {
         change("a", Action::Put(bytes("1"))),
         change("a", Action::Append(bytes("2"))),
         change("a", Action::Append(bytes("3"))),
-        change(
-            "a",
-            Action::CompareAndSet {
-                expect: Expect::Version(version(1)),
-                new_value: None,
-            },
-        ),
-        change(
-            "b",
-            Action::CompareAndSet {
-                expect: Expect::Missing,
-                new_value: Some(bytes("b")),
-            },
-        ),
+        change("a", Action::CompareAndSet { expect: Expect::Version(version(1)), new_value: None }),
+        change("b", Action::CompareAndSet { expect: Expect::Missing, new_value: Some(bytes("b")) }),
         change("c", Action::Delete),
     ]));
-    let of = |existed, length| Changed {
-        version: version(1),
-        existed,
-        length,
-    };
+    let of = |existed, length| Changed { version: version(1), existed, length };
     assert_eq!(
         outcome,
         Outcome::BatchChanged(vec![
@@ -286,31 +202,18 @@ fn a_batch_that_fails_anywhere_changes_nothing_and_shows_nothing_of_itself() {
     f.plain(put("a", "old"));
     let before = f.store.digest();
     let overwrite = change("a", Action::Put(bytes("new")));
-    let expect_old = Action::CompareAndSet {
-        expect: Expect::Value(bytes("old")),
-        new_value: None,
-    };
+    let expect_old = Action::CompareAndSet { expect: Expect::Value(bytes("old")), new_value: None };
     assert_eq!(
-        result(f.plain(Command::Batch(vec![
-            overwrite.clone(),
-            change("a", expect_old)
-        ]))),
+        result(f.plain(Command::Batch(vec![overwrite.clone(), change("a", expect_old)]))),
         refused(Refusal::ConditionFailed {
-            record: Some(Record {
-                value: bytes("old"),
-                version: version(1)
-            }),
+            record: Some(Record { value: bytes("old"), version: version(1) }),
             change: 1
         })
     );
     let too_large = change("b", Action::Put(bytes(&"x".repeat(33))));
     assert_eq!(
         result(f.plain(Command::Batch(vec![overwrite, too_large]))),
-        refused(Refusal::TooLarge {
-            size: 33,
-            size_max: 32,
-            change: 1
-        })
+        refused(Refusal::TooLarge { size: 33, size_max: 32, change: 1 })
     );
     assert_eq!(f.store.digest(), before);
 }
@@ -320,13 +223,8 @@ fn versions_rise_across_generations_that_reuse_op_numbers() {
     let mut f = Fixture::new();
     f.plain(put("a", "1"));
     f.generation = Generation(2);
-    let Outcome::Changed(again) = f.plain(put("a", "1")) else {
-        panic!("a put is not refused")
-    };
-    assert_eq!(
-        again.version,
-        Version::of_change_at(Generation(2), OpNumber(2))
-    );
+    let Outcome::Changed(again) = f.plain(put("a", "1")) else { panic!("a put is not refused") };
+    assert_eq!(again.version, Version::of_change_at(Generation(2), OpNumber(2)));
     assert!(again.version > version(u64::MAX >> 16));
 }
 
@@ -339,10 +237,7 @@ fn a_repeated_request_is_applied_once_and_answered_the_same() {
     let first = f.ordered(id, append("a", "x"));
     assert_eq!(first, changed(2, false, 1));
     let before = f.store.digest();
-    assert_eq!(
-        f.store.remembered(&id.unwrap(), &append("a", "x")),
-        Some(first.clone())
-    );
+    assert_eq!(f.store.remembered(&id.unwrap(), &append("a", "x")), Some(first.clone()));
     assert_eq!(f.ordered(id, append("a", "x")), first);
     assert_eq!(f.value("a"), Some(bytes("x")));
     assert_eq!(f.store.digest(), before, "a repetition leaves no trace");
@@ -361,9 +256,7 @@ fn s2_k_a_retried_put_is_not_applied_after_a_newer_one() {
         f.ordered(request(session, 3, 3), put("j", "1"));
         assert_eq!(
             result(f.ordered(request(session, 1, 1), put("k", "old"))),
-            refused(Refusal::StaleRequest {
-                floor: RequestNumber(3)
-            })
+            refused(Refusal::StaleRequest { floor: RequestNumber(3) })
         );
         assert_eq!(f.value("k"), Some(bytes("new")));
     }
@@ -376,10 +269,7 @@ fn a_refusal_of_the_command_is_remembered_even_when_it_would_succeed_later() {
     f.plain(put("a", "1"));
     let create = cas("a", Expect::Missing, Some("2"));
     let failed = f.ordered(request(session, 1, 1), create.clone());
-    assert!(matches!(
-        failed,
-        Outcome::Refused(Refusal::ConditionFailed { .. })
-    ));
+    assert!(matches!(failed, Outcome::Refused(Refusal::ConditionFailed { .. })));
     f.plain(Command::Change(change("a", Action::Delete)));
     for mut f in [f.transferred(), f] {
         assert_eq!(f.ordered(request(session, 1, 1), create.clone()), failed);
@@ -393,10 +283,7 @@ fn a_number_used_for_another_command_is_refused_and_keeps_its_answer() {
     let session = f.open();
     let id = request(session, 1, 1);
     let first = f.ordered(id, put("a", "1"));
-    assert_eq!(
-        result(f.ordered(id, put("a", "2"))),
-        refused(Refusal::RequestReused)
-    );
+    assert_eq!(result(f.ordered(id, put("a", "2"))), refused(Refusal::RequestReused));
     assert_eq!(
         f.store.remembered(&id.unwrap(), &put("a", "2")),
         Some(Outcome::Refused(Refusal::RequestReused))
@@ -422,29 +309,19 @@ fn the_window_counts_from_the_raised_floor() {
     let mut f = Fixture::new();
     let session = f.open();
     let full = || refused(Refusal::WindowFull);
-    assert_eq!(
-        result(f.ordered(request(session, 1 + SESSION_WINDOW, 1), put("a", "1"))),
-        full()
-    );
+    assert_eq!(result(f.ordered(request(session, 1 + SESSION_WINDOW, 1), put("a", "1"))), full());
     assert_eq!(f.value("a"), None);
-    f.ordered(
-        request(session, SESSION_WINDOW, 1),
-        put("a", "last of the window"),
-    );
+    f.ordered(request(session, SESSION_WINDOW, 1), put("a", "last of the window"));
     f.ordered(request(session, 1 + SESSION_WINDOW, 2), put("a", "2"));
     assert_eq!(
         result(f.ordered(request(session, 1, 1), put("a", "below"))),
-        refused(Refusal::StaleRequest {
-            floor: RequestNumber(2)
-        })
+        refused(Refusal::StaleRequest { floor: RequestNumber(2) })
     );
     let far = request(session, u64::MAX, 1);
     assert_eq!(result(f.ordered(far, put("a", "far"))), full());
     assert_eq!(
         result(f.ordered(request(session, 0, 0), put("a", "zero"))),
-        refused(Refusal::StaleRequest {
-            floor: RequestNumber(2)
-        })
+        refused(Refusal::StaleRequest { floor: RequestNumber(2) })
     );
 }
 
@@ -457,9 +334,7 @@ fn a_floor_beyond_the_request_itself_stops_at_it() {
     assert_eq!(f.ordered(id, put("a", "1")), first);
     assert_eq!(
         result(f.ordered(request(session, 4, 1), put("a", "2"))),
-        refused(Refusal::StaleRequest {
-            floor: RequestNumber(5)
-        })
+        refused(Refusal::StaleRequest { floor: RequestNumber(5) })
     );
 }
 
@@ -479,11 +354,7 @@ fn sessions_end_by_closing_and_by_expiry_and_their_answers_with_them() {
         refused(Refusal::SessionExpired)
     );
     f.plain(Command::Change(change("a", Action::Delete)));
-    assert_eq!(
-        f.store.digest(),
-        Digest::default(),
-        "nothing is left behind"
-    );
+    assert_eq!(f.store.digest(), Digest::default(), "nothing is left behind");
 }
 
 #[test]
@@ -492,14 +363,8 @@ fn a_session_that_closes_itself_is_gone() {
     let session = f.open();
     let id = request(session, 1, 1);
     let close = Command::CloseSession(session);
-    assert_eq!(
-        f.ordered(id, close.clone()),
-        Outcome::SessionClosed { existed: true }
-    );
-    assert_eq!(
-        result(f.ordered(id, close)),
-        refused(Refusal::SessionExpired)
-    );
+    assert_eq!(f.ordered(id, close.clone()), Outcome::SessionClosed { existed: true });
+    assert_eq!(result(f.ordered(id, close)), refused(Refusal::SessionExpired));
     assert_eq!(f.store.digest(), Digest::default());
 }
 
@@ -592,25 +457,17 @@ fn a_chunk_closes_at_its_limit_and_an_ended_scan_yields_nothing() {
     for key in ["a", "b", "c", "d", "e"] {
         f.plain(put(key, "12345"));
     }
-    let weight = StateRecord::Key {
-        key: bytes("a"),
-        value: bytes("12345"),
-        version: version(1),
-    }
-    .weight();
+    let weight =
+        StateRecord::Key { key: bytes("a"), value: bytes("12345"), version: version(1) }.weight();
     let scan = f.store.begin_scan();
-    let sizes: Vec<usize> = std::iter::from_fn(|| f.store.next_chunk(scan, 2 * weight))
-        .map(|c| c.len())
-        .collect();
+    let sizes: Vec<usize> =
+        std::iter::from_fn(|| f.store.next_chunk(scan, 2 * weight)).map(|c| c.len()).collect();
     assert_eq!(sizes, [2, 2, 1]);
     assert_eq!(f.store.next_chunk(scan, 100), None);
     let given_up = f.store.begin_scan();
     f.store.end_scan(given_up);
     assert_eq!(f.store.next_chunk(given_up, 100), None);
-    assert!(
-        f.store.scans.is_empty(),
-        "nothing is saved for scans that are over"
-    );
+    assert!(f.store.scans.is_empty(), "nothing is saved for scans that are over");
 }
 
 #[test]
@@ -619,10 +476,7 @@ fn a_session_with_large_answers_travels_in_pieces() {
     let session = f.open();
     f.plain(put("a", &"x".repeat(32)));
     for number in 1..=SESSION_WINDOW {
-        f.ordered(
-            request(session, number, 1),
-            cas("a", Expect::Missing, Some("1")),
-        );
+        f.ordered(request(session, number, 1), cas("a", Expect::Missing, Some("1")));
     }
     let answers_weigh = SESSION_WINDOW as usize * (64 + 32);
     let scan = f.store.begin_scan();
@@ -642,21 +496,16 @@ fn answers_that_no_sound_copy_sends_show_in_the_digest_and_do_no_harm() {
     let mut f = Fixture::new();
     let session = f.open();
     f.ordered(request(session, 5, 5), put("a", "1"));
-    let answer = AnswerRecord {
-        command_hash: 1,
-        outcome: Outcome::Barrier,
-    };
+    let answer = AnswerRecord { command_hash: 1, outcome: Outcome::Barrier };
     let numbers = [0, 4, 5 + SESSION_WINDOW, u64::MAX].map(RequestNumber);
     let mut copy = f.transferred();
     let digest = copy.store.digest();
     copy.store = Store::new(LIMITS);
-    copy.store.install(vec![StateRecord::Session(
-        kvproto::message::SessionRecord {
-            id: session,
-            floor: RequestNumber(5),
-            answers: numbers.map(|number| (number, answer.clone())).to_vec(),
-        },
-    )]);
+    copy.store.install(vec![StateRecord::Session(kvproto::message::SessionRecord {
+        id: session,
+        floor: RequestNumber(5),
+        answers: numbers.map(|number| (number, answer.clone())).to_vec(),
+    })]);
     copy.store.check_invariants();
     assert_ne!(copy.store.digest(), digest);
 }
@@ -667,14 +516,8 @@ fn what_is_stored_does_not_keep_the_buffer_alive_in_which_it_arrived() {
     let buffer = Bytes::from(b"a long message from the network: key and value and more".to_vec());
     let (key, value) = (buffer.slice(33..36), buffer.slice(41..46));
     let changes = vec![
-        Change {
-            key: key.clone(),
-            action: Action::Put(value.clone()),
-        },
-        Change {
-            key: value.clone(),
-            action: Action::Append(key.clone()),
-        },
+        Change { key: key.clone(), action: Action::Put(value.clone()) },
+        Change { key: value.clone(), action: Action::Append(key.clone()) },
     ];
     f.plain(Command::Batch(changes));
     f.plain(Command::Change(Change {
@@ -685,11 +528,7 @@ fn what_is_stored_does_not_keep_the_buffer_alive_in_which_it_arrived() {
         },
     }));
     let mut copy = Store::new(LIMITS);
-    copy.install(vec![StateRecord::Key {
-        key,
-        value,
-        version: version(1),
-    }]);
+    copy.install(vec![StateRecord::Key { key, value, version: version(1) }]);
     assert_eq!(f.value("key"), Some(bytes("value")));
     assert!(buffer.is_unique());
 }

@@ -85,13 +85,10 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
 
 /// Puts until the server accepts it: it is the primary then.
 pub(crate) async fn put_eventually(server: &Running, key: &'static str, value: &'static str) {
-    eventually(
-        &format!("{} to accept {key}={value}", server.name),
-        async || {
-            let answer = server.client().put(put(key, value)).await;
-            answer.ok().filter(|answer| answer.get_ref().ok)
-        },
-    )
+    eventually(&format!("{} to accept {key}={value}", server.name), async || {
+        let answer = server.client().put(put(key, value)).await;
+        answer.ok().filter(|answer| answer.get_ref().ok)
+    })
     .await;
 }
 
@@ -103,9 +100,7 @@ pub(crate) fn put(key: &'static str, value: &'static str) -> pb::PutRequest {
 }
 
 pub(crate) fn get(key: &'static str) -> pb::GetRequest {
-    pb::GetRequest {
-        key: Bytes::from_static(key.as_bytes()),
-    }
+    pb::GetRequest { key: Bytes::from_static(key.as_bytes()) }
 }
 
 pub(crate) fn execute_put(key: &'static str, value: &'static str) -> pb::ExecuteRequest {
@@ -122,14 +117,7 @@ pub(crate) fn execute(command: Command, cluster: Option<ClusterId>) -> pb::Execu
 }
 
 pub(crate) fn execute_get(keys: &[&'static str]) -> pb::ExecuteRequest {
-    let keys = keys
-        .iter()
-        .map(|key| Bytes::from_static(key.as_bytes()))
-        .collect();
+    let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
     let operation = ExecuteOperation::Query(Query::Get(keys));
-    Execute {
-        cluster: None,
-        operation,
-    }
-    .into()
+    Execute { cluster: None, operation }.into()
 }

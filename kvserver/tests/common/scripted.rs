@@ -52,25 +52,11 @@ impl Registration for Door {
                 return;
             };
             let first = FromServer::try_from(first).expect("servers are well-formed");
-            let FromServer::Register {
-                name: server,
-                incarnation,
-                cluster,
-                ..
-            } = first
-            else {
+            let FromServer::Register { name: server, incarnation, cluster, .. } = first else {
                 panic!("a stream begins with Register, not {first:?}");
             };
             // The test may be over.
-            let _ = attending
-                .send(Attending {
-                    server,
-                    incarnation,
-                    cluster,
-                    up,
-                    down,
-                })
-                .await;
+            let _ = attending.send(Attending { server, incarnation, cluster, up, down }).await;
         });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
@@ -84,18 +70,13 @@ impl Scripted {
         let stop = CancellationToken::new();
         let router = kvprocess::serve::builder().add_service(RegistrationServer::new(Door(found)));
         tokio::spawn(kvprocess::serve::serve(router, listeners, stop.clone()));
-        Scripted {
-            name,
-            attending,
-            stop,
-        }
+        Scripted { name, attending, stop }
     }
 
     /// The next stream that a server opens.
     pub(crate) async fn next(&mut self) -> Attending {
         let next = timeout(PATIENCE, self.attending.recv()).await;
-        next.expect("a server attends in time")
-            .expect("the view service runs")
+        next.expect("a server attends in time").expect("the view service runs")
     }
 }
 
@@ -107,10 +88,7 @@ impl Drop for Scripted {
 
 impl Attending {
     pub(crate) fn member(&self, incarnation: u64) -> Member {
-        Member {
-            name: self.server.clone(),
-            incarnation: Incarnation(incarnation),
-        }
+        Member { name: self.server.clone(), incarnation: Incarnation(incarnation) }
     }
 
     pub(crate) async fn say(&self, message: ToServer) {
@@ -120,19 +98,11 @@ impl Attending {
 
     pub(crate) async fn register(&self, incarnation: u64, view: &View) {
         let incarnation = Incarnation(incarnation);
-        self.say(ToServer::Registered {
-            incarnation,
-            view: Box::new(view.clone()),
-        })
-        .await;
+        self.say(ToServer::Registered { incarnation, view: Box::new(view.clone()) }).await;
     }
 
     pub(crate) async fn refuse(&self, reason: RefusedReason, message: &str) {
-        self.say(ToServer::Refused {
-            reason,
-            message: message.into(),
-        })
-        .await;
+        self.say(ToServer::Refused { reason, message: message.into() }).await;
     }
 
     pub(crate) async fn push(&self, view: &View) {
@@ -141,9 +111,7 @@ impl Attending {
 
     async fn heard(&mut self) -> FromServer {
         let message = timeout(PATIENCE, self.up.message()).await;
-        let message = message
-            .expect("the server says something")
-            .expect("the stream stands");
+        let message = message.expect("the server says something").expect("the stream stands");
         let message = message.expect("the server keeps the stream");
         FromServer::try_from(message).expect("servers are well-formed")
     }
@@ -191,10 +159,7 @@ pub(crate) fn activated(view: &View, eligible: &[&Member]) -> View {
     View {
         revision: view.revision.next(),
         status: ViewStatus::Activated,
-        eligible: eligible
-            .iter()
-            .map(|member| (*member).clone())
-            .collect::<BTreeSet<_>>(),
+        eligible: eligible.iter().map(|member| (*member).clone()).collect::<BTreeSet<_>>(),
         ..view.clone()
     }
 }

@@ -86,11 +86,9 @@ fn one_dash_works_before_and_after_a_subcommand() {
         config: None,
         verb: Verb::Get { key: "k".into() },
     };
-    for line in [
-        "ctl -vs a:1 -o json get k",
-        "ctl get -vs=a:1 k -output json",
-        "ctl get k -ojson -vs a:1",
-    ] {
+    for line in
+        ["ctl -vs a:1 -o json get k", "ctl get -vs=a:1 k -output json", "ctl get k -ojson -vs a:1"]
+    {
         assert_eq!(parse::<Ctl>(line).unwrap(), expected, "{line}");
     }
 }
@@ -98,10 +96,7 @@ fn one_dash_works_before_and_after_a_subcommand() {
 #[test]
 fn values_and_words_after_two_dashes_stay_as_they_are() {
     let ctl: Ctl = parse("ctl lock -timeout 5s -content -vs -- run -vs x").unwrap();
-    let Verb::Lock {
-        content, command, ..
-    } = ctl.verb
-    else {
+    let Verb::Lock { content, command, .. } = ctl.verb else {
         panic!("another verb");
     };
     assert_eq!(content, "-vs");
@@ -162,11 +157,7 @@ fn an_unknown_key_is_an_error_that_names_file_and_key() {
     for text in keys {
         let error = with_file::<Server>("server", text).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        let key = text
-            .trim_start_matches('[')
-            .split([' ', ']'])
-            .next()
-            .unwrap();
+        let key = text.trim_start_matches('[').split([' ', ']']).next().unwrap();
         let message = error.to_string();
         assert!(message.contains(&format!("'{key}'")), "{message}");
         assert!(message.contains("--config"), "{message}");

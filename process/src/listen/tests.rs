@@ -57,18 +57,9 @@ async fn an_address_that_strangers_can_reach_needs_insecure() {
 
 #[tokio::test]
 async fn an_address_without_a_sensible_port_is_refused() {
-    for addr in [
-        "localhost",
-        "localhost:",
-        "localhost:65536",
-        "localhost:x",
-        "",
-    ] {
+    for addr in ["localhost", "localhost:", "localhost:65536", "localhost:x", ""] {
         let error = bind(addr, false).unwrap_err();
-        assert!(
-            matches!(error, ListenError::Syntax { .. }),
-            "{addr}: {error}"
-        );
+        assert!(matches!(error, ListenError::Syntax { .. }), "{addr}: {error}");
         assert!(error.to_string().contains("--addr"));
     }
 }

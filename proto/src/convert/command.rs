@@ -70,10 +70,7 @@ impl TryFrom<pb::ExecuteRequest> for Execute {
             },
             Operation::KeepAlive(alive) => ExecuteOperation::KeepAlive(SessionId(alive.session)),
         };
-        Ok(Self {
-            cluster: cluster(&request.cluster_id)?,
-            operation,
-        })
+        Ok(Self { cluster: cluster(&request.cluster_id)?, operation })
     }
 }
 
@@ -91,11 +88,7 @@ fn client_id(id: pb::RequestId) -> Result<RequestId, Malformed> {
 
 impl From<RequestId> for pb::RequestId {
     fn from(id: RequestId) -> Self {
-        Self {
-            session: id.session.0,
-            number: id.number.0,
-            first_open: id.first_open.0,
-        }
+        Self { session: id.session.0, number: id.number.0, first_open: id.first_open.0 }
     }
 }
 
@@ -113,9 +106,7 @@ impl TryFrom<pb::RequestId> for RequestId {
 impl From<Query> for pb::Query {
     fn from(query: Query) -> Self {
         let Query::Get(keys) = query;
-        Self {
-            query: Some(pb::query::Query::Get(pb::KeyList { keys })),
-        }
+        Self { query: Some(pb::query::Query::Get(pb::KeyList { keys })) }
     }
 }
 
@@ -134,16 +125,12 @@ impl From<Command> for pb::Command {
         let kind = match command {
             Command::Barrier => Kind::Barrier(pb::Barrier {}),
             Command::Change(change) => Kind::Change(change.into()),
-            Command::Batch(changes) => Kind::Batch(pb::Batch {
-                changes: into_list(changes),
-            }),
+            Command::Batch(changes) => Kind::Batch(pb::Batch { changes: into_list(changes) }),
             Command::OpenSession => Kind::OpenSession(pb::OpenSession {}),
             Command::CloseSession(session) => Kind::CloseSession(close(session)),
             Command::ExpireSession(session) => Kind::ExpireSession(close(session)),
         };
-        Self {
-            command: Some(kind),
-        }
+        Self { command: Some(kind) }
     }
 }
 
@@ -151,16 +138,14 @@ impl TryFrom<pb::Command> for Command {
     type Error = Malformed;
     fn try_from(command: pb::Command) -> Result<Self, Malformed> {
         use pb::command::Command as Kind;
-        Ok(
-            match required(command.command, "a command is of no known kind")? {
-                Kind::Barrier(_) => Command::Barrier,
-                Kind::Change(change) => Command::Change(change.try_into()?),
-                Kind::Batch(batch) => Command::Batch(list(batch.changes)?),
-                Kind::OpenSession(_) => Command::OpenSession,
-                Kind::CloseSession(close) => Command::CloseSession(SessionId(close.session)),
-                Kind::ExpireSession(close) => Command::ExpireSession(SessionId(close.session)),
-            },
-        )
+        Ok(match required(command.command, "a command is of no known kind")? {
+            Kind::Barrier(_) => Command::Barrier,
+            Kind::Change(change) => Command::Change(change.try_into()?),
+            Kind::Batch(batch) => Command::Batch(list(batch.changes)?),
+            Kind::OpenSession(_) => Command::OpenSession,
+            Kind::CloseSession(close) => Command::CloseSession(SessionId(close.session)),
+            Kind::ExpireSession(close) => Command::ExpireSession(SessionId(close.session)),
+        })
     }
 }
 
@@ -171,15 +156,11 @@ impl From<Change> for pb::Change {
             Action::Put(value) => Kind::Put(value),
             Action::Delete => Kind::Delete(pb::Delete {}),
             Action::Append(bytes) => Kind::Append(bytes),
-            Action::CompareAndSet { expect, new_value } => Kind::CompareAndSet(pb::CompareAndSet {
-                expect: Some(expect.into()),
-                new_value,
-            }),
+            Action::CompareAndSet { expect, new_value } => {
+                Kind::CompareAndSet(pb::CompareAndSet { expect: Some(expect.into()), new_value })
+            }
         };
-        Self {
-            key: change.key,
-            action: Some(action),
-        }
+        Self { key: change.key, action: Some(action) }
     }
 }
 
@@ -196,10 +177,7 @@ impl TryFrom<pb::Change> for Change {
                 new_value: cas.new_value,
             },
         };
-        Ok(Self {
-            key: change.key,
-            action,
-        })
+        Ok(Self { key: change.key, action })
     }
 }
 
@@ -227,30 +205,20 @@ impl TryFrom<pb::compare_and_set::Expect> for Expect {
 
 impl From<Record> for pb::Record {
     fn from(record: Record) -> Self {
-        Self {
-            value: record.value,
-            version: record.version.0,
-        }
+        Self { value: record.value, version: record.version.0 }
     }
 }
 
 impl TryFrom<pb::Record> for Record {
     type Error = Malformed;
     fn try_from(record: pb::Record) -> Result<Self, Malformed> {
-        Ok(Self {
-            value: record.value,
-            version: Version(record.version),
-        })
+        Ok(Self { value: record.value, version: Version(record.version) })
     }
 }
 
 impl From<Changed> for pb::Changed {
     fn from(changed: Changed) -> Self {
-        Self {
-            version: changed.version.0,
-            existed: changed.existed,
-            length: changed.length,
-        }
+        Self { version: changed.version.0, existed: changed.existed, length: changed.length }
     }
 }
 
@@ -271,9 +239,9 @@ impl From<Outcome> for pb::Outcome {
         let kind = match outcome {
             Outcome::Barrier => Kind::Barrier(pb::Barrier {}),
             Outcome::Changed(changed) => Kind::Changed(changed.into()),
-            Outcome::BatchChanged(changes) => Kind::Batch(pb::BatchChanged {
-                changes: into_list(changes),
-            }),
+            Outcome::BatchChanged(changes) => {
+                Kind::Batch(pb::BatchChanged { changes: into_list(changes) })
+            }
             Outcome::SessionOpened(session) => {
                 Kind::SessionOpened(pb::SessionOpened { session: session.0 })
             }
@@ -282,9 +250,7 @@ impl From<Outcome> for pb::Outcome {
             }
             Outcome::Refused(refusal) => Kind::Refused(refusal.into()),
         };
-        Self {
-            outcome: Some(kind),
-        }
+        Self { outcome: Some(kind) }
     }
 }
 
@@ -292,18 +258,14 @@ impl TryFrom<pb::Outcome> for Outcome {
     type Error = Malformed;
     fn try_from(outcome: pb::Outcome) -> Result<Self, Malformed> {
         use pb::outcome::Outcome as Kind;
-        Ok(
-            match required(outcome.outcome, "an outcome is of no known kind")? {
-                Kind::Barrier(_) => Outcome::Barrier,
-                Kind::Changed(changed) => Outcome::Changed(changed.try_into()?),
-                Kind::Batch(batch) => Outcome::BatchChanged(list(batch.changes)?),
-                Kind::SessionOpened(opened) => Outcome::SessionOpened(SessionId(opened.session)),
-                Kind::SessionClosed(closed) => Outcome::SessionClosed {
-                    existed: closed.existed,
-                },
-                Kind::Refused(refusal) => Outcome::Refused(refusal.try_into()?),
-            },
-        )
+        Ok(match required(outcome.outcome, "an outcome is of no known kind")? {
+            Kind::Barrier(_) => Outcome::Barrier,
+            Kind::Changed(changed) => Outcome::Changed(changed.try_into()?),
+            Kind::Batch(batch) => Outcome::BatchChanged(list(batch.changes)?),
+            Kind::SessionOpened(opened) => Outcome::SessionOpened(SessionId(opened.session)),
+            Kind::SessionClosed(closed) => Outcome::SessionClosed { existed: closed.existed },
+            Kind::Refused(refusal) => Outcome::Refused(refusal.try_into()?),
+        })
     }
 }
 
@@ -317,30 +279,22 @@ impl From<Refusal> for pb::Refusal {
                     change,
                 })
             }
-            Refusal::TooLarge {
-                size,
-                size_max,
-                change,
-            } => Kind::TooLarge(pb::TooLarge {
-                size,
-                size_max,
-                change,
-            }),
+            Refusal::TooLarge { size, size_max, change } => {
+                Kind::TooLarge(pb::TooLarge { size, size_max, change })
+            }
             Refusal::SessionExpired => Kind::SessionExpired(pb::SessionExpired {}),
             Refusal::StaleRequest { floor } => {
                 Kind::StaleRequest(pb::StaleRequest { floor: floor.0 })
             }
             Refusal::RequestReused => Kind::RequestReused(pb::RequestReused {}),
-            Refusal::WindowFull => Kind::WindowFull(pb::WindowFull {
-                window: SESSION_WINDOW as u32,
-            }),
+            Refusal::WindowFull => {
+                Kind::WindowFull(pb::WindowFull { window: SESSION_WINDOW as u32 })
+            }
             Refusal::TooManySessions { sessions_max } => {
                 Kind::TooManySessions(pb::TooManySessions { sessions_max })
             }
         };
-        Self {
-            refusal: Some(kind),
-        }
+        Self { refusal: Some(kind) }
     }
 }
 
@@ -348,28 +302,26 @@ impl TryFrom<pb::Refusal> for Refusal {
     type Error = Malformed;
     fn try_from(refusal: pb::Refusal) -> Result<Self, Malformed> {
         use pb::refusal::Refusal as Kind;
-        Ok(
-            match required(refusal.refusal, "a refusal is of no known kind")? {
-                Kind::ConditionFailed(failed) => Refusal::ConditionFailed {
-                    record: failed.record.map(Record::try_from).transpose()?,
-                    change: failed.change,
-                },
-                Kind::TooLarge(large) => Refusal::TooLarge {
-                    size: large.size,
-                    size_max: large.size_max,
-                    change: large.change,
-                },
-                Kind::SessionExpired(_) => Refusal::SessionExpired,
-                Kind::StaleRequest(stale) => Refusal::StaleRequest {
-                    floor: RequestNumber(stale.floor),
-                },
-                Kind::RequestReused(_) => Refusal::RequestReused,
-                Kind::WindowFull(_) => Refusal::WindowFull,
-                Kind::TooManySessions(many) => Refusal::TooManySessions {
-                    sessions_max: many.sessions_max,
-                },
+        Ok(match required(refusal.refusal, "a refusal is of no known kind")? {
+            Kind::ConditionFailed(failed) => Refusal::ConditionFailed {
+                record: failed.record.map(Record::try_from).transpose()?,
+                change: failed.change,
             },
-        )
+            Kind::TooLarge(large) => Refusal::TooLarge {
+                size: large.size,
+                size_max: large.size_max,
+                change: large.change,
+            },
+            Kind::SessionExpired(_) => Refusal::SessionExpired,
+            Kind::StaleRequest(stale) => {
+                Refusal::StaleRequest { floor: RequestNumber(stale.floor) }
+            }
+            Kind::RequestReused(_) => Refusal::RequestReused,
+            Kind::WindowFull(_) => Refusal::WindowFull,
+            Kind::TooManySessions(many) => {
+                Refusal::TooManySessions { sessions_max: many.sessions_max }
+            }
+        })
     }
 }
 
@@ -382,9 +334,9 @@ impl TryFrom<Reply> for pb::ExecuteResponse {
         let (at, result) = match reply {
             Reply::Done { at, outcome } => (at, Kind::Outcome(outcome.into())),
             Reply::Records { at, records } => {
-                let records = records.into_iter().map(|record| pb::MaybeRecord {
-                    record: record.map(Into::into),
-                });
+                let records = records
+                    .into_iter()
+                    .map(|record| pb::MaybeRecord { record: record.map(Into::into) });
                 let records = records.collect();
                 (at, Kind::Records(pb::Records { records }))
             }
@@ -396,11 +348,7 @@ impl TryFrom<Reply> for pb::ExecuteResponse {
                 return malformed("only an answer travels as a message, the rest as a status");
             }
         };
-        Ok(Self {
-            generation: at.generation.0,
-            op_number: at.op.0,
-            result: Some(result),
-        })
+        Ok(Self { generation: at.generation.0, op_number: at.op.0, result: Some(result) })
     }
 }
 
@@ -408,29 +356,21 @@ impl TryFrom<pb::ExecuteResponse> for Reply {
     type Error = Malformed;
     fn try_from(response: pb::ExecuteResponse) -> Result<Self, Malformed> {
         use pb::execute_response::Result as Kind;
-        let at = LogPoint {
-            generation: generation(response.generation)?,
-            op: op(response.op_number)?,
-        };
-        Ok(
-            match required(response.result, "an answer is of no known kind")? {
-                Kind::Outcome(outcome) => Reply::Done {
-                    at,
-                    outcome: outcome.try_into()?,
-                },
-                Kind::Records(records) => Reply::Records {
-                    at,
-                    records: records
-                        .records
-                        .into_iter()
-                        .map(|maybe| maybe.record.map(Record::try_from).transpose())
-                        .collect::<Result<_, _>>()?,
-                },
-                Kind::KeptAlive(kept) => Reply::KeptAlive {
-                    at,
-                    lease: Duration::from_millis(kept.lease_ms),
-                },
+        let at =
+            LogPoint { generation: generation(response.generation)?, op: op(response.op_number)? };
+        Ok(match required(response.result, "an answer is of no known kind")? {
+            Kind::Outcome(outcome) => Reply::Done { at, outcome: outcome.try_into()? },
+            Kind::Records(records) => Reply::Records {
+                at,
+                records: records
+                    .records
+                    .into_iter()
+                    .map(|maybe| maybe.record.map(Record::try_from).transpose())
+                    .collect::<Result<_, _>>()?,
             },
-        )
+            Kind::KeptAlive(kept) => {
+                Reply::KeptAlive { at, lease: Duration::from_millis(kept.lease_ms) }
+            }
+        })
     }
 }

@@ -48,10 +48,7 @@ impl TryFrom<pb::Message> for Message {
 }
 
 fn epoch(number: u64, primary_since: u64) -> Result<Epoch, Malformed> {
-    Ok(Epoch {
-        generation: generation(number)?,
-        primary_since: ViewNumber(primary_since),
-    })
+    Ok(Epoch { generation: generation(number)?, primary_since: ViewNumber(primary_since) })
 }
 
 impl From<Body> for pb::message::Body {
@@ -61,17 +58,13 @@ impl From<Body> for pb::message::Body {
             Body::Opened(opened) => Self::Opened(opened.into()),
             Body::Append(append) => Self::Append(append.into()),
             Body::Ack(ack) => Self::Ack(ack.into()),
-            Body::Fenced(view) => Self::Fenced(pb::Fenced {
-                view: Some((*view).into()),
-            }),
-            Body::TransferStart { at, keys } => Self::TransferStart(pb::TransferStart {
-                at: Some(at.into()),
-                keys,
-            }),
-            Body::TransferChunk { number, records } => Self::TransferChunk(pb::TransferChunk {
-                number,
-                records: into_list(records),
-            }),
+            Body::Fenced(view) => Self::Fenced(pb::Fenced { view: Some((*view).into()) }),
+            Body::TransferStart { at, keys } => {
+                Self::TransferStart(pb::TransferStart { at: Some(at.into()), keys })
+            }
+            Body::TransferChunk { number, records } => {
+                Self::TransferChunk(pb::TransferChunk { number, records: into_list(records) })
+            }
             Body::TransferEnd(end) => Self::TransferEnd(end.into()),
             Body::Released => Self::Released(pb::Released {}),
         }
@@ -95,10 +88,9 @@ impl TryFrom<pb::message::Body> for Body {
                 at: required(start.at, "a transfer names no position")?.try_into()?,
                 keys: start.keys,
             },
-            Kind::TransferChunk(chunk) => Body::TransferChunk {
-                number: chunk.number,
-                records: list(chunk.records)?,
-            },
+            Kind::TransferChunk(chunk) => {
+                Body::TransferChunk { number: chunk.number, records: list(chunk.records)? }
+            }
             Kind::TransferEnd(end) => Body::TransferEnd(end.try_into()?),
             Kind::Released(_) => Body::Released,
         })
@@ -153,9 +145,7 @@ impl From<Append> for pb::Append {
         let entries = append.entries.into_iter();
         Self {
             previous: Some(append.previous.into()),
-            entries: entries
-                .map(|entry| Arc::unwrap_or_clone(entry).into())
-                .collect(),
+            entries: entries.map(|entry| Arc::unwrap_or_clone(entry).into()).collect(),
             committed: append.committed.0,
             log_time_ms: append.log_time.millis,
             nonce: append.nonce.0,
@@ -267,20 +257,12 @@ impl From<StateRecord> for pb::StateRecord {
     fn from(record: StateRecord) -> Self {
         use pb::state_record::Record as Kind;
         let record = match record {
-            StateRecord::Key {
-                key,
-                value,
-                version,
-            } => Kind::Key(pb::KeyRecord {
-                key,
-                value,
-                version: version.0,
-            }),
+            StateRecord::Key { key, value, version } => {
+                Kind::Key(pb::KeyRecord { key, value, version: version.0 })
+            }
             StateRecord::Session(session) => Kind::Session(session.into()),
         };
-        Self {
-            record: Some(record),
-        }
+        Self { record: Some(record) }
     }
 }
 
@@ -288,16 +270,12 @@ impl TryFrom<pb::StateRecord> for StateRecord {
     type Error = Malformed;
     fn try_from(record: pb::StateRecord) -> Result<Self, Malformed> {
         use pb::state_record::Record as Kind;
-        Ok(
-            match required(record.record, "a record of state is of no known kind")? {
-                Kind::Key(key) => StateRecord::Key {
-                    key: key.key,
-                    value: key.value,
-                    version: Version(key.version),
-                },
-                Kind::Session(session) => StateRecord::Session(session.try_into()?),
-            },
-        )
+        Ok(match required(record.record, "a record of state is of no known kind")? {
+            Kind::Key(key) => {
+                StateRecord::Key { key: key.key, value: key.value, version: Version(key.version) }
+            }
+            Kind::Session(session) => StateRecord::Session(session.try_into()?),
+        })
     }
 }
 

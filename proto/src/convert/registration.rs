@@ -12,17 +12,14 @@ impl From<FromServer> for pb::FromServer {
     fn from(message: FromServer) -> Self {
         use pb::from_server::Body;
         let body = match message {
-            FromServer::Register {
-                name,
-                incarnation,
-                cluster,
-                protocol_level,
-            } => Body::Register(pb::Register {
-                name: name.as_str().to_owned(),
-                incarnation: incarnation.unwrap_or_default().0,
-                cluster_id: cluster_bytes(cluster.unwrap_or_default()),
-                protocol_level,
-            }),
+            FromServer::Register { name, incarnation, cluster, protocol_level } => {
+                Body::Register(pb::Register {
+                    name: name.as_str().to_owned(),
+                    incarnation: incarnation.unwrap_or_default().0,
+                    cluster_id: cluster_bytes(cluster.unwrap_or_default()),
+                    protocol_level,
+                })
+            }
             FromServer::Ping(progress) => Body::Ping(progress.into()),
             FromServer::Wish(wish) => wish.into(),
         };
@@ -80,30 +77,17 @@ impl TryFrom<pb::Register> for FromServer {
 impl From<Wish> for pb::from_server::Body {
     fn from(wish: Wish) -> Self {
         match wish {
-            Wish::Activate {
-                generation,
-                number,
-                reconciled,
-            } => Self::Activate(pb::Activate {
+            Wish::Activate { generation, number, reconciled } => Self::Activate(pb::Activate {
                 generation: generation.0,
                 view_number: number.0,
                 reconciled: into_list(reconciled),
             }),
-            Wish::Synced {
-                generation,
-                number,
-                server,
-            } => Self::Synced(pb::Synced {
+            Wish::Synced { generation, number, server } => Self::Synced(pb::Synced {
                 generation: generation.0,
                 view_number: number.0,
                 server: Some(server.into()),
             }),
-            Wish::Evict {
-                generation,
-                number,
-                server,
-                reason,
-            } => Self::Evict(pb::Evict {
+            Wish::Evict { generation, number, server, reason } => Self::Evict(pb::Evict {
                 generation: generation.0,
                 view_number: number.0,
                 server: Some(server.into()),
@@ -170,10 +154,7 @@ impl TryFrom<pb::ToServer> for ToServer {
     type Error = Malformed;
     fn try_from(message: pb::ToServer) -> Result<Self, Malformed> {
         use pb::to_server::Body;
-        let body = required(
-            message.body,
-            "the view service's message is of no known kind",
-        )?;
+        let body = required(message.body, "the view service's message is of no known kind")?;
         Ok(match body {
             Body::Registered(registered) => {
                 let view = required(registered.view, "a registration carries no view")?;
@@ -183,10 +164,9 @@ impl TryFrom<pb::ToServer> for ToServer {
                 }
             }
             Body::View(view) => ToServer::View(Box::new(view.try_into()?)),
-            Body::Refused(refused) => ToServer::Refused {
-                reason: refused.reason().into(),
-                message: refused.message,
-            },
+            Body::Refused(refused) => {
+                ToServer::Refused { reason: refused.reason().into(), message: refused.message }
+            }
             Body::NobodyToTakeOver(_) => ToServer::NobodyToTakeOver,
         })
     }

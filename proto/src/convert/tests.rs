@@ -62,16 +62,10 @@ impl Gen {
         OpNumber(self.below(1 << 48))
     }
     fn epoch(&mut self) -> Epoch {
-        Epoch {
-            generation: self.generation(),
-            primary_since: ViewNumber(self.number()),
-        }
+        Epoch { generation: self.generation(), primary_since: ViewNumber(self.number()) }
     }
     fn position(&mut self) -> Position {
-        Position {
-            epoch: self.epoch(),
-            op: self.op(),
-        }
+        Position { epoch: self.epoch(), op: self.op() }
     }
     fn cluster(&mut self) -> ClusterId {
         ClusterId((u128::from(self.next()) | 1).to_be_bytes())
@@ -107,11 +101,7 @@ impl Gen {
             generation: self.generation(),
             number: ViewNumber(self.number()),
             revision: Revision(self.number()),
-            status: if self.yes() {
-                ViewStatus::Activated
-            } else {
-                ViewStatus::Proposed
-            },
+            status: if self.yes() { ViewStatus::Activated } else { ViewStatus::Proposed },
             primary_since: ViewNumber(self.number()),
             primary: self.maybe(Self::member),
             backups: self.several(Self::member),
@@ -157,38 +147,26 @@ impl Gen {
         Query::Get(self.several(Self::bytes))
     }
     fn record(&mut self) -> Record {
-        Record {
-            value: self.bytes(),
-            version: Version(self.number()),
-        }
+        Record { value: self.bytes(), version: Version(self.number()) }
     }
     fn changed(&mut self) -> Changed {
-        Changed {
-            version: Version(self.number()),
-            existed: self.yes(),
-            length: self.number(),
-        }
+        Changed { version: Version(self.number()), existed: self.yes(), length: self.number() }
     }
     fn refusal(&mut self) -> Refusal {
         match self.below(7) {
-            0 => Refusal::ConditionFailed {
-                record: self.maybe(Self::record),
-                change: self.small(),
-            },
+            0 => {
+                Refusal::ConditionFailed { record: self.maybe(Self::record), change: self.small() }
+            }
             1 => Refusal::TooLarge {
                 size: self.number(),
                 size_max: self.number(),
                 change: self.small(),
             },
             2 => Refusal::SessionExpired,
-            3 => Refusal::StaleRequest {
-                floor: RequestNumber(self.number()),
-            },
+            3 => Refusal::StaleRequest { floor: RequestNumber(self.number()) },
             4 => Refusal::RequestReused,
             5 => Refusal::WindowFull,
-            _ => Refusal::TooManySessions {
-                sessions_max: self.number(),
-            },
+            _ => Refusal::TooManySessions { sessions_max: self.number() },
         }
     }
     fn outcome(&mut self) -> Outcome {
@@ -197,9 +175,7 @@ impl Gen {
             1 => Outcome::Changed(self.changed()),
             2 => Outcome::BatchChanged(self.several(Self::changed)),
             3 => Outcome::SessionOpened(self.session()),
-            4 => Outcome::SessionClosed {
-                existed: self.yes(),
-            },
+            4 => Outcome::SessionClosed { existed: self.yes() },
             _ => Outcome::Refused(self.refusal()),
         }
     }
@@ -232,23 +208,11 @@ impl Gen {
         }
     }
     fn answer(&mut self) -> Reply {
-        let at = LogPoint {
-            generation: self.generation(),
-            op: self.op(),
-        };
+        let at = LogPoint { generation: self.generation(), op: self.op() };
         match self.below(3) {
-            0 => Reply::Done {
-                at,
-                outcome: self.outcome(),
-            },
-            1 => Reply::Records {
-                at,
-                records: self.several(|g| g.maybe(Self::record)),
-            },
-            _ => Reply::KeptAlive {
-                at,
-                lease: self.millis(),
-            },
+            0 => Reply::Done { at, outcome: self.outcome() },
+            1 => Reply::Records { at, records: self.several(|g| g.maybe(Self::record)) },
+            _ => Reply::KeptAlive { at, lease: self.millis() },
         }
     }
     fn entry(&mut self) -> Entry {
@@ -271,10 +235,7 @@ impl Gen {
             id: self.session(),
             floor: RequestNumber(self.number()),
             answers: self.several(|g| {
-                let answer = AnswerRecord {
-                    command_hash: g.number(),
-                    outcome: g.outcome(),
-                };
+                let answer = AnswerRecord { command_hash: g.number(), outcome: g.outcome() };
                 (RequestNumber(g.number()), answer)
             }),
         })
@@ -307,10 +268,7 @@ impl Gen {
                 chunks: self.number(),
             }),
             4 => Body::Fenced(Box::new(self.view())),
-            5 => Body::TransferStart {
-                at: self.position(),
-                keys: self.number(),
-            },
+            5 => Body::TransferStart { at: self.position(), keys: self.number() },
             6 => Body::TransferChunk {
                 number: self.number(),
                 records: self.several(Self::state_record),
@@ -346,16 +304,8 @@ impl Gen {
                 };
             }
             1 => return FromServer::Ping(self.progress()),
-            2 => Wish::Activate {
-                generation,
-                number,
-                reconciled: self.several(Self::member),
-            },
-            3 => Wish::Synced {
-                generation,
-                number,
-                server: self.member(),
-            },
+            2 => Wish::Activate { generation, number, reconciled: self.several(Self::member) },
+            3 => Wish::Synced { generation, number, server: self.member() },
             4 => Wish::Evict {
                 generation,
                 number,
@@ -505,10 +455,7 @@ fn a_message_with_nothing_in_it_is_malformed() {
 fn digests_and_cluster_ids_have_sixteen_bytes_or_none() {
     for length in [1, 15, 17, 32] {
         let bytes = Bytes::from(vec![7; length]);
-        let ack = pb::replication::Ack {
-            digest: bytes.clone(),
-            ..Default::default()
-        };
+        let ack = pb::replication::Ack { digest: bytes.clone(), ..Default::default() };
         assert!(Ack::try_from(ack).is_err(), "{length} bytes");
         let mut view: pb::viewservice::View = Gen(1).view().into();
         view.cluster_id = bytes;
@@ -533,11 +480,7 @@ fn numbers_that_would_not_fit_a_version_are_malformed() {
 #[test]
 fn a_client_cannot_name_a_request_that_makes_no_sense() {
     let request = |number, first_open| pb::kvserver::ExecuteRequest {
-        id: Some(pb::kvserver::RequestId {
-            session: 1,
-            number,
-            first_open,
-        }),
+        id: Some(pb::kvserver::RequestId { session: 1, number, first_open }),
         operation: Some(pb::kvserver::execute_request::Operation::Command(
             Command::OpenSession.into(),
         )),
@@ -569,34 +512,17 @@ fn a_lease_asked_for_is_never_shortened_on_the_way() {
 fn a_lab_client_finds_primary_and_first_backup_where_it_looks() {
     let mut view = Gen(3).view();
     view.number = ViewNumber(4);
-    view.primary = Some(Member {
-        name: "a:1".into(),
-        incarnation: Incarnation(1),
-    });
-    view.backups = ["b:1", "c:1"]
-        .map(|name| Member {
-            name: name.into(),
-            incarnation: Incarnation(1),
-        })
-        .into();
+    view.primary = Some(Member { name: "a:1".into(), incarnation: Incarnation(1) });
+    view.backups =
+        ["b:1", "c:1"].map(|name| Member { name: name.into(), incarnation: Incarnation(1) }).into();
     let wire = pb::viewservice::View::from(view);
-    assert_eq!(
-        (
-            wire.view_number,
-            wire.primary.as_str(),
-            wire.backup.as_str()
-        ),
-        (4, "a:1", "b:1")
-    );
+    assert_eq!((wire.view_number, wire.primary.as_str(), wire.backup.as_str()), (4, "a:1", "b:1"));
 }
 
 #[test]
 fn a_value_keeps_its_buffer_on_the_way_in_and_out() {
     let value = Bytes::from(vec![1; 1000]);
-    let change = Change {
-        key: Bytes::from_static(b"k"),
-        action: Action::Put(value.clone()),
-    };
+    let change = Change { key: Bytes::from_static(b"k"), action: Action::Put(value.clone()) };
     let back = Change::try_from(pb::kvserver::Change::from(change)).unwrap();
     let Action::Put(kept) = back.action else {
         panic!("a put became something else");

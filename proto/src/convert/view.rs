@@ -12,10 +12,7 @@ use crate::view::{Role, View, ViewStatus};
 
 impl From<Member> for pb::Member {
     fn from(member: Member) -> Self {
-        Self {
-            name: member.name.as_str().to_owned(),
-            incarnation: member.incarnation.0,
-        }
+        Self { name: member.name.as_str().to_owned(), incarnation: member.incarnation.0 }
     }
 }
 
@@ -25,10 +22,7 @@ impl TryFrom<pb::Member> for Member {
         if member.name.is_empty() {
             return malformed("a member has no name");
         }
-        Ok(Self {
-            name: member.name.into(),
-            incarnation: Incarnation(member.incarnation),
-        })
+        Ok(Self { name: member.name.into(), incarnation: Incarnation(member.incarnation) })
     }
 }
 
@@ -69,19 +63,11 @@ impl TryFrom<pb::View> for View {
             generation: generation(view.generation)?,
             number: ViewNumber(view.view_number),
             revision: Revision(view.revision),
-            status: if view.activated {
-                ViewStatus::Activated
-            } else {
-                ViewStatus::Proposed
-            },
+            status: if view.activated { ViewStatus::Activated } else { ViewStatus::Proposed },
             primary_since: ViewNumber(view.primary_since),
             primary,
             backups: list(view.backups)?,
-            eligible: view
-                .eligible
-                .into_iter()
-                .map(Member::try_from)
-                .collect::<Result<_, _>>()?,
+            eligible: view.eligible.into_iter().map(Member::try_from).collect::<Result<_, _>>()?,
             settings: required(view.settings, "a view has no settings")?.try_into()?,
         })
     }

@@ -5,39 +5,21 @@ use crate::reply::LogPoint;
 fn every_not_done() -> Vec<(NotDone, Code)> {
     vec![
         (
-            NotDone::NotPrimary {
-                primary: Some("localhost:8002".into()),
-                view: ViewNumber(7),
-            },
+            NotDone::NotPrimary { primary: Some("localhost:8002".into()), view: ViewNumber(7) },
             Code::FailedPrecondition,
         ),
         (
-            NotDone::NotPrimary {
-                primary: None,
-                view: ViewNumber(u64::MAX),
-            },
+            NotDone::NotPrimary { primary: None, view: ViewNumber(u64::MAX) },
             Code::FailedPrecondition,
         ),
         (NotDone::NotReady(NotReady::TakingOver), Code::Unavailable),
         (NotDone::NotReady(NotReady::Unconfirmed), Code::Unavailable),
         (NotDone::NotReady(NotReady::HandingOver), Code::Unavailable),
         (NotDone::Overloaded, Code::ResourceExhausted),
-        (
-            NotDone::TooFewCopies {
-                synced: 1,
-                min_copies: 2,
-            },
-            Code::Unavailable,
-        ),
+        (NotDone::TooFewCopies { synced: 1, min_copies: 2 }, Code::Unavailable),
         (NotDone::Diverged { op: OpNumber(99) }, Code::DataLoss),
-        (
-            NotDone::Invalid("a key must not be empty".into()),
-            Code::InvalidArgument,
-        ),
-        (
-            NotDone::WrongCluster(ClusterId([0xab; 16])),
-            Code::FailedPrecondition,
-        ),
+        (NotDone::Invalid("a key must not be empty".into()), Code::InvalidArgument),
+        (NotDone::WrongCluster(ClusterId([0xab; 16])), Code::FailedPrecondition),
     ]
 }
 
@@ -66,10 +48,7 @@ fn an_unknown_outcome_stays_unknown() {
 
 #[test]
 fn answers_have_no_status_and_everything_else_has() {
-    let done = Reply::Done {
-        at: LogPoint::default(),
-        outcome: Outcome::Barrier,
-    };
+    let done = Reply::Done { at: LogPoint::default(), outcome: Outcome::Barrier };
     assert!(to_status(&done).is_none());
     let refused = to_status(&Reply::NotDone(NotDone::Overloaded)).unwrap();
     assert_eq!(refused.code(), Code::ResourceExhausted);
@@ -132,21 +111,9 @@ fn missing_or_broken_metadata_leave_the_reason_standing() {
         ("synced".to_owned(), "-1".to_owned()),
     ]);
     let expected = [
-        (
-            "NOT_PRIMARY",
-            NotDone::NotPrimary {
-                primary: None,
-                view: ViewNumber(0),
-            },
-        ),
+        ("NOT_PRIMARY", NotDone::NotPrimary { primary: None, view: ViewNumber(0) }),
         ("WRONG_CLUSTER", NotDone::WrongCluster(ClusterId::default())),
-        (
-            "TOO_FEW_COPIES",
-            NotDone::TooFewCopies {
-                synced: 0,
-                min_copies: 0,
-            },
-        ),
+        ("TOO_FEW_COPIES", NotDone::TooFewCopies { synced: 0, min_copies: 0 }),
     ];
     for (reason, not_done) in expected {
         let details = ErrorDetails::with_error_info(reason, DOMAIN, broken.clone());
@@ -157,9 +124,7 @@ fn missing_or_broken_metadata_leave_the_reason_standing() {
 
 #[test]
 fn a_malformed_request_is_refused_as_invalid() {
-    let status = Status::from(Malformed {
-        what: "it is empty",
-    });
+    let status = Status::from(Malformed { what: "it is empty" });
     let invalid = NotDone::Invalid("malformed message: it is empty".into());
     assert_eq!(from_status(&status), Attempt::NotDone(invalid));
 }

@@ -32,10 +32,7 @@ pub fn free_port() -> Result<u16> {
 
 /// Fails in one clear line when something listens on the port already.
 pub(super) fn check_free(host: &str, port: u16) -> Result<()> {
-    for address in (host, port)
-        .to_socket_addrs()
-        .with_context(|| format!("look up {host}"))?
-    {
+    for address in (host, port).to_socket_addrs().with_context(|| format!("look up {host}"))? {
         match TcpListener::bind(address) {
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
                 "port {port} is taken: stop what listens there, or choose other ports with \

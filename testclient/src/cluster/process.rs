@@ -75,9 +75,7 @@ impl Process {
                 command.env_remove(&*name);
             }
         }
-        let child = command
-            .spawn()
-            .with_context(|| format!("run {}", self.program.display()))?;
+        let child = command.spawn().with_context(|| format!("run {}", self.program.display()))?;
         std::fs::write(self.pid_file(), format!("{}\n", child.id())).context("write pid file")?;
         self.child = Some(child);
         self.ending = false;

@@ -114,10 +114,7 @@ pub struct Checked {
 }
 
 enum Order {
-    Check {
-        all: bool,
-        done: oneshot::Sender<Checked>,
-    },
+    Check { all: bool, done: oneshot::Sender<Checked> },
 }
 
 /// All writers.
@@ -131,13 +128,9 @@ impl Crew {
     /// # Errors
     /// When a client cannot connect.
     pub async fn start(view_service: &str, writers: u32, meter: &Arc<Meter>) -> Result<Crew> {
-        let mut crew = Crew {
-            writers: Vec::new(),
-        };
+        let mut crew = Crew { writers: Vec::new() };
         for number in 0..writers {
-            let client = connect(view_service, PATIENCE)
-                .await
-                .context("connect a writer")?;
+            let client = connect(view_service, PATIENCE).await.context("connect a writer")?;
             let (orders, inbox) = mpsc::channel(1);
             let writer = Writer {
                 client,
@@ -161,11 +154,7 @@ impl Crew {
         let mut answers = Vec::new();
         for (orders, _) in &self.writers {
             let (done, answer) = oneshot::channel();
-            orders
-                .send(Order::Check { all, done })
-                .await
-                .ok()
-                .context("a writer has ended")?;
+            orders.send(Order::Check { all, done }).await.ok().context("a writer has ended")?;
             answers.push(answer);
         }
         let mut sum = Checked::default();
@@ -271,19 +260,14 @@ impl Writer {
 
     async fn check(&mut self, all: bool) -> Checked {
         let keys = self.ledger.to_check(all);
-        let mut checked = Checked {
-            keys: keys.len(),
-            broken: std::mem::take(&mut self.found),
-        };
+        let mut checked = Checked { keys: keys.len(), broken: std::mem::take(&mut self.found) };
         for key in keys {
             match get(&self.client, &key).await {
                 Ok(value) => {
                     checked.broken.extend(self.compare(&key, value.as_deref()));
                     self.ledger.checked(&key);
                 }
-                Err(error) => checked
-                    .broken
-                    .push(format!("{key} could not be read: {error}")),
+                Err(error) => checked.broken.push(format!("{key} could not be read: {error}")),
             }
         }
         checked

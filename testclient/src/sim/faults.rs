@@ -60,11 +60,7 @@ impl World<'_> {
                 self.later(at, Happening::JournalHeals(node));
             }
             6 => {
-                let open = self
-                    .network
-                    .channels
-                    .iter()
-                    .filter(|(_, c)| !c.broken && !c.closed);
+                let open = self.network.channels.iter().filter(|(_, c)| !c.broken && !c.closed);
                 let open: Vec<u64> = open.map(|(id, _)| *id).collect();
                 if let Some(id) = self.random.pick(&open) {
                     self.break_channel(id, 1, 500);

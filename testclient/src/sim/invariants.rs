@@ -43,14 +43,11 @@ pub struct Shadow {
 
 impl Shadow {
     fn last(&self) -> Position {
-        self.entries
-            .last()
-            .map_or(self.base, |entry| entry.position)
+        self.entries.last().map_or(self.base, |entry| entry.position)
     }
 
     fn entry(&self, op: u64) -> Option<&Arc<Entry>> {
-        self.entries
-            .get(usize::try_from(op.checked_sub(self.base.op.0 + 1)?).ok()?)
+        self.entries.get(usize::try_from(op.checked_sub(self.base.op.0 + 1)?).ok()?)
     }
 }
 
@@ -93,11 +90,7 @@ impl Ledger {
 
     /// Takes the next committed entry. True when it repeats a request that was performed.
     fn commit(&mut self, entry: &Arc<Entry>) -> bool {
-        assert_eq!(
-            entry.op().0,
-            self.committed() + 1,
-            "OneCommittedLog: contiguous"
-        );
+        assert_eq!(entry.op().0, self.committed() + 1, "OneCommittedLog: contiguous");
         let outcome = self.reference.apply(entry);
         self.log.push(Arc::clone(entry));
         self.digests.push(self.reference.digest());
@@ -105,28 +98,12 @@ impl Ledger {
         for change in entry.command.changes() {
             let query = Query::Get(vec![change.key.clone()]);
             let record = self.reference.query(&query).remove(0);
-            if let (
-                Change {
-                    action: Action::Append(suffix),
-                    ..
-                },
-                Some(record),
-            ) = (change, &record)
+            if let (Change { action: Action::Append(suffix), .. }, Some(record)) = (change, &record)
             {
-                let found = record
-                    .value
-                    .windows(suffix.len())
-                    .filter(|w| w == suffix)
-                    .count();
-                assert!(
-                    found <= 1,
-                    "ExactlyOnce: {suffix:?} stands {found} times at op {op}"
-                );
+                let found = record.value.windows(suffix.len()).filter(|w| w == suffix).count();
+                assert!(found <= 1, "ExactlyOnce: {suffix:?} stands {found} times at op {op}");
             }
-            self.history
-                .entry(change.key.clone())
-                .or_default()
-                .push((op, record));
+            self.history.entry(change.key.clone()).or_default().push((op, record));
         }
         let Some(id) = entry.id else {
             self.plain.insert(op, outcome);
@@ -180,19 +157,14 @@ impl World<'_> {
                 Effect::Reset { base } => self.observe_reset(node, *base),
                 Effect::Trim { through } => {
                     let committed = self.replica_committed(node);
-                    assert!(
-                        through.0 <= committed,
-                        "CommittedIsKept: trimmed before commit"
-                    );
+                    assert!(through.0 <= committed, "CommittedIsKept: trimmed before commit");
                 }
                 _ => {}
             }
         }
         let (role, acting, epoch) = {
-            let Some(replica) = self.machines[node]
-                .process
-                .as_ref()
-                .and_then(|p| p.replica.as_ref())
+            let Some(replica) =
+                self.machines[node].process.as_ref().and_then(|p| p.replica.as_ref())
             else {
                 return;
             };
@@ -224,16 +196,8 @@ impl World<'_> {
             .positions
             .entry(entry.position)
             .or_insert_with(|| (Arc::clone(entry), before));
-        assert_eq!(
-            known.0, *entry,
-            "OneOrder: s{node} has another entry at {}",
-            entry.position
-        );
-        assert_eq!(
-            known.1, before,
-            "OneOrder: s{node} has another op before {}",
-            entry.position
-        );
+        assert_eq!(known.0, *entry, "OneOrder: s{node} has another entry at {}", entry.position);
+        assert_eq!(known.1, before, "OneOrder: s{node} has another op before {}", entry.position);
         if entry.command == Command::Barrier {
             let committed = self.shadow(node).committed;
             if before.op.0 > committed && before.epoch < entry.position.epoch {
@@ -268,10 +232,7 @@ impl World<'_> {
     fn observe_reset(&mut self, node: Node, base: Position) {
         assert!(
             base.op.0 <= self.ledger.committed()
-                && self
-                    .ledger
-                    .at(base.op.0)
-                    .is_none_or(|entry| entry.position == base),
+                && self.ledger.at(base.op.0).is_none_or(|entry| entry.position == base),
             "OneCommittedLog: s{node} takes a state at {base}, which is not committed"
         );
         assert!(
@@ -291,10 +252,7 @@ impl World<'_> {
     fn observe_commits(&mut self, node: Node, role: Role, acting: bool, epoch: Epoch) {
         let committed = self.replica_committed(node);
         let before = self.shadow(node).committed;
-        assert!(
-            committed >= before,
-            "CommittedIsKept: s{node} falls to op {committed}"
-        );
+        assert!(committed >= before, "CommittedIsKept: s{node} falls to op {committed}");
         for op in before + 1..=committed {
             let entry = self.shadow(node).entry(op).cloned();
             let entry = entry.expect("OneCommittedLog: what is committed is in the log");
@@ -352,9 +310,7 @@ impl World<'_> {
             let shadow = self.shadow(node);
             let holds = shadow.base == last
                 || shadow.base.op > last.op
-                || shadow
-                    .entry(committed)
-                    .is_some_and(|entry| entry.position == last);
+                || shadow.entry(committed).is_some_and(|entry| entry.position == last);
             let own = shadow.last();
             assert!(
                 holds,
@@ -368,11 +324,7 @@ impl World<'_> {
         let committed = self.ledger.committed();
         match (reply, &attempt.operation) {
             (Reply::Done { at, outcome }, Operation::Command { id, command }) => {
-                assert!(
-                    at.op.0 <= committed,
-                    "AckedIsKept: s{node} answers for op {}",
-                    at.op
-                );
+                assert!(at.op.0 <= committed, "AckedIsKept: s{node} answers for op {}", at.op);
                 match id {
                     Some(id) if gives_up(outcome) => {
                         let _ = id;
@@ -382,10 +334,7 @@ impl World<'_> {
                         let Some((op, known)) = answer else {
                             panic!("AckedIsKept: {id:?} is answered and not committed");
                         };
-                        assert!(
-                            *op <= at.op.0,
-                            "AckedIsKept: {id:?} is answered before op {op}"
-                        );
+                        assert!(*op <= at.op.0, "AckedIsKept: {id:?} is answered before op {op}");
                         assert_eq!(known, outcome, "ExactlyOnce: two answers to {id:?}");
                         if *op < attempt.floor {
                             self.visits.note("duplicate answered");
@@ -399,11 +348,7 @@ impl World<'_> {
                             "AckedIsKept: op {} is another",
                             at.op
                         );
-                        assert_eq!(
-                            self.ledger.plain.get(&at.op.0),
-                            Some(outcome),
-                            "AckedIsKept"
-                        );
+                        assert_eq!(self.ledger.plain.get(&at.op.0), Some(outcome), "AckedIsKept");
                     }
                 }
             }
@@ -422,13 +367,7 @@ impl World<'_> {
                 self.check_fresh(node, attempt, at.op.0);
             }
             (Reply::NotDone(_) | Reply::Unknown, _) => {}
-            (
-                Reply::Done {
-                    outcome: Outcome::Refused(_),
-                    at,
-                },
-                Operation::KeepAlive(_),
-            ) => {
+            (Reply::Done { outcome: Outcome::Refused(_), at }, Operation::KeepAlive(_)) => {
                 self.check_fresh(node, attempt, at.op.0);
             }
             (reply, operation) => panic!("{operation:?} is answered with {reply:?}"),

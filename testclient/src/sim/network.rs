@@ -65,9 +65,7 @@ impl Network {
     pub(super) fn mend_all(&mut self) {
         self.cuts.clear();
         self.laggards = 0;
-        self.channels
-            .values_mut()
-            .for_each(|channel| channel.lag = 0);
+        self.channels.values_mut().for_each(|channel| channel.lag = 0);
     }
 }
 
@@ -164,18 +162,10 @@ impl World<'_> {
             self.break_channel(id, 50, 2000);
             return;
         }
-        let last = if up {
-            &mut channel.up_at
-        } else {
-            &mut channel.down_at
-        };
+        let last = if up { &mut channel.up_at } else { &mut channel.down_at };
         *last = (*last + 1).max(now + delay + channel.lag);
         let at = *last - now;
-        let carried = Happening::Carried {
-            channel: id,
-            up,
-            message: Box::new(message),
-        };
+        let carried = Happening::Carried { channel: id, up, message: Box::new(message) };
         self.later(at, carried);
     }
 
@@ -218,10 +208,7 @@ impl World<'_> {
             self.visits.note("message of an old stream");
         }
         let life = if up {
-            let process = self.machines[to]
-                .process
-                .as_ref()
-                .map(|process| process.life);
+            let process = self.machines[to].process.as_ref().map(|process| process.life);
             let callee = match (callee, process) {
                 (Some((_, life)), Some(alive)) if life == alive => Some(life),
                 (None, Some(alive)) => {

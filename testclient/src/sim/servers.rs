@@ -102,9 +102,7 @@ impl World<'_> {
     /// The machine of a server.
     #[must_use]
     pub fn node_of(&self, member: &Member) -> Option<Node> {
-        self.machines
-            .iter()
-            .position(|machine| machine.name == member.name)
+        self.machines.iter().position(|machine| machine.name == member.name)
     }
 
     pub(super) fn start(&mut self, node: Node) {
@@ -131,14 +129,7 @@ impl World<'_> {
         machine.inbox.clear();
         for input in [Input::Attend, Input::Tick, Input::Ping] {
             let at = self.random.between(0, TICK);
-            self.later(
-                at,
-                Happening::ToServer {
-                    to: node,
-                    life,
-                    input,
-                },
-            );
+            self.later(at, Happening::ToServer { to: node, life, input });
         }
     }
 
@@ -181,12 +172,8 @@ impl World<'_> {
     }
 
     pub(super) fn resume(&mut self, node: Node, life: u64) {
-        let same = |world: &Self| {
-            world.machines[node]
-                .process
-                .as_ref()
-                .is_some_and(|p| p.life == life)
-        };
+        let same =
+            |world: &Self| world.machines[node].process.as_ref().is_some_and(|p| p.life == life);
         if !same(self) || !self.machines[node].paused {
             return;
         }
@@ -205,26 +192,12 @@ impl World<'_> {
     fn take(&mut self, node: Node, life: u64, input: Input) {
         match input {
             Input::Tick => {
-                self.later(
-                    TICK,
-                    Happening::ToServer {
-                        to: node,
-                        life,
-                        input,
-                    },
-                );
+                self.later(TICK, Happening::ToServer { to: node, life, input });
                 self.step(node, Event::Tick);
             }
             Input::Ping => {
                 let at = self.settings.ping_interval.as_micros() as u64;
-                self.later(
-                    at,
-                    Happening::ToServer {
-                        to: node,
-                        life,
-                        input,
-                    },
-                );
+                self.later(at, Happening::ToServer { to: node, life, input });
                 let process = self.machines[node].process.as_ref();
                 let progress = process.and_then(|p| Some(p.replica.as_ref()?.progress()));
                 if let Some(progress) = progress {
@@ -237,21 +210,12 @@ impl World<'_> {
                 if matches!(*event, Event::View(_)) && !self.is_registered(node) =>
             {
                 let input = Input::Event(event);
-                self.later(
-                    5 * MS,
-                    Happening::ToServer {
-                        to: node,
-                        life,
-                        input,
-                    },
-                );
+                self.later(5 * MS, Happening::ToServer { to: node, life, input });
             }
             Input::Event(event) => self.step(node, *event),
-            Input::Registered {
-                stream,
-                member,
-                view,
-            } => self.on_registered(node, stream, member, *view),
+            Input::Registered { stream, member, view } => {
+                self.on_registered(node, stream, member, *view)
+            }
             Input::Refused { for_good: true } => {
                 self.crash(node);
                 self.later(100 * MS, Happening::Start(node));
@@ -290,21 +254,10 @@ impl World<'_> {
         let incarnation = process.member.as_ref().map(|member| member.incarnation);
         let again = self.random.between(200, 1000) * MS;
         let input = Input::Attend;
-        self.later(
-            again,
-            Happening::ToServer {
-                to: node,
-                life,
-                input,
-            },
-        );
+        self.later(again, Happening::ToServer { to: node, life, input });
         if !self.network.is_cut(node, self.machines.len()) {
             let delay = self.delay();
-            let register = ToViews::Register {
-                node,
-                life,
-                incarnation,
-            };
+            let register = ToViews::Register { node, life, incarnation };
             self.later(delay, Happening::ToViews(register));
         }
     }
@@ -342,20 +295,10 @@ impl World<'_> {
         if self.network.is_cut(node, views) || self.network.is_cut(views, node) {
             if self.random.chance(500) {
                 let at = self.random.between(1, 1500) * MS;
-                self.later(
-                    at,
-                    Happening::ToViews(ToViews::Broken(stream, member.clone())),
-                );
+                self.later(at, Happening::ToViews(ToViews::Broken(stream, member.clone())));
                 let at = self.random.between(1, 1500) * MS;
                 let input = Input::RegistrationBroken { stream };
-                self.later(
-                    at,
-                    Happening::ToServer {
-                        to: node,
-                        life,
-                        input,
-                    },
-                );
+                self.later(at, Happening::ToServer { to: node, life, input });
             }
             if self.network.is_cut(node, views) {
                 return;
@@ -366,12 +309,7 @@ impl World<'_> {
             Say::Wish(wish) => ToViews::Wish(stream, member, wish),
         };
         let slow = self.random.chance(self.faults.slow_records);
-        let at = self.delay()
-            + if slow {
-                self.random.between(0, 600 * MS)
-            } else {
-                0
-            };
+        let at = self.delay() + if slow { self.random.between(0, 600 * MS) } else { 0 };
         self.later(at, Happening::ToViews(told));
     }
 
@@ -390,18 +328,14 @@ impl World<'_> {
             return;
         };
         let asked = match &event {
-            Event::Requests(requests) if replica.is_acting() => requests
-                .iter()
-                .any(|request| matches!(request.operation, Operation::Query(_))),
+            Event::Requests(requests) if replica.is_acting() => {
+                requests.iter().any(|request| matches!(request.operation, Operation::Query(_)))
+            }
             _ => false,
         };
         let mut effects = Vec::new();
         replica.step(now, event, &mut effects);
-        if asked
-            && !effects
-                .iter()
-                .any(|effect| matches!(effect, Effect::Reply { .. }))
-        {
+        if asked && !effects.iter().any(|effect| matches!(effect, Effect::Reply { .. })) {
             self.visits.note("read that waits for confirmation");
         }
         if self.is_traced() {
@@ -412,9 +346,7 @@ impl World<'_> {
         self.observe(node, &effects);
         let wants_pause = !effects.is_empty() && !self.machines[node].held.is_empty();
         assert!(!wants_pause, "the simulator steps a paused process");
-        if effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Reply { .. } | Effect::Send(_)))
+        if effects.iter().any(|effect| matches!(effect, Effect::Reply { .. } | Effect::Send(_)))
             && let Some(pause) = self.machines[node].pause_after_step.take()
         {
             self.visits.note("pause between deciding and acting");
@@ -450,11 +382,7 @@ impl World<'_> {
                     }
                     self.send(node, life, message);
                 }
-                Effect::Reply {
-                    token,
-                    reply,
-                    valid_until,
-                } => {
+                Effect::Reply { token, reply, valid_until } => {
                     let now = self.machines[node].clock(self.now);
                     let reply = if valid_until.is_some_and(|until| now >= until) {
                         self.visits.note("lease run out before the reply");
@@ -503,14 +431,7 @@ impl World<'_> {
         journal.done_at = (journal.done_at + 1).max(now + delay);
         let at = journal.done_at - now;
         let input = Input::Written(work, position);
-        self.later(
-            at,
-            Happening::ToServer {
-                to: node,
-                life,
-                input,
-            },
-        );
+        self.later(at, Happening::ToServer { to: node, life, input });
     }
 
     fn check_ack_is_safe(&self, node: Node, matched: OpNumber) {
@@ -518,10 +439,7 @@ impl World<'_> {
             return;
         };
         let journal = &process.journal;
-        let work = journal
-            .written
-            .range(OpNumber(1)..=matched.max(OpNumber(1)))
-            .next_back();
+        let work = journal.written.range(OpNumber(1)..=matched.max(OpNumber(1))).next_back();
         assert!(
             matched == OpNumber(0) || work.is_none_or(|(_, work)| *work <= journal.finished),
             "AckedIsSafe: s{node} acknowledged op {matched} before its journal had it"
@@ -533,23 +451,12 @@ impl World<'_> {
             // Whoever wants it to stop asks again, until somebody can take over.
             Notice::OnlyCopy { .. } => {
                 let input = Input::Event(Box::new(Event::Leave));
-                self.later(
-                    2000 * MS,
-                    Happening::ToServer {
-                        to: node,
-                        life,
-                        input,
-                    },
-                );
+                self.later(2000 * MS, Happening::ToServer { to: node, life, input });
             }
             Notice::TransferStarted { to, .. } => drop(self.transfers.insert(to.clone())),
             Notice::CopySynced { copy, .. } => {
                 let transfer = self.transfers.remove(copy);
-                self.visits.note(if transfer {
-                    "join by transfer"
-                } else {
-                    "join by log"
-                });
+                self.visits.note(if transfer { "join by transfer" } else { "join by log" });
             }
             Notice::TransferAbandoned { .. } => self.visits.note("transfer given up"),
             Notice::TailDropped { .. } => self.visits.note("tail dropped"),

@@ -85,11 +85,9 @@ impl World<'_> {
         let now = self.views_clock();
         match what {
             ToViews::Tick => {}
-            ToViews::Register {
-                node,
-                life,
-                incarnation,
-            } => self.on_register(node, life, incarnation, now),
+            ToViews::Register { node, life, incarnation } => {
+                self.on_register(node, life, incarnation, now)
+            }
             ToViews::Ping(stream, member, progress) => {
                 if self.is_attending(stream, &member) {
                     self.views.liveness.observe(&member, Some(progress), now);
@@ -181,14 +179,7 @@ impl World<'_> {
                 let for_good = reason != RefusedReason::NameInUse;
                 let delay = self.delay();
                 let input = Input::Refused { for_good };
-                self.later(
-                    delay,
-                    Happening::ToServer {
-                        to: node,
-                        life,
-                        input,
-                    },
-                );
+                self.later(delay, Happening::ToServer { to: node, life, input });
                 return;
             }
             Admission::Begins { former, command } => {
@@ -208,25 +199,14 @@ impl World<'_> {
         self.end_attendance(&member.name);
         self.views.attending.insert(member.name.clone(), attendance);
         let view = Box::new(self.views.state.view().clone());
-        let input = Input::Registered {
-            stream,
-            member: member.clone(),
-            view,
-        };
+        let input = Input::Registered { stream, member: member.clone(), view };
         let views = self.machines.len();
         if self.network.is_cut(views, node) {
             let at = self.random.between(50, 1500) * MS;
             self.later(at, Happening::ToViews(ToViews::Broken(stream, member)));
         } else {
             let delay = self.delay();
-            self.later(
-                delay,
-                Happening::ToServer {
-                    to: node,
-                    life,
-                    input,
-                },
-            );
+            self.later(delay, Happening::ToServer { to: node, life, input });
         }
     }
 
@@ -301,12 +281,7 @@ impl World<'_> {
                 continue;
             }
             let slow = self.random.chance(self.faults.slow_records);
-            let at = self.delay()
-                + if slow {
-                    self.random.between(0, 800 * MS)
-                } else {
-                    0
-                };
+            let at = self.delay() + if slow { self.random.between(0, 800 * MS) } else { 0 };
             let event = kvserver::replica::event::Event::View(Box::new(view.clone()));
             let input = Input::Event(Box::new(event));
             self.later(at, Happening::ToServer { to, life, input });

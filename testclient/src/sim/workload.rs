@@ -108,10 +108,7 @@ impl World<'_> {
                 self.begin(
                     client,
                     None,
-                    Operation::Command {
-                        id: None,
-                        command: Command::OpenSession,
-                    },
+                    Operation::Command { id: None, command: Command::OpenSession },
                 );
             }
             return;
@@ -119,10 +116,7 @@ impl World<'_> {
         if self.random.chance(350) {
             let keys = ["r0", "r1", "r2", "a0", "a1"];
             let count = self.random.between(1, 3);
-            let keys = (0..count)
-                .filter_map(|_| self.random.pick(&keys))
-                .map(bytes)
-                .collect();
+            let keys = (0..count).filter_map(|_| self.random.pick(&keys)).map(bytes).collect();
             self.begin(client, None, Operation::Query(Query::Get(keys)));
             return;
         }
@@ -132,11 +126,7 @@ impl World<'_> {
         }
         let command = self.command(client);
         if self.random.chance(60) {
-            if let Command::Change(Change {
-                action: Action::Put(_),
-                ..
-            }) = &command
-            {
+            if let Command::Change(Change { action: Action::Put(_), .. }) = &command {
                 self.begin(client, None, Operation::Command { id: None, command });
             }
             return;
@@ -151,14 +141,7 @@ impl World<'_> {
             number: RequestNumber(number),
             first_open: RequestNumber(first_open),
         };
-        self.begin(
-            client,
-            Some(number),
-            Operation::Command {
-                id: Some(id),
-                command,
-            },
-        );
+        self.begin(client, Some(number), Operation::Command { id: Some(id), command });
     }
 
     fn command(&mut self, client: usize) -> Command {
@@ -167,42 +150,24 @@ impl World<'_> {
         let value = format!("<{client}.{}>", state.writes);
         let register = self.random.pick(&["r0", "r1", "r2"]).unwrap_or("r0");
         let list = self.random.pick(&["a0", "a1"]).unwrap_or("a0");
-        let append = Change {
-            key: bytes(list),
-            action: Action::Append(bytes(&value)),
-        };
+        let append = Change { key: bytes(list), action: Action::Append(bytes(&value)) };
         let action = match self.random.below(10) {
             0 => Action::Delete,
-            1 => Action::CompareAndSet {
-                expect: Expect::Missing,
-                new_value: Some(bytes(&value)),
-            },
+            1 => Action::CompareAndSet { expect: Expect::Missing, new_value: Some(bytes(&value)) },
             2..=4 => Action::Put(bytes(&value)),
             5 => {
-                let put = Change {
-                    key: bytes(register),
-                    action: Action::Put(bytes(&value)),
-                };
+                let put = Change { key: bytes(register), action: Action::Put(bytes(&value)) };
                 return Command::Batch(vec![put, append]);
             }
             _ => return Command::Change(append),
         };
-        Command::Change(Change {
-            key: bytes(register),
-            action,
-        })
+        Command::Change(Change { key: bytes(register), action })
     }
 
     fn begin(&mut self, client: usize, number: Option<u64>, operation: Operation) {
         self.workload.next_call += 1;
         let call = self.workload.next_call;
-        let begun = Call {
-            operation,
-            number,
-            token: 0,
-            attempts: 0,
-            began_at: self.now,
-        };
+        let begun = Call { operation, number, token: 0, attempts: 0, began_at: self.now };
         self.workload.clients[client].calls.insert(call, begun);
         self.attempt(client, call);
     }
@@ -228,24 +193,14 @@ impl World<'_> {
         self.workload.next_token += 1;
         let token = self.workload.next_token;
         open.token = token;
-        let attempt = Attempt {
-            client,
-            call,
-            floor,
-            operation: open.operation.clone(),
-            answered: false,
-        };
+        let attempt =
+            Attempt { client, call, floor, operation: open.operation.clone(), answered: false };
         self.workload.attempts.insert(token, attempt);
         if self.workload.attempts.len() > 20_000 {
             self.workload.attempts.pop_first();
         }
         let late = self.random.chance(40);
-        let at = self.delay()
-            + if late {
-                self.random.between(0, 1500 * MS)
-            } else {
-                0
-            };
+        let at = self.delay() + if late { self.random.between(0, 1500 * MS) } else { 0 };
         self.later(at, Happening::Asked { to, token });
         let patience = self.random.between(150, 700) * MS;
         self.later(patience, Happening::TimedOut { token });
@@ -285,13 +240,7 @@ impl World<'_> {
         if !self.random.chance(30) {
             let at = self.delay();
             let answer = Answer::Reply(Box::new(reply));
-            self.later(
-                at,
-                Happening::Answered {
-                    token: token.0,
-                    answer,
-                },
-            );
+            self.later(at, Happening::Answered { token: token.0, answer });
         }
     }
 
@@ -306,9 +255,7 @@ impl World<'_> {
             Answer::Reply(reply) => match &**reply {
                 Reply::NotDone(NotDone::NotPrimary { primary, .. }) => {
                     let named = primary.as_ref().and_then(|primary| {
-                        self.machines
-                            .iter()
-                            .position(|machine| machine.name == *primary)
+                        self.machines.iter().position(|machine| machine.name == *primary)
                     });
                     Some(named.unwrap_or(elsewhere))
                 }

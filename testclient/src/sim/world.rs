@@ -30,24 +30,11 @@ const REDUNDANCY_WITHIN: u64 = 700_000 * MS;
 /// What can happen.
 #[derive(Debug)]
 pub(super) enum Happening {
-    ToServer {
-        to: Node,
-        life: u64,
-        input: Input,
-    },
-    ToAddress {
-        to: Node,
-        input: Input,
-    },
+    ToServer { to: Node, life: u64, input: Input },
+    ToAddress { to: Node, input: Input },
     ToViews(ToViews),
-    Carried {
-        channel: u64,
-        up: bool,
-        message: Box<Message>,
-    },
-    Broken {
-        channel: u64,
-    },
+    Carried { channel: u64, up: bool, message: Box<Message> },
+    Broken { channel: u64 },
     Resume(Node, u64),
     ViewsResume,
     Start(Node),
@@ -55,21 +42,10 @@ pub(super) enum Happening {
     Mend(Vec<(Node, Node)>),
     JournalHeals(Node),
     ClientActs(usize),
-    Asked {
-        to: Node,
-        token: u64,
-    },
-    Answered {
-        token: u64,
-        answer: Answer,
-    },
-    TimedOut {
-        token: u64,
-    },
-    Again {
-        client: usize,
-        call: u64,
-    },
+    Asked { to: Node, token: u64 },
+    Answered { token: u64, answer: Answer },
+    TimedOut { token: u64 },
+    Again { client: usize, call: u64 },
 }
 
 /// Takes the lines of a trace.
@@ -106,11 +82,7 @@ impl<'a> World<'a> {
         let settings = settings(&mut random);
         let servers = random.between(2, 5) as usize;
         let tuning = tuning(&mut random);
-        let reads = if random.chance(700) {
-            Reads::Lease
-        } else {
-            Reads::Confirm
-        };
+        let reads = if random.chance(700) { Reads::Lease } else { Reads::Confirm };
         let options = ReplicaOptions { reads, tuning };
         let journal_delay = random.pick(&[1, 500, 5 * MS, 60 * MS]).unwrap_or(1);
         let machines = (0..servers)
@@ -166,12 +138,7 @@ impl<'a> World<'a> {
     pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             let micros = self.now;
-            trace(&format!(
-                "{:4}.{:06} {}",
-                micros / 1_000_000,
-                micros % 1_000_000,
-                line()
-            ));
+            trace(&format!("{:4}.{:06} {}", micros / 1_000_000, micros % 1_000_000, line()));
         }
     }
 
@@ -182,10 +149,7 @@ impl<'a> World<'a> {
 
     /// Chaos, calm, and the proof that the cluster still serves.
     pub(super) fn run(mut self) -> Visits {
-        let lasts = format!(
-            "{:?} {:?} {:?}",
-            self.settings, self.faults, self.chaos_until
-        );
+        let lasts = format!("{:?} {:?} {:?}", self.settings, self.faults, self.chaos_until);
         self.note(|| lasts);
         for node in 0..self.machines.len() {
             let at = self.random.between(0, 400) * MS;
@@ -217,20 +181,13 @@ impl<'a> World<'a> {
         match what {
             Happening::ToServer { to, life, input } => self.input(to, life, input),
             Happening::ToAddress { to, input } => {
-                let life = self.machines[to]
-                    .process
-                    .as_ref()
-                    .map(|process| process.life);
+                let life = self.machines[to].process.as_ref().map(|process| process.life);
                 if let Some(life) = life {
                     self.input(to, life, input);
                 }
             }
             Happening::ToViews(what) => self.on_views(what),
-            Happening::Carried {
-                channel,
-                up,
-                message,
-            } => self.on_carried(channel, up, *message),
+            Happening::Carried { channel, up, message } => self.on_carried(channel, up, *message),
             Happening::Broken { channel } => self.on_broken(channel),
             Happening::Resume(node, life) => self.resume(node, life),
             Happening::ViewsResume => self.resume_views(),
@@ -263,21 +220,13 @@ impl<'a> World<'a> {
         };
         let lost =
             |world: &Self| world.views.state.ever_activated() && world.eligible_nodes().is_empty();
-        let within = if self.settings.min_copies > 1 {
-            REDUNDANCY_WITHIN
-        } else {
-            PROGRESS_WITHIN
-        };
+        let within = if self.settings.min_copies > 1 { REDUNDANCY_WITHIN } else { PROGRESS_WITHIN };
         let served = wait(self, within, &|world| world.workload.serves || lost(world));
         if lost(self) {
             self.visits.note("every complete copy left");
             return;
         }
-        assert!(
-            served,
-            "Progress: no new write commits: {}",
-            self.describe()
-        );
+        assert!(served, "Progress: no new write commits: {}", self.describe());
         self.visits.note("progress after healing");
         // A verdict from before the calm may still cost one more view.
         let calm = Cell::new(self.now);
@@ -321,11 +270,7 @@ fn settings(random: &mut Random) -> Settings {
     let copies = u32::try_from(random.pick(&[1, 2, 2, 2, 3, 3, 4]).unwrap_or(2)).unwrap_or(2);
     let mut settings = Settings {
         copies,
-        min_copies: if copies > 1 && random.chance(100) {
-            2
-        } else {
-            1
-        },
+        min_copies: if copies > 1 && random.chance(100) { 2 } else { 1 },
         ..Settings::default()
     };
     if random.chance(500) {
@@ -359,11 +304,7 @@ fn tuning(random: &mut Random) -> Tuning {
 fn faults(random: &mut Random) -> Faults {
     let mut weights = [0; 8];
     for weight in &mut weights {
-        *weight = if random.chance(650) {
-            random.between(1, 10)
-        } else {
-            0
-        };
+        *weight = if random.chance(650) { random.between(1, 10) } else { 0 };
     }
     Faults {
         weights,

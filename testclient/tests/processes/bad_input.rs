@@ -42,10 +42,7 @@ async fn the_library_refuses_keys_and_values_outside_the_limits() {
     ] {
         let error = calls::put(&client, key, value).await.expect_err("refused");
         assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
-        assert!(
-            error.to_string().contains(named),
-            "{error} should name {named}"
-        );
+        assert!(error.to_string().contains(named), "{error} should name {named}");
     }
     let error = calls::get(&client, "").await.expect_err("refused");
     assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
@@ -55,9 +52,7 @@ async fn the_library_refuses_keys_and_values_outside_the_limits() {
     check(&client, "empty", "").await;
     // What would grow beyond the limit is refused by the op itself.
     put(&client, "full", &"v".repeat(8 << 20)).await;
-    let error = calls::append(&client, "full", "v")
-        .await
-        .expect_err("refused");
+    let error = calls::append(&client, "full", "v").await.expect_err("refused");
     assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
     still_serves(&mut cluster).await;
 }
@@ -68,10 +63,7 @@ fn channel(address: &str) -> Channel {
 
 fn change(key: &str, value: Vec<u8>) -> pb::ExecuteRequest {
     let action = pb::change::Action::Put(value.into());
-    let change = pb::Change {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        action: Some(action),
-    };
+    let change = pb::Change { key: Bytes::copy_from_slice(key.as_bytes()), action: Some(action) };
     let command = pb::command::Command::Change(change);
     pb::ExecuteRequest {
         operation: Some(pb::execute_request::Operation::Command(pb::Command {
@@ -105,16 +97,10 @@ async fn a_server_refuses_what_the_library_would_never_send() {
     for (what, request) in cases {
         let status = server.execute(request).await.expect_err(what);
         assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status}");
-        assert!(
-            !status.message().is_empty(),
-            "{what}: no word of explanation"
-        );
+        assert!(!status.message().is_empty(), "{what}: no word of explanation");
     }
     let lab_put = pb::PutRequest::default();
-    let status = server
-        .put(lab_put)
-        .await
-        .expect_err("an empty key through the lab's door");
+    let status = server.put(lab_put).await.expect_err("an empty key through the lab's door");
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     still_serves(&mut cluster).await;
 }
@@ -125,10 +111,7 @@ async fn a_request_for_another_cluster_is_refused() {
     let mut server = KvServerClient::new(channel(cluster.server_name(0)));
     let mut request = change("good", b"stranger".to_vec());
     request.cluster_id = Bytes::from_static(&[7; 16]);
-    let status = server
-        .execute(request)
-        .await
-        .expect_err("another cluster's request");
+    let status = server.execute(request).await.expect_err("another cluster's request");
     assert!(status.message().contains("cluster"), "{status}");
     still_serves(&mut cluster).await;
 }
@@ -171,9 +154,7 @@ impl Decoder for Raw {
 /// returns how many answers there were.
 async fn call_raw(address: &str, path: &'static str, message: Bytes) -> Result<u32, Status> {
     let mut grpc = tonic::client::Grpc::new(channel(address));
-    grpc.ready()
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
+    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
     let request = Request::new(tokio_stream::iter([message]));
     let mut answers = grpc.streaming(request, path, Raw).await?.into_inner();
@@ -264,11 +245,9 @@ async fn run(name: &str, args: &[&str]) -> (Option<i32>, String) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("run it");
-    let ended = wait_for("it to end", Duration::from_secs(20), async || {
-        match child.try_wait() {
-            Ok(Some(status)) => Ok(status),
-            other => Err(format!("{other:?}")),
-        }
+    let ended = wait_for("it to end", Duration::from_secs(20), async || match child.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        other => Err(format!("{other:?}")),
     });
     let ended = ended.await;
     if ended.is_err() {
@@ -286,50 +265,25 @@ async fn wrong_flags_end_with_code_2_and_name_flag_and_rule() {
     let cases: &[(&str, &[&str], &[&str])] = &[
         ("viewservice", &["--nonsense"], &["--nonsense"]),
         ("kvserver", &["--nonsense"], &["--nonsense"]),
-        (
-            "testclient",
-            &["bench", "--read-ratio", "2"],
-            &["--read-ratio", "0 to 1"],
-        ),
+        ("testclient", &["bench", "--read-ratio", "2"], &["--read-ratio", "0 to 1"]),
         ("testclient", &["--interval", "soon"], &["--interval"]),
         (
             "viewservice",
-            &[
-                "--addr",
-                "127.0.0.1:0",
-                "--ping-interval",
-                "500ms",
-                "--dead-after",
-                "1s",
-            ],
+            &["--addr", "127.0.0.1:0", "--ping-interval", "500ms", "--dead-after", "1s"],
             &["--dead-after", "--ping-interval", "three times"],
         ),
         (
             "viewservice",
-            &[
-                "--addr",
-                "127.0.0.1:0",
-                "--copies",
-                "2",
-                "--min-copies",
-                "3",
-            ],
+            &["--addr", "127.0.0.1:0", "--copies", "2", "--min-copies", "3"],
             &["--min-copies", "--copies"],
         ),
-        (
-            "viewservice",
-            &["--ping-interval", "fast"],
-            &["--ping-interval"],
-        ),
+        ("viewservice", &["--ping-interval", "fast"], &["--ping-interval"]),
     ];
     for (name, args, named) in cases {
         let (code, said) = run(name, args).await;
         assert_eq!(code, Some(2), "{name} {args:?}: {said}");
         for word in *named {
-            assert!(
-                said.contains(word),
-                "{name} {args:?} should name {word}: {said}"
-            );
+            assert!(said.contains(word), "{name} {args:?} should name {word}: {said}");
         }
     }
 }
@@ -341,13 +295,8 @@ async fn a_taken_port_is_one_clear_line_that_names_the_flag() {
     for name in ["viewservice", "kvserver"] {
         let (code, said) = run(name, &["--addr", &address]).await;
         assert_eq!(code, Some(1), "{name}: {said}");
-        let line = said
-            .lines()
-            .find(|line| line.contains(&address) && line.contains("--addr"));
-        assert!(
-            line.is_some(),
-            "{name} should name --addr and {address}: {said}"
-        );
+        let line = said.lines().find(|line| line.contains(&address) && line.contains("--addr"));
+        assert!(line.is_some(), "{name} should name --addr and {address}: {said}");
     }
     let port = taken.local_addr().expect("its address").port().to_string();
     let dir = tempfile::tempdir().expect("a folder");
@@ -355,10 +304,7 @@ async fn a_taken_port_is_one_clear_line_that_names_the_flag() {
     let args = ["cluster", "--first-port", &port, "--log-dir", logs];
     let (code, said) = run("testclient", &args).await;
     assert_eq!(code, Some(1), "{said}");
-    assert!(
-        said.contains(&port) && said.contains("--first-port"),
-        "{said}"
-    );
+    assert!(said.contains(&port) && said.contains("--first-port"), "{said}");
 }
 
 #[tokio::test]

@@ -37,9 +37,7 @@ impl DerefMut for Running {
 impl Running {
     /// A client whose calls try for [`PATIENCE`].
     pub(crate) async fn client(&self) -> Client {
-        calls::connect(self.view_service_addr(), PATIENCE)
-            .await
-            .expect("connect")
+        calls::connect(self.view_service_addr(), PATIENCE).await.expect("connect")
     }
 }
 
@@ -47,34 +45,24 @@ impl Running {
 pub(crate) async fn prepared(options: Options) -> Running {
     let slot = SLOTS.acquire().await.expect("never closed");
     let cluster = Cluster::new(&options).await.expect("prepare a cluster");
-    Running {
-        cluster,
-        _slot: slot,
-    }
+    Running { cluster, _slot: slot }
 }
 
 /// A cluster whose view service and first servers run, in this order: the first is the primary,
 /// the following ones its backups.
 pub(crate) async fn running(options: Options, servers: usize) -> Running {
     let mut cluster = prepared(options).await;
-    cluster
-        .start_view_service()
-        .expect("start the view service");
+    cluster.start_view_service().expect("start the view service");
     for index in 0..servers {
         cluster.start_server(index).expect("start a server");
-        cluster
-            .wait_until_redundant()
-            .await
-            .expect("it finds its place");
+        cluster.wait_until_redundant().await.expect("it finds its place");
     }
     cluster
 }
 
 /// The value of a key, which must be readable.
 pub(crate) async fn get(client: &Client, key: &str) -> Option<String> {
-    calls::get(client, key)
-        .await
-        .unwrap_or_else(|error| panic!("get {key}: {error}"))
+    calls::get(client, key).await.unwrap_or_else(|error| panic!("get {key}: {error}"))
 }
 
 /// A put that must succeed.
@@ -93,9 +81,5 @@ pub(crate) async fn append(client: &Client, key: &str, bytes: &str) {
 
 /// Asserts what a key holds.
 pub(crate) async fn check(client: &Client, key: &str, expected: &str) {
-    assert_eq!(
-        get(client, key).await.as_deref(),
-        Some(expected),
-        "key {key}"
-    );
+    assert_eq!(get(client, key).await.as_deref(), Some(expected), "key {key}");
 }

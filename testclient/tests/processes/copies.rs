@@ -4,10 +4,7 @@ use crate::common::{check, put, running};
 use testclient::cluster::Options;
 
 fn three_copies() -> Options {
-    Options {
-        copies: 3,
-        ..Options::default()
-    }
+    Options { copies: 3, ..Options::default() }
 }
 
 async fn kill_one_of_three(victim: usize) {
@@ -31,10 +28,7 @@ async fn kill_one_of_three(victim: usize) {
     }
     check(&client, "after", "1").await;
     cluster.start_server(victim).expect("start it again");
-    cluster
-        .wait_until_redundant()
-        .await
-        .expect("three copies again");
+    cluster.wait_until_redundant().await.expect("three copies again");
     check(&client, "after", "1").await;
 }
 

@@ -70,10 +70,7 @@ async fn p3_clients_and_servers_do_not_ask_the_view_service_for_each_put() {
     // As in the lab: two servers that ping, and twenty to spare.
     let pings = started.elapsed().as_millis() as u64 / 500;
     let allowed = 2 * pings + 20;
-    assert!(
-        calls <= allowed,
-        "{calls} calls to the view service for 100 puts; at most {allowed}"
-    );
+    assert!(calls <= allowed, "{calls} calls to the view service for 100 puts; at most {allowed}");
 }
 
 #[tokio::test]
@@ -111,19 +108,13 @@ async fn p5_after_the_last_copy_is_gone_an_empty_server_does_not_serve() {
     cluster.kill(1);
     cluster.start_server(2).expect("start s3");
     let impatient = client.with_timeout(Duration::from_secs(4));
-    let error = calls::get(&impatient, "a")
-        .await
-        .expect_err("nobody may answer");
+    let error = calls::get(&impatient, "a").await.expect_err("nobody may answer");
     assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
     let gone = cluster.server_name(1).to_owned();
     cluster
-        .wait_for_status(
-            "the view service to say for whom it waits",
-            |status, layout| {
-                status.waiting_for.iter().any(|name| name.contains(&gone))
-                    && layout.primary != Some(2)
-            },
-        )
+        .wait_for_status("the view service to say for whom it waits", |status, layout| {
+            status.waiting_for.iter().any(|name| name.contains(&gone)) && layout.primary != Some(2)
+        })
         .await
         .expect("it waits for s2");
 }
@@ -178,10 +169,7 @@ async fn p8_a_put_right_after_the_primary_failed_completes() {
 
 /// Kills the primary of two and waits until its backup has taken over.
 async fn fail_over(cluster: &mut Running) {
-    let before: Layout = cluster
-        .wait_until_redundant()
-        .await
-        .expect("both are in sync");
+    let before: Layout = cluster.wait_until_redundant().await.expect("both are in sync");
     cluster.kill(before.primary.expect("a primary"));
     let view = cluster.wait_for_view("the backup to be primary", |view| {
         view.primary == before.synced.first().copied()
@@ -209,15 +197,9 @@ async fn p9_concurrent_puts_to_the_same_keys_leave_both_copies_equal() {
     }
     let client = cluster.client().await;
     let on_primary = [get(&client, "0").await, get(&client, "1").await];
-    assert!(
-        on_primary.iter().all(Option::is_some),
-        "nothing was written"
-    );
+    assert!(on_primary.iter().all(Option::is_some), "nothing was written");
     fail_over(&mut cluster).await;
-    assert_eq!(
-        [get(&client, "0").await, get(&client, "1").await],
-        on_primary
-    );
+    assert_eq!([get(&client, "0").await, get(&client, "1").await], on_primary);
 }
 
 #[tokio::test]
@@ -243,10 +225,7 @@ async fn p10_concurrent_appends_are_applied_once_in_order_and_equally_on_both_co
         let mut after = 0;
         for number in 0..EACH {
             let element = format!("x {writer} {number} y");
-            let at: Vec<_> = on_primary
-                .match_indices(&element)
-                .map(|(at, _)| at)
-                .collect();
+            let at: Vec<_> = on_primary.match_indices(&element).map(|(at, _)| at).collect();
             assert_eq!(at.len(), 1, "{element} is there {} times", at.len());
             assert!(at[0] >= after, "{element} is out of order");
             after = at[0];
@@ -284,10 +263,7 @@ async fn p12_repeated_failures_and_restarts_never_lose_a_put() {
     let mut failures = 0;
     while Instant::now() < end {
         // As in the lab any of the three may fail, but never the last copy that is complete.
-        cluster
-            .wait_until_redundant()
-            .await
-            .expect("it repairs itself");
+        cluster.wait_until_redundant().await.expect("it repairs itself");
         let victim = usize::try_from(random.below(3)).expect("below 3");
         cluster.kill(victim);
         let name = cluster.server_name(victim).to_owned();
@@ -305,11 +281,7 @@ async fn p12_repeated_failures_and_restarts_never_lose_a_put() {
         failures += 1;
     }
     for writer in writers {
-        assert_eq!(
-            writer.await.expect("a writer went through"),
-            10,
-            "too few keys were written"
-        );
+        assert_eq!(writer.await.expect("a writer went through"), 10, "too few keys were written");
     }
     assert!(failures >= 2, "only {failures} failures in 12 s");
     let client = cluster.client().await;

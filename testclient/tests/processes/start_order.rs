@@ -15,31 +15,18 @@ async fn servers_and_clients_that_start_before_the_view_service_wait_for_it() {
     let client = cluster.client().await;
     let early = tokio::spawn(async move { calls::put(&client, "a", "1").await });
     let listening: Vec<String> = (0..3).map(|i| cluster.server_name(i).to_owned()).collect();
-    wait_for(
-        "the servers to be up without a view service",
-        PATIENCE,
-        async || match listening
-            .iter()
-            .find(|name| !testclient::cluster::listens(name))
-        {
+    wait_for("the servers to be up without a view service", PATIENCE, async || {
+        match listening.iter().find(|name| !testclient::cluster::listens(name)) {
             None => Ok(()),
             Some(name) => Err(format!("{name} does not listen")),
-        },
-    )
+        }
+    })
     .await
     .expect("they wait");
     assert_eq!(cluster.ended_by_itself(), None);
-    cluster
-        .start_view_service()
-        .expect("start the view service");
-    cluster
-        .wait_until_redundant()
-        .await
-        .expect("everyone finds each other");
-    early
-        .await
-        .expect("no panic")
-        .expect("the early put was done");
+    cluster.start_view_service().expect("start the view service");
+    cluster.wait_until_redundant().await.expect("everyone finds each other");
+    early.await.expect("no panic").expect("the early put was done");
     check(&cluster.client().await, "a", "1").await;
 }
 
@@ -102,18 +89,11 @@ async fn the_only_copy_that_comes_back_empty_does_not_serve() {
     let name = cluster.server_name(0).to_owned();
     cluster
         .wait_for_status("the view service to say for whom it waits", |status, _| {
-            status
-                .waiting_for
-                .iter()
-                .any(|waiting| waiting.contains(&name))
+            status.waiting_for.iter().any(|waiting| waiting.contains(&name))
         })
         .await
         .expect("it waits");
     let impatient = client.with_timeout(Duration::from_secs(3));
-    calls::get(&impatient, "a")
-        .await
-        .expect_err("what it lost must not look like never written");
-    calls::put(&impatient, "b", "2")
-        .await
-        .expect_err("nor may it take new data");
+    calls::get(&impatient, "a").await.expect_err("what it lost must not look like never written");
+    calls::put(&impatient, "b", "2").await.expect_err("nor may it take new data");
 }

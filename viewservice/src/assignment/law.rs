@@ -57,10 +57,7 @@ impl ViewId {
     /// The id of this record's view.
     #[must_use]
     pub fn of(view: &View) -> ViewId {
-        ViewId {
-            generation: view.generation,
-            number: view.number,
-        }
+        ViewId { generation: view.generation, number: view.number }
     }
 }
 
@@ -260,10 +257,9 @@ impl ViewState {
     /// The present life of a registered server.
     #[must_use]
     pub fn present(&self, name: &ServerName) -> Option<Member> {
-        self.servers.get(name).map(|server| Member {
-            name: name.clone(),
-            incarnation: server.incarnation,
-        })
+        self.servers
+            .get(name)
+            .map(|server| Member { name: name.clone(), incarnation: server.incarnation })
     }
 
     /// Whether this life is the present one of its server.
@@ -282,10 +278,9 @@ impl ViewState {
 
     /// The present lives of all registered servers, by name.
     pub fn servers(&self) -> impl Iterator<Item = Member> + '_ {
-        self.servers.iter().map(|(name, server)| Member {
-            name: name.clone(),
-            incarnation: server.incarnation,
-        })
+        self.servers
+            .iter()
+            .map(|(name, server)| Member { name: name.clone(), incarnation: server.incarnation })
     }
 
     /// Does what the command says, if that is allowed.
@@ -299,29 +294,13 @@ impl ViewState {
         let before = self.view.clone();
         let was_activated = self.ever_activated;
         let outcome = match command {
-            Command::Register {
-                name,
-                kind,
-                replaces,
-            } => self.register(name, kind, replaces),
+            Command::Register { name, kind, replaces } => self.register(name, kind, replaces),
             Command::Forget { server } => self.forget(&server),
             Command::Adopted { by } => self.adopted(&by),
-            Command::Propose {
-                after,
-                primary,
-                backups,
-            } => self.propose(after, primary, backups),
-            Command::Activate {
-                by,
-                view,
-                reconciled,
-            } => self.activate(&by, view, &reconciled),
+            Command::Propose { after, primary, backups } => self.propose(after, primary, backups),
+            Command::Activate { by, view, reconciled } => self.activate(&by, view, &reconciled),
             Command::Synced { by, view, server } => self.synced(&by, view, server),
-            Command::Heard {
-                by,
-                view,
-                committed,
-            } => self.heard(&by, view, committed),
+            Command::Heard { by, view, committed } => self.heard(&by, view, committed),
             Command::Force { after, server } => self.force(after, server),
         };
         self.check_invariants();
@@ -351,14 +330,8 @@ impl ViewState {
         }
         self.kind = Some(kind);
         self.last_incarnation = self.last_incarnation.next();
-        let member = Member {
-            name: name.clone(),
-            incarnation: self.last_incarnation,
-        };
-        let server = Server {
-            incarnation: self.last_incarnation,
-            adopted: false,
-        };
+        let member = Member { name: name.clone(), incarnation: self.last_incarnation };
+        let server = Server { incarnation: self.last_incarnation, adopted: false };
         self.servers.insert(name, server);
         self.renew();
         Ok(Applied::Registered(member))
@@ -497,11 +470,7 @@ impl ViewState {
     }
 
     fn must_be_present(&self, member: &Member) -> Result<(), Refusal> {
-        if self.is_present(member) {
-            Ok(())
-        } else {
-            Err(Refusal::NotPresent(member.clone()))
-        }
+        if self.is_present(member) { Ok(()) } else { Err(Refusal::NotPresent(member.clone())) }
     }
 
     /// VIEW-4, VIEW-5, VIEW-6: the primary of the view, and still the present life of its server.
@@ -513,11 +482,7 @@ impl ViewState {
     }
 
     fn must_be_activated(&self) -> Result<(), Refusal> {
-        if self.view.is_activated() {
-            Ok(())
-        } else {
-            Err(Refusal::NotActivated)
-        }
+        if self.view.is_activated() { Ok(()) } else { Err(Refusal::NotActivated) }
     }
 
     /// VIEW-2. Before the first activation there is no data, so a first primary that dies early
@@ -541,10 +506,7 @@ impl ViewState {
             "every view but number 0 has a primary: {view:?}"
         );
         if let Some(primary) = &view.primary {
-            assert!(
-                nobody_twice(primary, &view.backups).is_ok(),
-                "NobodyTwice: {view:?}"
-            );
+            assert!(nobody_twice(primary, &view.backups).is_ok(), "NobodyTwice: {view:?}");
             assert!(
                 !self.ever_activated || view.eligible.contains(primary),
                 "PrimaryIsComplete: {view:?}"
@@ -561,16 +523,11 @@ impl ViewState {
             self.ever_activated != view.eligible.is_empty(),
             "EligibleIsEarned: nobody is eligible exactly until the first activation: {view:?}"
         );
-        assert!(
-            view.primary_since <= view.number,
-            "EpochNamesOnePrimary: {view:?}"
-        );
+        assert!(view.primary_since <= view.number, "EpochNamesOnePrimary: {view:?}");
         let given: BTreeSet<_> = self.servers.values().map(|s| s.incarnation).collect();
         assert!(
             given.len() == self.servers.len()
-                && given
-                    .last()
-                    .is_none_or(|last| *last <= self.last_incarnation),
+                && given.last().is_none_or(|last| *last <= self.last_incarnation),
             "IncarnationsAreNew: {:?}",
             self.servers
         );
@@ -580,10 +537,7 @@ impl ViewState {
     fn check_step(&self, before: &View, was_activated: bool) {
         let after = &self.view;
         if after.revision == before.revision {
-            assert!(
-                after == before,
-                "OneRecordPerRevision: {before:?} {after:?}"
-            );
+            assert!(after == before, "OneRecordPerRevision: {before:?} {after:?}");
             return;
         }
         assert!(
@@ -628,11 +582,7 @@ impl ViewState {
 }
 
 fn name_is_usable(name: &ServerName) -> Result<(), Refusal> {
-    if (1..=NAME_SIZE_MAX).contains(&name.as_str().len()) {
-        Ok(())
-    } else {
-        Err(Refusal::BadName)
-    }
+    if (1..=NAME_SIZE_MAX).contains(&name.as_str().len()) { Ok(()) } else { Err(Refusal::BadName) }
 }
 
 fn kind_fits(cluster: Option<Kind>, kind: Kind) -> Result<(), Refusal> {

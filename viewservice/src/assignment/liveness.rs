@@ -249,21 +249,14 @@ impl Liveness {
 
     fn record_death(&mut self, name: &ServerName, now: Timestamp) {
         let record = self.records.entry(name.clone()).or_default();
-        if record
-            .deaths
-            .back()
-            .is_some_and(|last| now.since(*last) > STABLE_AFTER)
-        {
+        if record.deaths.back().is_some_and(|last| now.since(*last) > STABLE_AFTER) {
             *record = Record::default();
         }
         record.deaths.push_back(now);
         while record.deaths.len() > DEATHS_FREE + 1 {
             record.deaths.pop_front();
         }
-        let recent = record
-            .deaths
-            .iter()
-            .filter(|death| now.since(**death) <= FLAP_WINDOW);
+        let recent = record.deaths.iter().filter(|death| now.since(**death) <= FLAP_WINDOW);
         if recent.count() > DEATHS_FREE || record.strikes > 0 {
             let pause = BACK_OFF_FIRST * 2_u32.pow(record.strikes.min(7));
             record.barred_until = now + pause.min(BACK_OFF_MAX);
@@ -314,8 +307,7 @@ impl Liveness {
     pub fn is_recruitable(&self, member: &Member) -> bool {
         self.state(member) == State::Alive
             && self.lives.get(member).is_some_and(|life| {
-                life.evicted
-                    .is_none_or(|evicted| life.heard > evicted && life.moved > evicted)
+                life.evicted.is_none_or(|evicted| life.heard > evicted && life.moved > evicted)
             })
     }
 
@@ -329,16 +321,13 @@ impl Liveness {
     /// Deaths and evictions of the server that are not forgotten yet.
     #[must_use]
     pub fn deaths(&self, name: &ServerName) -> usize {
-        self.records
-            .get(name)
-            .map_or(0, |record| record.deaths.len())
+        self.records.get(name).map_or(0, |record| record.deaths.len())
     }
 
     /// Highest op that the server said it has appended.
     #[must_use]
     pub fn appended(&self, member: &Member) -> OpNumber {
-        self.progress(member)
-            .map_or(OpNumber(0), |progress| progress.appended)
+        self.progress(member).map_or(OpNumber(0), |progress| progress.appended)
     }
 
     /// What the server said last about itself.

@@ -38,10 +38,9 @@ pub fn ping(state: &ViewState, server: &ServerName, number: ViewNumber) -> Meani
     }
     let present = state.present(server);
     match present {
-        Some(member) if number.0 > 0 || !state.has_adopted(server) => Meaning::Lives {
-            commands: says(state, &member, number),
-            member,
-        },
+        Some(member) if number.0 > 0 || !state.has_adopted(server) => {
+            Meaning::Lives { commands: says(state, &member, number), member }
+        }
         former => Meaning::Begins {
             command: begin(server, former.as_ref().map(|member| member.incarnation)),
             former,
@@ -50,11 +49,7 @@ pub fn ping(state: &ViewState, server: &ServerName, number: ViewNumber) -> Meani
 }
 
 fn begin(server: &ServerName, replaces: Option<Incarnation>) -> Command {
-    Command::Register {
-        name: server.clone(),
-        kind: Kind::Plain,
-        replaces,
-    }
+    Command::Register { name: server.clone(), kind: Kind::Plain, replaces }
 }
 
 fn says(state: &ViewState, member: &Member, number: ViewNumber) -> Vec<Command> {
@@ -70,10 +65,7 @@ fn says(state: &ViewState, member: &Member, number: ViewNumber) -> Vec<Command> 
             view: id,
             reconciled: view.backups.clone(),
         });
-        let all = view
-            .backups
-            .iter()
-            .filter(|backup| state.is_present(backup));
+        let all = view.backups.iter().filter(|backup| state.is_present(backup));
         commands.extend(all.map(|backup| Command::Synced {
             by: member.clone(),
             view: id,

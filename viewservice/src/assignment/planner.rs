@@ -61,12 +61,7 @@ pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
             let leaving = liveness.state(member) == State::Leaving;
             let seniority = view.backups.iter().position(|backup| backup == *member);
             let seniority = seniority.unwrap_or(usize::MAX);
-            (
-                leaving,
-                Reverse(liveness.appended(member)),
-                seniority,
-                member.incarnation,
-            )
+            (leaving, Reverse(liveness.appended(member)), seniority, member.incarnation)
         })
         .cloned()
 }
@@ -105,10 +100,7 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
         .iter()
         .partition(|member| !state.is_present(member) || liveness.is_gone(member));
     let names = |members: &[&Member]| {
-        let names: Vec<_> = members
-            .iter()
-            .map(|member| member.name.to_string())
-            .collect();
+        let names: Vec<_> = members.iter().map(|member| member.name.to_string()).collect();
         names.join(", ")
     };
     let advice = if silent.is_empty() {
@@ -127,10 +119,7 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     };
     let for_servers = if silent.is_empty() { lost } else { silent };
     Some(Waiting {
-        for_servers: for_servers
-            .into_iter()
-            .map(|member| member.name.clone())
-            .collect(),
+        for_servers: for_servers.into_iter().map(|member| member.name.clone()).collect(),
         advice,
     })
 }
@@ -206,10 +195,7 @@ fn unblocked_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {
 
 fn kept_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {
     let backups = state.view().backups.iter();
-    backups
-        .filter(|backup| stays(state, liveness, backup))
-        .cloned()
-        .collect()
+    backups.filter(|backup| stays(state, liveness, backup)).cloned().collect()
 }
 
 /// A suspected backup stays until it is known to be dead.
@@ -239,9 +225,8 @@ fn recruit(
         .filter(|spare| liveness.is_recruitable(spare))
         .collect();
     spares.sort_by_key(|spare| (liveness.deaths(&spare.name), spare.incarnation));
-    let (barred, ready): (Vec<_>, Vec<_>) = spares
-        .into_iter()
-        .partition(|spare| liveness.is_barred(spare, now));
+    let (barred, ready): (Vec<_>, Vec<_>) =
+        spares.into_iter().partition(|spare| liveness.is_barred(spare, now));
     backups.extend(ready.into_iter().take(wanted.saturating_sub(backups.len())));
     if backups.is_empty() {
         backups.extend(barred.into_iter().take(wanted.min(1)));
@@ -255,18 +240,11 @@ fn to_forget(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
         needed.any(|member| member.name == server.name)
     };
     let server = state.servers().find(|server| {
-        liveness
-            .dead_for(server, now)
-            .is_some_and(|time| time > FORGET_AFTER)
-            && !needed(server)
+        liveness.dead_for(server, now).is_some_and(|time| time > FORGET_AFTER) && !needed(server)
     })?;
     Some(Command::Forget { server })
 }
 
 fn propose(state: &ViewState, primary: Member, backups: Vec<Member>) -> Command {
-    Command::Propose {
-        after: state.view_id(),
-        primary,
-        backups,
-    }
+    Command::Propose { after: state.view_id(), primary, backups }
 }

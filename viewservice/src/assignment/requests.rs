@@ -131,30 +131,17 @@ pub fn wish(
 ) -> Granted {
     let id = |generation: Generation, number: ViewNumber| ViewId { generation, number };
     match wish {
-        Wish::Activate {
-            generation,
-            number,
-            reconciled,
-        } => Granted::Propose(Command::Activate {
+        Wish::Activate { generation, number, reconciled } => Granted::Propose(Command::Activate {
             by: by.clone(),
             view: id(generation, number),
             reconciled,
         }),
-        Wish::Synced {
-            generation,
-            number,
-            server,
-        } => Granted::Propose(Command::Synced {
+        Wish::Synced { generation, number, server } => Granted::Propose(Command::Synced {
             by: by.clone(),
             view: id(generation, number),
             server,
         }),
-        Wish::Evict {
-            generation,
-            number,
-            server,
-            ..
-        } => {
+        Wish::Evict { generation, number, server, .. } => {
             let speaks_for_the_view =
                 state.view_id() == id(generation, number) && state.view().is_primary(by);
             if !speaks_for_the_view {
@@ -211,8 +198,5 @@ pub fn force(
             ));
         }
     }
-    Ok(Command::Force {
-        after: state.view_id(),
-        server: member,
-    })
+    Ok(Command::Force { after: state.view_id(), server: member })
 }

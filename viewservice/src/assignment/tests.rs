@@ -60,19 +60,11 @@ struct World {
 }
 
 fn member(name: &str, incarnation: u64) -> Member {
-    Member {
-        name: name.into(),
-        incarnation: kvproto::Incarnation(incarnation),
-    }
+    Member { name: name.into(), incarnation: kvproto::Incarnation(incarnation) }
 }
 
 fn settings(copies: u32) -> Settings {
-    Settings {
-        ping_interval: PING_INTERVAL,
-        dead_after: DEAD_AFTER,
-        copies,
-        ..Settings::default()
-    }
+    Settings { ping_interval: PING_INTERVAL, dead_after: DEAD_AFTER, copies, ..Settings::default() }
 }
 
 impl World {
@@ -116,11 +108,7 @@ impl World {
         let view = self.state.view();
         let name = |member: Option<&Member>| member.map_or("", |m| m.name.as_str()).to_owned();
         assert_eq!(
-            (
-                name(view.primary.as_ref()),
-                name(view.backups.first()),
-                view.number.0
-            ),
+            (name(view.primary.as_ref()), name(view.backups.first()), view.number.0),
             (primary.to_owned(), backup.to_owned(), number)
         );
     }
@@ -231,11 +219,7 @@ impl World {
 
     fn ping_plain(&mut self, name: &'static str) {
         let process = &self.servers[name];
-        let number = if process.habit == Habit::Zero {
-            ViewNumber(0)
-        } else {
-            process.number
-        };
+        let number = if process.habit == Habit::Zero { ViewNumber(0) } else { process.number };
         let member = self.lab_ping(name, number.0);
         self.servers.get_mut(name).unwrap().member = member;
     }
@@ -290,10 +274,7 @@ impl World {
         let view = self.view();
         if view.is_activated() {
             for server in view.backups.clone() {
-                let running = self
-                    .servers
-                    .values()
-                    .any(|p| p.member.as_ref() == Some(&server));
+                let running = self.servers.values().any(|p| p.member.as_ref() == Some(&server));
                 if running && !view.eligible.contains(&server) {
                     self.wish(&member, synced(&view, &server));
                 }
@@ -363,11 +344,7 @@ fn activate(view: &View, reconciled: &[Member]) -> Wish {
 }
 
 fn synced(view: &View, server: &Member) -> Wish {
-    Wish::Synced {
-        generation: view.generation,
-        number: view.number,
-        server: server.clone(),
-    }
+    Wish::Synced { generation: view.generation, number: view.number, server: server.clone() }
 }
 
 fn evict(view: &View, server: &Member) -> Wish {

@@ -16,25 +16,14 @@ use kvprocess::logging::LogFormat;
 #[command(name = "kvctl", version = kvprocess::VERSION)]
 pub(crate) struct Cli {
     /// View servers of the cluster, host:port, as a comma list.
-    #[arg(
-        long,
-        global = true,
-        env = "KVCTL_VS",
-        default_value = "localhost:8000"
-    )]
+    #[arg(long, global = true, env = "KVCTL_VS", default_value = "localhost:8000")]
     pub(crate) vs: String,
     /// How long a command may take, such as 500ms, 10s or 2m.
     #[arg(long, global = true, env = "KVCTL_TIMEOUT", default_value = "10s",
         value_parser = duration)]
     pub(crate) timeout: Duration,
     /// Text for people, or JSON for programs.
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "KVCTL_OUTPUT",
-        default_value = "text"
-    )]
+    #[arg(short, long, global = true, env = "KVCTL_OUTPUT", default_value = "text")]
     pub(crate) output: Format,
     /// Logs on stderr for people or for programs.
     #[arg(long, global = true, env = "KVCTL_LOG_FORMAT", default_value = "text")]
@@ -177,16 +166,7 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in [
-            "",
-            "10",
-            "s",
-            "0s",
-            "-1s",
-            "1.5s",
-            "99999999999999999m",
-            "3é",
-        ] {
+        for wrong in ["", "10", "s", "0s", "-1s", "1.5s", "99999999999999999m", "3é"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

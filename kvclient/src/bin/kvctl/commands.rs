@@ -24,11 +24,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(client: Client, output: Output) -> Self {
-        Self {
-            client,
-            output,
-            stdin_is_free: true,
-        }
+        Self { client, output, stdin_is_free: true }
     }
 
     /// Runs one verb, unless Ctrl-C comes first.
@@ -58,32 +54,26 @@ impl Session {
                 let value = self.value(value).await?;
                 let put = self.client.put(key.as_bytes(), value).await?;
                 let version = put.version.0;
-                self.output
-                    .print(|| b"OK".to_vec(), || json!({ "version": version }))
+                self.output.print(|| b"OK".to_vec(), || json!({ "version": version }))
             }
             Verb::Del { key } => {
                 if !self.client.delete(key.as_bytes()).await? {
                     return Err(not_found(&key));
                 }
-                self.output
-                    .print(|| b"OK".to_vec(), || json!({ "deleted": true }))
+                self.output.print(|| b"OK".to_vec(), || json!({ "deleted": true }))
             }
             Verb::Append { key, value } => {
                 let value = self.value(value).await?;
                 let length = self.client.append(key.as_bytes(), value).await?;
-                self.output.print(
-                    || length.to_string().into_bytes(),
-                    || json!({ "length": length }),
-                )
+                self.output
+                    .print(|| length.to_string().into_bytes(), || json!({ "length": length }))
             }
             Verb::Cas(cas) => self.cas(cas).await,
             Verb::View { watch } => self.view(watch).await,
             Verb::Status => {
                 let status = self.client.status().await?;
-                self.output.print(
-                    || status::screen(&status).into_bytes(),
-                    || status::status_json(&status),
-                )
+                self.output
+                    .print(|| status::screen(&status).into_bytes(), || status::status_json(&status))
             }
             Verb::Dump { server } => self.dump(server.as_deref()).await,
             Verb::Force { server, yes, .. } => force::run(self, &server, yes).await,
@@ -108,14 +98,11 @@ impl Session {
     async fn cas(&self, cas: Cas) -> Result<(), Failure> {
         let key = cas.key.clone();
         let (expect, new_value) = condition(cas)?;
-        let swapped = self
-            .client
-            .compare_and_set(key.as_bytes(), expect, new_value);
+        let swapped = self.client.compare_and_set(key.as_bytes(), expect, new_value);
         match swapped.await? {
-            CasResult::Done(changed) => self.output.print(
-                || b"OK".to_vec(),
-                || json!({ "done": true, "version": changed.version.0 }),
-            ),
+            CasResult::Done(changed) => self
+                .output
+                .print(|| b"OK".to_vec(), || json!({ "done": true, "version": changed.version.0 })),
             CasResult::Conflict(record) => {
                 let mut message = b"not as expected: ".to_vec();
                 message.extend(quoted(&key));
@@ -135,10 +122,8 @@ impl Session {
     async fn view(&self, watch: bool) -> Result<(), Failure> {
         let mut view = self.client.view().await?;
         loop {
-            self.output.print(
-                || status::view_block(&view).into_bytes(),
-                || status::view_json(&view),
-            )?;
+            self.output
+                .print(|| status::view_block(&view).into_bytes(), || status::view_json(&view))?;
             if !watch {
                 return Ok(());
             }
@@ -187,9 +172,7 @@ impl Session {
         let read = tokio::task::spawn_blocking(|| {
             let mut value = Vec::new();
             let stdin = std::io::stdin().lock();
-            stdin
-                .take(MESSAGE_SIZE_MAX as u64)
-                .read_to_end(&mut value)?;
+            stdin.take(MESSAGE_SIZE_MAX as u64).read_to_end(&mut value)?;
             std::io::Result::Ok(value)
         });
         let value = read.await.map_err(std::io::Error::other).flatten();
@@ -221,11 +204,7 @@ fn condition(cas: Cas) -> Result<(Expect, Option<Bytes>), Failure> {
         (false, Some(version)) => Expect::Version(Version(version)),
         (false, None) => Expect::Value(values.next().ok_or_else(usage)?),
     };
-    let new_value = if cas.delete {
-        None
-    } else {
-        Some(values.next().ok_or_else(usage)?)
-    };
+    let new_value = if cas.delete { None } else { Some(values.next().ok_or_else(usage)?) };
     if values.next().is_some() {
         return Err(usage());
     }
@@ -254,10 +233,7 @@ mod tests {
         let missing = (Expect::Missing, Some("b".into()));
         assert_eq!(condition_of("--missing b"), Some(missing));
         let version = Expect::Version(Version(7));
-        assert_eq!(
-            condition_of("--version 7 b"),
-            Some((version.clone(), Some("b".into())))
-        );
+        assert_eq!(condition_of("--version 7 b"), Some((version.clone(), Some("b".into()))));
         assert_eq!(condition_of("--version 7 --delete"), Some((version, None)));
         for wrong in [
             "a",

@@ -33,9 +33,7 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
                 format!("{rival} is still running: stop it first; nothing was changed"),
             ));
         }
-        let rest = rivals
-            .iter()
-            .map(|it| SILENCE.saturating_sub(it.silent_for));
+        let rest = rivals.iter().map(|it| SILENCE.saturating_sub(it.silent_for));
         let rest = rest.max().unwrap_or_default();
         if before.is_empty() {
             announce(session, server, &rivals, rest);
@@ -50,10 +48,7 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
         return Err(Failure::new(FAILED, "not confirmed: nothing was changed"));
     }
     let view = session.client.force_accepting_data_loss(server).await?;
-    session.output.print(
-        || status::view_block(&view).into_bytes(),
-        || status::view_json(&view),
-    )
+    session.output.print(|| status::view_block(&view).into_bytes(), || status::view_json(&view))
 }
 
 /// A server that might still be serving the old generation.
@@ -78,26 +73,19 @@ fn rivals(status: &ClusterStatus, server: &str) -> Vec<Rival> {
     names.dedup();
     let silent_for = |name: &str| {
         let entries = status.servers.iter();
-        let ages = entries
-            .filter(|it| it.member.name.as_str() == name)
-            .map(|it| it.ping_age);
+        let ages = entries.filter(|it| it.member.name.as_str() == name).map(|it| it.ping_age);
         ages.min().unwrap_or(SILENCE)
     };
     names
         .into_iter()
-        .map(|name| Rival {
-            name: name.to_owned(),
-            silent_for: silent_for(name),
-        })
+        .map(|name| Rival { name: name.to_owned(), silent_for: silent_for(name) })
         .collect()
 }
 
 /// A rival whose silence has become shorter: it is alive.
 fn heard_again<'a>(before: &[Rival], now: &'a [Rival]) -> Option<&'a str> {
     let shorter = |rival: &&Rival| {
-        before
-            .iter()
-            .any(|it| it.name == rival.name && rival.silent_for < it.silent_for)
+        before.iter().any(|it| it.name == rival.name && rival.silent_for < it.silent_for)
     };
     now.iter().find(shorter).map(|rival| rival.name.as_str())
 }
@@ -124,9 +112,7 @@ fn announce(session: &Session, server: &str, rivals: &[Rival], rest: Duration) {
 }
 
 async fn confirmed(session: &Session, server: &str) -> Result<bool, Failure> {
-    session
-        .output
-        .remark(&format!("Type {server} to accept the loss:"));
+    session.output.remark(&format!("Type {server} to accept the loss:"));
     let read = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).map(|_| line)
@@ -141,10 +127,7 @@ mod tests {
     use super::*;
 
     fn rival(name: &str, seconds: u64) -> Rival {
-        Rival {
-            name: name.into(),
-            silent_for: Duration::from_secs(seconds),
-        }
+        Rival { name: name.into(), silent_for: Duration::from_secs(seconds) }
     }
 
     #[test]

@@ -98,10 +98,9 @@ mod tests {
 
     fn words(line: &str) -> Vec<String> {
         match read(line.as_bytes()) {
-            Line::Words(words) => words
-                .into_iter()
-                .map(|word| word.into_string().expect("UTF-8"))
-                .collect(),
+            Line::Words(words) => {
+                words.into_iter().map(|word| word.into_string().expect("UTF-8")).collect()
+            }
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -130,18 +129,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_said_and_not_guessed() {
-        for line in [
-            "put k 'a",
-            "put k \"a",
-            "put k a\\",
-            "SET",
-            "SET k",
-            "SET k -",
-        ] {
-            assert!(
-                matches!(read(line.as_bytes()), Line::Unreadable(_)),
-                "{line}"
-            );
+        for line in ["put k 'a", "put k \"a", "put k a\\", "SET", "SET k", "SET k -"] {
+            assert!(matches!(read(line.as_bytes()), Line::Unreadable(_)), "{line}");
         }
         assert_eq!(read(b"  "), Line::Nothing);
         assert_eq!(read(b"# a comment"), Line::Nothing);

@@ -27,10 +27,8 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 fn main() {
     let cli: Cli = kvprocess::args::parse();
     kvprocess::logging::init(cli.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let code = match runtime {
         Ok(runtime) => runtime.block_on(run(cli)),
         Err(error) => Failure::failed(format!("start the runtime: {error}")).report(),
@@ -40,10 +38,7 @@ fn main() {
 }
 
 async fn run(cli: Cli) -> i32 {
-    let config = ClientConfig {
-        timeout: cli.timeout,
-        ..ClientConfig::new(&cli.vs)
-    };
+    let config = ClientConfig { timeout: cli.timeout, ..ClientConfig::new(&cli.vs) };
     let client = match Client::connect(config).await {
         Ok(client) => client,
         Err(error) => return Failure::new(USAGE, format!("--vs {}: {error}", cli.vs)).report(),

@@ -25,11 +25,7 @@ const LINE_MAX: u64 = 32 << 20;
 /// one that failed.
 pub(crate) async fn run(session: &mut Session) -> i32 {
     session.stdin_is_free = false;
-    if std::io::stdin().is_terminal() {
-        typed(session).await
-    } else {
-        piped(session).await
-    }
+    if std::io::stdin().is_terminal() { typed(session).await } else { piped(session).await }
 }
 
 async fn piped(session: &Session) -> i32 {
@@ -68,9 +64,7 @@ async fn typed(session: &Session) -> i32 {
         Ok(editor) => editor,
         Err(error) => return Failure::failed(format!("open the terminal: {error}")).report(),
     };
-    session
-        .output
-        .remark("Type help for the commands, exit or Ctrl-D to leave.");
+    session.output.remark("Type help for the commands, exit or Ctrl-D to leave.");
     loop {
         // rustyline blocks, and the background tasks of the client must go on meanwhile.
         let read = tokio::task::spawn_blocking(move || {
@@ -129,13 +123,9 @@ async fn execute(session: &Session, line: &[u8]) -> Next {
 fn editor() -> rustyline::Result<Editor<Verbs, FileHistory>> {
     let mut editor = Editor::new()?;
     let verbs = LineCli::command();
-    let verbs = verbs
-        .get_subcommands()
-        .map(|verb| verb.get_name().to_owned());
+    let verbs = verbs.get_subcommands().map(|verb| verb.get_name().to_owned());
     let extra = ["set", "delete", "exit", "help"].map(str::to_owned);
-    editor.set_helper(Some(Verbs {
-        verbs: verbs.chain(extra).collect(),
-    }));
+    editor.set_helper(Some(Verbs { verbs: verbs.chain(extra).collect() }));
     if let Some(path) = history_file() {
         // There is none before the first run.
         let _ = editor.load_history(&path);
@@ -181,10 +171,8 @@ impl Completer for Verbs {
         }
         let begun = begun.to_lowercase();
         let fits = self.verbs.iter().filter(|verb| verb.starts_with(&begun));
-        let pairs = fits.map(|verb| Pair {
-            display: verb.clone(),
-            replacement: format!("{verb} "),
-        });
+        let pairs =
+            fits.map(|verb| Pair { display: verb.clone(), replacement: format!("{verb} ") });
         Ok((0, pairs.collect()))
     }
 }

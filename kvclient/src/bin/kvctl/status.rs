@@ -49,11 +49,7 @@ fn headline(view: &View) -> String {
 }
 
 fn activation(view: &View) -> &'static str {
-    if view.is_activated() {
-        "activated"
-    } else {
-        "proposed, not yet activated"
-    }
+    if view.is_activated() { "activated" } else { "proposed, not yet activated" }
 }
 
 fn table(status: &ClusterStatus) -> Table {
@@ -101,11 +97,7 @@ fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
 
 fn age(server: &ServerStatus) -> String {
     let millis = server.ping_age.as_millis();
-    if millis < 10_000 {
-        format!("{millis} ms ago")
-    } else {
-        format!("{} s ago", millis / 1000)
-    }
+    if millis < 10_000 { format!("{millis} ms ago") } else { format!("{} s ago", millis / 1000) }
 }
 
 /// A view for programs.
@@ -165,10 +157,7 @@ mod tests {
     use std::time::Duration;
 
     fn member(name: &str, incarnation: u64) -> Member {
-        Member {
-            name: name.into(),
-            incarnation: Incarnation(incarnation),
-        }
+        Member { name: name.into(), incarnation: Incarnation(incarnation) }
     }
 
     fn view() -> View {

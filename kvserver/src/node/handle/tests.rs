@@ -7,24 +7,15 @@ use super::*;
 const LONG: Duration = Duration::from_secs(30);
 
 fn put(size: usize) -> Operation {
-    let change = Change {
-        key: "key".into(),
-        action: Action::Put(vec![0; size].into()),
-    };
-    Operation::Command {
-        id: None,
-        command: Command::Change(change),
-    }
+    let change = Change { key: "key".into(), action: Action::Put(vec![0; size].into()) };
+    Operation::Command { id: None, command: Command::Change(change) }
 }
 
 #[tokio::test]
 async fn before_registration_a_request_is_certainly_not_done() {
     let (node, _inputs) = channel();
     let reply = node.execute(put(1), Instant::now() + LONG).await;
-    assert!(matches!(
-        reply,
-        Reply::NotDone(NotDone::NotPrimary { primary: None, .. })
-    ));
+    assert!(matches!(reply, Reply::NotDone(NotDone::NotPrimary { primary: None, .. })));
 }
 
 #[tokio::test]
@@ -71,11 +62,7 @@ async fn a_request_that_the_node_took_and_never_answered_has_an_unknown_outcome(
     let asked = inputs.requests.recv().await.expect("the request arrives");
     drop(asked);
     assert_eq!(asking.await.unwrap(), Reply::Unknown);
-    assert_eq!(
-        node.room.available_permits(),
-        ROOM_KIB,
-        "its room is free again"
-    );
+    assert_eq!(node.room.available_permits(), ROOM_KIB, "its room is free again");
 }
 
 #[tokio::test]

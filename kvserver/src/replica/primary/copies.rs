@@ -28,10 +28,7 @@ pub(super) fn close(
     if let Some(scan) = progress.close(now) {
         copy.store.end_scan(scan);
     }
-    was_open.then(|| Effect::CloseStream {
-        to: member.clone(),
-        stream,
-    })
+    was_open.then(|| Effect::CloseStream { to: member.clone(), stream })
 }
 
 impl Primary {
@@ -59,14 +56,11 @@ impl Primary {
 
     /// The first op that some copy still has to be sent.
     pub(in crate::replica) fn keep_from(&self) -> Option<OpNumber> {
-        let needed = self
-            .copies
-            .values()
-            .filter_map(|progress| match &progress.phase {
-                Phase::Transferring(transfer) => Some(transfer.at.op.next()),
-                Phase::Streaming { next } => Some(*next),
-                _ => None,
-            });
+        let needed = self.copies.values().filter_map(|progress| match &progress.phase {
+            Phase::Transferring(transfer) => Some(transfer.at.op.next()),
+            Phase::Streaming { next } => Some(*next),
+            _ => None,
+        });
         needed.min()
     }
 
@@ -102,9 +96,7 @@ impl Primary {
         let common = copy.log.common_point(opened);
         let usable = opened.complete && !progress.distrusted;
         progress.phase = if usable && common >= opened.committed && common >= copy.log.base().op {
-            Phase::Streaming {
-                next: common.next(),
-            }
+            Phase::Streaming { next: common.next() }
         } else {
             Phase::NeedsTransfer
         };
@@ -124,10 +116,7 @@ impl Primary {
         };
         if ack.matched > copy.log.last().op || ack.nonce > progress.nonce_sent {
             let what = "an acknowledgement of what was never sent";
-            out.push(Effect::Notice(Notice::Nonsense {
-                from: from.clone(),
-                what,
-            }));
+            out.push(Effect::Notice(Notice::Nonsense { from: from.clone(), what }));
             return;
         }
         match &mut progress.phase {
@@ -164,10 +153,7 @@ impl Primary {
         at: OpNumber,
         out: &mut Vec<Effect>,
     ) {
-        out.push(Effect::Notice(Notice::Diverged {
-            copy: from.clone(),
-            at,
-        }));
+        out.push(Effect::Notice(Notice::Diverged { copy: from.clone(), at }));
         let counted_on = self.is_required(from) || copy.view.eligible.contains(from);
         if let Some(progress) = self.copies.get_mut(from)
             && !counted_on
@@ -205,12 +191,7 @@ impl Primary {
 
     fn evict(&self, copy: &Copy, server: Member, reason: String) -> Wish {
         let (generation, number) = (copy.view.generation, copy.view.number);
-        Wish::Evict {
-            generation,
-            number,
-            server,
-            reason,
-        }
+        Wish::Evict { generation, number, server, reason }
     }
 
     /// Opens streams that are due, begins transfers that are allowed, and sends what the windows
@@ -256,27 +237,14 @@ impl Primary {
         progress: &mut CopyProgress,
         out: &mut Vec<Effect>,
     ) {
-        let at = copy
-            .log
-            .position_at(copy.committed)
-            .unwrap_or(copy.log.base());
+        let at = copy.log.position_at(copy.committed).unwrap_or(copy.log.base());
         let keys = copy.store.key_count() as u64;
         let digest = copy.store.digest();
         let scan = copy.store.begin_scan();
         progress.distrusted = false;
-        progress.phase = Phase::Transferring(Transfer {
-            scan,
-            at,
-            digest,
-            sent: 0,
-            received: 0,
-        });
+        progress.phase = Phase::Transferring(Transfer { scan, at, digest, sent: 0, received: 0 });
         progress.waiting_since = None;
-        out.push(Effect::Notice(Notice::TransferStarted {
-            to: member.clone(),
-            keys,
-            at: at.op,
-        }));
+        out.push(Effect::Notice(Notice::TransferStarted { to: member.clone(), keys, at: at.op }));
         let start = Body::TransferStart { at, keys };
         out.push(copy.send(self.epoch, member.clone(), progress.stream, start));
     }
@@ -298,10 +266,7 @@ impl Primary {
             progress.waiting_since.get_or_insert(now);
             if let Some(records) = copy.store.next_chunk(transfer.scan, tuning.chunk_bytes) {
                 transfer.sent += 1;
-                let chunk = Body::TransferChunk {
-                    number: transfer.sent,
-                    records,
-                };
+                let chunk = Body::TransferChunk { number: transfer.sent, records };
                 out.push(copy.send(self.epoch, member.clone(), progress.stream, chunk));
                 continue;
             }
@@ -355,11 +320,8 @@ impl Primary {
         let Phase::Streaming { next } = progress.phase else {
             return;
         };
-        let entries = if idle {
-            Vec::new()
-        } else {
-            copy.log.from(next, copy.options.tuning.batch_bytes)
-        };
+        let entries =
+            if idle { Vec::new() } else { copy.log.from(next, copy.options.tuning.batch_bytes) };
         let before = OpNumber(next.0 - 1);
         let previous = copy.log.position_at(before).unwrap_or(copy.log.base());
         let last = entries.last().map_or(before, |entry| entry.op());
@@ -380,12 +342,7 @@ impl Primary {
         };
         progress.phase = Phase::Streaming { next: last.next() };
         progress.note_sent(now, self.nonce, last, bytes);
-        out.push(copy.send(
-            self.epoch,
-            member.clone(),
-            progress.stream,
-            Body::Append(append),
-        ));
+        out.push(copy.send(self.epoch, member.clone(), progress.stream, Body::Append(append)));
     }
 
     /// Sends a heartbeat to every copy when one is due, to a copy whose digest is wanted, and to
@@ -396,9 +353,7 @@ impl Primary {
         let mut copies = std::mem::take(&mut self.copies);
         for (member, progress) in &mut copies {
             let answered = progress.nonce_acked == progress.nonce_sent;
-            let joining = progress
-                .counted_from
-                .is_some_and(|op| progress.verified < Some(op));
+            let joining = progress.counted_from.is_some_and(|op| progress.verified < Some(op));
             let wanted = joining || self.wants_round_after(progress.nonce_sent);
             if progress.is_streaming() && (due || (answered && wanted)) {
                 self.digests.ask(copy.committed, copy.store.digest());
@@ -420,10 +375,7 @@ impl Primary {
             return;
         }
         let (generation, number) = (view.generation, view.number);
-        let joining = view
-            .backups
-            .iter()
-            .filter(|backup| !view.eligible.contains(*backup));
+        let joining = view.backups.iter().filter(|backup| !view.eligible.contains(*backup));
         for member in joining {
             let Some(progress) = self.copies.get_mut(member) else {
                 continue;
@@ -441,9 +393,7 @@ impl Primary {
             let whole = progress.matched >= copy.committed
                 && progress.verified.is_some()
                 && progress.verified >= progress.counted_from;
-            let due = progress
-                .wished_at
-                .is_none_or(|at| now.since(at) >= WISH_AGAIN);
+            let due = progress.wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
             if whole && due {
                 if !self.asked.contains_key(member) {
                     let (copy, through) = (member.clone(), progress.matched);
@@ -452,11 +402,7 @@ impl Primary {
                 self.asked.insert(member.clone(), number);
                 progress.wished_at = Some(now);
                 let server = member.clone();
-                out.push(Effect::Wish(Wish::Synced {
-                    generation,
-                    number,
-                    server,
-                }));
+                out.push(Effect::Wish(Wish::Synced { generation, number, server }));
             }
         }
     }
@@ -471,9 +417,7 @@ impl Primary {
             let silent = progress.silent_for(now) >= stall_after;
             let lost = matches!(progress.phase, Phase::NeedsTransfer)
                 && copy.view.eligible.contains(member);
-            let due = progress
-                .wished_at
-                .is_none_or(|at| now.since(at) >= WISH_AGAIN);
+            let due = progress.wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
             if silent && progress.is_connected() && now.since(progress.opened_at) >= stall_after {
                 // A fresh stream is the only other remedy for a stuck one.
                 out.extend(close(copy, member, progress, now));
@@ -483,10 +427,7 @@ impl Primary {
                 let reason = if lost {
                     "the log no longer reaches back to what it holds".to_string()
                 } else {
-                    format!(
-                        "it left something unanswered for {:?}",
-                        progress.silent_for(now)
-                    )
+                    format!("it left something unanswered for {:?}", progress.silent_for(now))
                 };
                 wishes.push((member.clone(), reason));
             }
@@ -499,9 +440,5 @@ impl Primary {
 
 /// The epoch table through a position.
 fn epochs_through(epochs: &[Position], at: Position) -> Vec<Position> {
-    epochs
-        .iter()
-        .filter(|start| start.op <= at.op)
-        .copied()
-        .collect()
+    epochs.iter().filter(|start| start.op <= at.op).copied().collect()
 }

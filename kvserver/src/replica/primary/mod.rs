@@ -81,9 +81,7 @@ impl Primary {
         for entry in copy.log.from(copy.committed.next(), usize::MAX) {
             uncommitted_bytes += entry.weight();
             if let Some(id) = entry.id {
-                in_flight
-                    .entry((id.session, id.number))
-                    .or_insert(entry.op());
+                in_flight.entry((id.session, id.number)).or_insert(entry.op());
             }
         }
         let barrier = copy.log.last().op.next();
@@ -126,28 +124,16 @@ impl Primary {
     pub(super) fn depose(mut self, copy: &mut Copy, out: &mut Vec<Effect>) {
         let open = self.waiting.values().map(Vec::len).sum();
         for token in self.waiting.into_values().flatten() {
-            out.push(Effect::Reply {
-                token,
-                reply: Reply::Unknown,
-                valid_until: None,
-            });
+            out.push(Effect::Reply { token, reply: Reply::Unknown, valid_until: None });
         }
-        let primary = copy
-            .view
-            .primary
-            .as_ref()
-            .filter(|primary| **primary != copy.me);
+        let primary = copy.view.primary.as_ref().filter(|primary| **primary != copy.me);
         for read in self.reads.drain(..) {
             let reply = NotDone::NotPrimary {
                 primary: primary.map(|primary| primary.name.clone()),
                 view: copy.view.number,
             };
             let reply = Reply::NotDone(reply);
-            out.push(Effect::Reply {
-                token: read.token,
-                reply,
-                valid_until: None,
-            });
+            out.push(Effect::Reply { token: read.token, reply, valid_until: None });
         }
         for (member, progress) in &mut self.copies {
             if let Some(close) = copies::close(copy, member, progress, self.appointed_at) {
@@ -160,40 +146,20 @@ impl Primary {
     /// Takes a newer record that names this server primary of this epoch.
     pub(super) fn on_view(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
         let view = &copy.view;
-        assert_eq!(
-            view.epoch(),
-            self.epoch,
-            "a newer epoch ends the primaryship first"
-        );
+        assert_eq!(view.epoch(), self.epoch, "a newer epoch ends the primaryship first");
         if view.is_activated() {
             self.activated = true;
-            self.required = view
-                .eligible
-                .iter()
-                .filter(|m| **m != copy.me)
-                .cloned()
-                .collect();
+            self.required = view.eligible.iter().filter(|m| **m != copy.me).cloned().collect();
             let number = view.number;
             self.asked.retain(|_, asked_in| *asked_in >= number);
         }
-        let wanted: BTreeSet<Member> = view
-            .backups
-            .iter()
-            .chain(&self.required)
-            .chain(self.asked.keys())
-            .cloned()
-            .collect();
+        let wanted: BTreeSet<Member> =
+            view.backups.iter().chain(&self.required).chain(self.asked.keys()).cloned().collect();
         for member in &wanted {
-            self.copies
-                .entry(member.clone())
-                .or_insert_with(|| CopyProgress::new(now));
+            self.copies.entry(member.clone()).or_insert_with(|| CopyProgress::new(now));
         }
-        let gone: Vec<_> = self
-            .copies
-            .keys()
-            .filter(|member| !wanted.contains(*member))
-            .cloned()
-            .collect();
+        let gone: Vec<_> =
+            self.copies.keys().filter(|member| !wanted.contains(*member)).cloned().collect();
         for member in gone {
             if let Some(mut progress) = self.copies.remove(&member) {
                 out.extend(copies::close(copy, &member, &mut progress, now));
@@ -246,11 +212,7 @@ impl Primary {
 
     /// Every copy on which the promise rests, this one not counted.
     fn required_members(&self) -> BTreeSet<Member> {
-        self.required
-            .iter()
-            .chain(self.asked.keys())
-            .cloned()
-            .collect()
+        self.required.iter().chain(self.asked.keys()).cloned().collect()
     }
 
     fn log_time(&self, copy: &Copy, now: Timestamp) -> LogTime {
@@ -290,19 +252,9 @@ impl Primary {
                 _ => {}
             }
             for token in self.waiting.remove(&entry.op()).into_iter().flatten() {
-                let at = kvproto::LogPoint {
-                    generation,
-                    op: entry.op(),
-                };
-                let reply = Reply::Done {
-                    at,
-                    outcome: outcome.clone(),
-                };
-                out.push(Effect::Reply {
-                    token,
-                    reply,
-                    valid_until: None,
-                });
+                let at = kvproto::LogPoint { generation, op: entry.op() };
+                let reply = Reply::Done { at, outcome: outcome.clone() };
+                out.push(Effect::Reply { token, reply, valid_until: None });
             }
         });
         if self.acting_since.is_none() {
@@ -312,14 +264,8 @@ impl Primary {
 
     fn begin_to_act(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
         self.acting_since = Some(now);
-        self.sessions = copy
-            .store
-            .sessions()
-            .map(|session| (session, now))
-            .collect();
-        out.push(Effect::Notice(Notice::Serving {
-            took: now.since(self.appointed_at),
-        }));
+        self.sessions = copy.store.sessions().map(|session| (session, now)).collect();
+        out.push(Effect::Notice(Notice::Serving { took: now.since(self.appointed_at) }));
     }
 
     /// VIEW-4: asks for activation once every eligible backup of the view holds exactly this log,
@@ -329,24 +275,12 @@ impl Primary {
         if view.status == ViewStatus::Activated || copy.safe < self.barrier {
             return;
         }
-        if copy
-            .promises
-            .last_before(self.epoch)
-            .is_some_and(|until| now < until)
-        {
+        if copy.promises.last_before(self.epoch).is_some_and(|until| now < until) {
             return;
         }
         let mut reconciled = Vec::new();
-        for backup in view
-            .backups
-            .iter()
-            .filter(|backup| view.eligible.contains(backup))
-        {
-            if self
-                .copies
-                .get(backup)
-                .is_none_or(|copy| copy.matched < self.barrier)
-            {
+        for backup in view.backups.iter().filter(|backup| view.eligible.contains(backup)) {
+            if self.copies.get(backup).is_none_or(|copy| copy.matched < self.barrier) {
                 return;
             }
             reconciled.push(backup.clone());
@@ -357,32 +291,19 @@ impl Primary {
         if !repeated {
             self.activation_wished_at = Some((view.number, now));
             let (generation, number) = (view.generation, view.number);
-            out.push(Effect::Wish(Wish::Activate {
-                generation,
-                number,
-                reconciled,
-            }));
+            out.push(Effect::Wish(Wish::Activate { generation, number, reconciled }));
         }
     }
 
     pub(super) fn check_invariants(&self, copy: &Copy) {
-        assert_eq!(
-            self.epoch, copy.epoch,
-            "OldEpochRefused: a primary of an older epoch is over"
-        );
-        assert!(
-            self.barrier <= copy.log.last().op,
-            "the barrier stays in the log"
-        );
+        assert_eq!(self.epoch, copy.epoch, "OldEpochRefused: a primary of an older epoch is over");
+        assert!(self.barrier <= copy.log.last().op, "the barrier stays in the log");
         assert!(
             self.acting_since.is_none() || self.is_acting(copy),
             "BarrierBeforeActing: acting began before the barrier was committed"
         );
         for (member, progress) in &self.copies {
-            assert!(
-                progress.matched <= copy.log.last().op,
-                "nobody has what was never ordered"
-            );
+            assert!(progress.matched <= copy.log.last().op, "nobody has what was never ordered");
             let free = !self.is_required(member) && !copy.view.eligible.contains(member);
             assert!(
                 free || !matches!(progress.phase, super::progress::Phase::Transferring(_)),

@@ -51,31 +51,19 @@ impl Primary {
                     refuse(token, NotDone::Overloaded, out);
                 } else {
                     let after = self.nonce;
-                    self.reads.push_back(WaitingRead {
-                        token,
-                        operation,
-                        arrived_at: now,
-                        after,
-                    });
+                    self.reads.push_back(WaitingRead { token, operation, arrived_at: now, after });
                 }
                 return;
             }
         };
         let reply = self.evaluate(copy, now, &operation);
-        out.push(Effect::Reply {
-            token,
-            reply,
-            valid_until,
-        });
+        out.push(Effect::Reply { token, reply, valid_until });
     }
 
     fn proof(&self, copy: &Copy) -> Proof {
         let mut until = None;
         for member in self.required.iter().chain(self.asked.keys()) {
-            let from = self
-                .copies
-                .get(member)
-                .and_then(|progress| progress.lease_from);
+            let from = self.copies.get(member).and_then(|progress| progress.lease_from);
             let (Some(from), Reads::Lease) = (from, copy.options.reads) else {
                 return Proof::Missing;
             };
@@ -97,11 +85,7 @@ impl Primary {
         }
         let required = self.required.iter().chain(self.asked.keys());
         let confirmed = required
-            .map(|member| {
-                self.copies
-                    .get(member)
-                    .map_or(Nonce(0), |copy| copy.nonce_acked)
-            })
+            .map(|member| self.copies.get(member).map_or(Nonce(0), |copy| copy.nonce_acked))
             .min();
         while let Some(read) = self.reads.front() {
             let proven = confirmed.is_none_or(|nonce| nonce > read.after);
@@ -109,19 +93,12 @@ impl Primary {
             if !proven && !hopeless {
                 break;
             }
-            let Some(WaitingRead {
-                token, operation, ..
-            }) = self.reads.pop_front()
-            else {
+            let Some(WaitingRead { token, operation, .. }) = self.reads.pop_front() else {
                 break;
             };
             if proven {
                 let reply = self.evaluate(copy, now, &operation);
-                out.push(Effect::Reply {
-                    token,
-                    reply,
-                    valid_until: None,
-                });
+                out.push(Effect::Reply { token, reply, valid_until: None });
             } else {
                 refuse(token, NotDone::NotReady(NotReady::Unconfirmed), out);
             }
@@ -131,10 +108,7 @@ impl Primary {
     fn evaluate(&mut self, copy: &Copy, now: Timestamp, operation: &Operation) -> Reply {
         let at = copy.point();
         match operation {
-            Operation::Query(query) => Reply::Records {
-                at,
-                records: copy.store.query(query),
-            },
+            Operation::Query(query) => Reply::Records { at, records: copy.store.query(query) },
             Operation::KeepAlive(session) => self.keep_alive(copy, now, *session),
             Operation::Command { .. } => unreachable!("commands are ordered, not evaluated"),
         }
@@ -147,15 +121,9 @@ impl Primary {
             return Reply::NotDone(NotDone::NotReady(NotReady::Unconfirmed));
         }
         if !copy.store.has_session(session) {
-            return Reply::Done {
-                at,
-                outcome: Outcome::Refused(Refusal::SessionExpired),
-            };
+            return Reply::Done { at, outcome: Outcome::Refused(Refusal::SessionExpired) };
         }
         self.note_session_alive(session, now);
-        Reply::KeptAlive {
-            at,
-            lease: copy.view.settings.session_lease,
-        }
+        Reply::KeptAlive { at, lease: copy.view.settings.session_lease }
     }
 }

@@ -48,9 +48,7 @@ impl Primary {
     }
 
     fn refuses_writes(&self, copy: &Copy, leaving: bool) -> Option<NotDone> {
-        let synced = u32::try_from(self.required.len())
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
+        let synced = u32::try_from(self.required.len()).unwrap_or(u32::MAX).saturating_add(1);
         let min_copies = copy.view.settings.min_copies;
         if leaving {
             Some(NotDone::NotReady(NotReady::HandingOver))
@@ -65,10 +63,7 @@ impl Primary {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one request in its parts, and where it goes"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "one request in its parts, and where it goes")]
     fn on_command(
         &mut self,
         copy: &Copy,
@@ -93,15 +88,8 @@ impl Primary {
                 }
             }
             if let Some(outcome) = copy.store.remembered(id, &command) {
-                let reply = Reply::Done {
-                    at: copy.point(),
-                    outcome,
-                };
-                out.push(Effect::Reply {
-                    token,
-                    reply,
-                    valid_until: None,
-                });
+                let reply = Reply::Done { at: copy.point(), outcome };
+                out.push(Effect::Reply { token, reply, valid_until: None });
                 return;
             }
         }
@@ -120,21 +108,11 @@ impl Primary {
         batch: &mut Vec<Arc<Entry>>,
     ) -> OpNumber {
         let last = batch.last().map_or(copy.log.last().op, |entry| entry.op());
-        let position = Position {
-            epoch: self.epoch,
-            op: last.next(),
-        };
-        let entry = Entry {
-            position,
-            at: self.log_time(copy, now),
-            id,
-            command,
-        };
+        let position = Position { epoch: self.epoch, op: last.next() };
+        let entry = Entry { position, at: self.log_time(copy, now), id, command };
         self.uncommitted_bytes += entry.weight();
         if let Some(id) = id {
-            self.in_flight
-                .entry((id.session, id.number))
-                .or_insert(position.op);
+            self.in_flight.entry((id.session, id.number)).or_insert(position.op);
         }
         batch.push(Arc::new(entry));
         position.op
@@ -182,9 +160,5 @@ impl Primary {
 
 /// Answers that nothing was done.
 pub(super) fn refuse(token: Token, reason: NotDone, out: &mut Vec<Effect>) {
-    out.push(Effect::Reply {
-        token,
-        reply: Reply::NotDone(reason),
-        valid_until: None,
-    });
+    out.push(Effect::Reply { token, reply: Reply::NotDone(reason), valid_until: None });
 }

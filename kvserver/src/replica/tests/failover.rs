@@ -89,16 +89,9 @@ fn an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch() {
     world.now = world.now + ms(100);
     world.step(&a(), Event::Tick);
     world.settle();
-    assert_eq!(
-        world.reply(write),
-        &Reply::Unknown,
-        "ordered, so nobody here can say"
-    );
+    assert_eq!(world.reply(write), &Reply::Unknown, "ordered, so nobody here can say");
     let read = world.get(&a(), "k");
-    assert!(matches!(
-        world.reply(read),
-        Reply::NotDone(NotDone::NotPrimary { .. })
-    ));
+    assert!(matches!(world.reply(read), Reply::NotDone(NotDone::NotPrimary { .. })));
 }
 
 #[test]
@@ -130,16 +123,10 @@ fn a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier() {
     world.wishes.clear();
     world.propose(b(), &[c()]);
     world.run(ms(600));
-    assert!(
-        !world.wished(|wish| matches!(wish, Wish::Activate { .. })),
-        "c is not reconciled"
-    );
+    assert!(!world.wished(|wish| matches!(wish, Wish::Activate { .. })), "c is not reconciled");
     world.run(ms(600));
     let evict = |wish: &Wish| matches!(wish, Wish::Evict { server, .. } if *server == c());
-    assert!(
-        world.wished(evict),
-        "it is left out by a new view, not silently"
-    );
+    assert!(world.wished(evict), "it is left out by a new view, not silently");
     world.propose(b(), &[]);
     world.run(ms(50));
     assert!(world.acting(&b()));
@@ -170,15 +157,9 @@ fn h8_nothing_is_served_before_the_barrier_is_committed() {
     };
     world.grant(&b(), &wish);
     world.run(ms(50));
-    assert!(
-        !world.acting(&b()),
-        "activated, but the barrier is not committed"
-    );
+    assert!(!world.acting(&b()), "activated, but the barrier is not committed");
     let read = world.get(&b(), "k");
-    assert!(matches!(
-        world.reply(read),
-        Reply::NotDone(NotDone::NotReady(_))
-    ));
+    assert!(matches!(world.reply(read), Reply::NotDone(NotDone::NotReady(_))));
     world.heal();
     world.run(ms(1000));
     assert!(world.acting(&b()));
@@ -224,13 +205,7 @@ fn h10_a_repeated_message_of_the_epoch_drops_nothing() {
     let mut seen = Vec::new();
     for n in 0..5 {
         world.put(&a(), "k", &n.to_string());
-        seen.extend(
-            world
-                .wire
-                .iter()
-                .filter(|message| message.to == b())
-                .cloned(),
-        );
+        seen.extend(world.wire.iter().filter(|message| message.to == b()).cloned());
         world.settle();
     }
     world.run(ms(200));
@@ -265,12 +240,7 @@ fn a_shrink_takes_effect_only_when_its_activation_is_confirmed() {
     let write = world.put(&a(), "k", "v");
     world.run(ms(50));
     assert!(!world.answered(write), "c is still eligible");
-    let wish = world
-        .wishes
-        .last()
-        .expect("a asks for activation")
-        .1
-        .clone();
+    let wish = world.wishes.last().expect("a asks for activation").1.clone();
     world.grant(&a(), &wish);
     world.settle();
     assert!(world.is_done(write));

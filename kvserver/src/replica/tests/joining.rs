@@ -64,11 +64,7 @@ fn s2_c_a_write_during_a_transfer_is_visible_and_travels() {
     world.run(ms(500));
     for key in 0..50 {
         let held = world.held(&b(), &format!("k{key:02}"));
-        assert_eq!(
-            held,
-            Some(format!("new{}", (150 + key) * 10)),
-            "k{key:02} after the failover"
-        );
+        assert_eq!(held, Some(format!("new{}", (150 + key) * 10)), "k{key:02} after the failover");
     }
 }
 
@@ -113,21 +109,11 @@ fn s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch() {
         from,
         to,
         stream: kvproto::StreamNumber(stream),
-        body: Body::TransferStart {
-            at: kvproto::Position::default(),
-            keys: 0,
-        },
+        body: Body::TransferStart { at: kvproto::Position::default(), keys: 0 },
     };
     let now = world.view.epoch();
-    let old = kvproto::Epoch {
-        primary_since: kvproto::ViewNumber(0),
-        ..now
-    };
-    let open = world.replicas[&a()]
-        .primary
-        .as_ref()
-        .and_then(|p| p.stream_to(&b()))
-        .expect("open");
+    let old = kvproto::Epoch { primary_since: kvproto::ViewNumber(0), ..now };
+    let open = world.replicas[&a()].primary.as_ref().and_then(|p| p.stream_to(&b())).expect("open");
     world.deliver(wipe(a(), b(), old, open.0));
     world.deliver(wipe(c(), b(), now, open.0));
     world.deliver(wipe(a(), b(), now, open.0 + 1));
@@ -137,11 +123,7 @@ fn s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch() {
     stranger.cluster = ClusterId([8; 16]);
     world.deliver(stranger);
     for copy in [a(), b()] {
-        assert_eq!(
-            world.held(&copy, "k").as_deref(),
-            Some("v"),
-            "{copy} keeps its data"
-        );
+        assert_eq!(world.held(&copy, "k").as_deref(), Some("v"), "{copy} keeps its data");
     }
 }
 
@@ -172,11 +154,7 @@ fn h5_only_answers_on_the_newest_stream_count() {
         world.deliver(ack);
     }
     let eligible = world.view.eligible.contains(&b());
-    assert_eq!(
-        world.answered(write),
-        !eligible,
-        "old answers prove nothing"
-    );
+    assert_eq!(world.answered(write), !eligible, "old answers prove nothing");
     world.heal();
     world.run(ms(1500));
     assert!(synced(&world, &b()));
@@ -186,11 +164,7 @@ fn h5_only_answers_on_the_newest_stream_count() {
         world.deliver(start);
         world.settle();
     }
-    assert_eq!(
-        world.held(&b(), "k49"),
-        held,
-        "an old opening wipes nothing"
-    );
+    assert_eq!(world.held(&b(), "k49"), held, "an old opening wipes nothing");
 }
 
 /// H6: a digest that is right at some op proves nothing about the ops committed after it.
@@ -201,14 +175,7 @@ fn h6_a_newcomer_is_synced_only_with_everything_committed_so_far() {
     world.propose(a(), &[b()]);
     let number = world.view.number;
     let generation = world.view.generation;
-    world.grant(
-        &a(),
-        &Wish::Activate {
-            generation,
-            number,
-            reconciled: vec![],
-        },
-    );
+    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
     for step in 0..3000 {
         if step % 3 == 0 {
             world.put(&a(), "k", &step.to_string());
@@ -231,10 +198,7 @@ fn h6_a_newcomer_is_synced_only_with_everything_committed_so_far() {
         }
     }
     world.run(ms(300));
-    assert!(
-        world.wished(|wish| matches!(wish, Wish::Synced { .. })),
-        "it gets there"
-    );
+    assert!(world.wished(|wish| matches!(wish, Wish::Synced { .. })), "it gets there");
 }
 
 /// H7: a copy that may be promoted is never emptied.
@@ -291,24 +255,14 @@ fn h3_asked_is_required_until_a_later_view_is_activated() {
     world.grants = false;
     world.propose(a(), &[b()]);
     let (generation, number) = (world.view.generation, world.view.number);
-    world.grant(
-        &a(),
-        &Wish::Activate {
-            generation,
-            number,
-            reconciled: vec![],
-        },
-    );
+    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
     world.run(ms(300));
     assert!(world.wished(|wish| matches!(wish, Wish::Synced { .. })));
     world.kill(&b());
     world.break_streams(&a(), &b());
     let write = world.put(&a(), "k", "v");
     world.run(ms(500));
-    assert!(
-        !world.answered(write),
-        "the view service may have made b eligible"
-    );
+    assert!(!world.answered(write), "the view service may have made b eligible");
     world.grants = true;
     world.propose(a(), &[]);
     world.run(ms(50));

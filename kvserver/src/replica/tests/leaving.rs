@@ -8,10 +8,7 @@ fn a_primary_drains_hands_over_and_leaves() {
     let open = world.put(&a(), "k", "v");
     world.wishes.clear();
     world.step(&a(), Event::Leave);
-    assert!(
-        world.wishes.is_empty(),
-        "not before what was admitted is answered"
-    );
+    assert!(world.wishes.is_empty(), "not before what was admitted is answered");
     let refused = world.put(&a(), "k", "w");
     let handing_over = Reply::NotDone(NotDone::NotReady(NotReady::HandingOver));
     assert_eq!(world.reply(refused), &handing_over);
@@ -37,12 +34,7 @@ fn a_backup_stays_until_the_view_without_it_is_activated() {
     world.propose(a(), &[]);
     world.run(ms(50));
     assert!(!world.left.contains(&b()), "the primary still counts on it");
-    let wish = world
-        .wishes
-        .last()
-        .expect("a asks for activation")
-        .1
-        .clone();
+    let wish = world.wishes.last().expect("a asks for activation").1.clone();
     world.grant(&a(), &wish);
     world.run(ms(50));
     assert!(world.left.contains(&b()));

@@ -27,10 +27,7 @@ use super::{Reads, Replica, ReplicaOptions, Tuning};
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 fn member(name: &str, incarnation: u64) -> Member {
-    Member {
-        name: name.into(),
-        incarnation: Incarnation(incarnation),
-    }
+    Member { name: name.into(), incarnation: Incarnation(incarnation) }
 }
 
 /// First life of server A, B or C.
@@ -106,19 +103,12 @@ impl World {
             self.propose(primary, backups);
             self.run(ms(300));
         }
-        assert_eq!(
-            self.view.eligible.len(),
-            1 + backups.len(),
-            "all copies are synced"
-        );
+        assert_eq!(self.view.eligible.len(), 1 + backups.len(), "all copies are synced");
         self
     }
 
     fn start(&mut self, me: Member) {
-        let options = ReplicaOptions {
-            reads: self.reads,
-            tuning: self.tuning.clone(),
-        };
+        let options = ReplicaOptions { reads: self.reads, tuning: self.tuning.clone() };
         let replica = Replica::new(me.clone(), self.view.clone(), options, self.now);
         self.replicas.insert(me, replica);
     }
@@ -158,13 +148,10 @@ impl World {
     fn grant(&mut self, from: &Member, wish: &Wish) {
         let view = &mut self.view;
         match wish {
-            Wish::Activate {
-                number, reconciled, ..
-            } if *number == view.number && view.is_primary(from) && !view.is_activated() => {
-                let kept = reconciled
-                    .iter()
-                    .filter(|m| view.eligible.contains(m))
-                    .cloned();
+            Wish::Activate { number, reconciled, .. }
+                if *number == view.number && view.is_primary(from) && !view.is_activated() =>
+            {
+                let kept = reconciled.iter().filter(|m| view.eligible.contains(m)).cloned();
                 view.eligible = kept.chain([from.clone()]).collect();
                 view.status = ViewStatus::Activated;
                 self.publish();
@@ -200,11 +187,7 @@ impl World {
                         self.wire.push_back(message);
                     }
                 }
-                Effect::Reply {
-                    token,
-                    reply,
-                    valid_until,
-                } => {
+                Effect::Reply { token, reply, valid_until } => {
                     let stale = valid_until.is_some_and(|until| self.now >= until);
                     let late = Reply::NotDone(NotDone::NotReady(NotReady::Unconfirmed));
                     let before = self.replies.insert(token, if stale { late } else { reply });
@@ -293,13 +276,7 @@ impl World {
                 .get(who)
                 .and_then(|replica| replica.primary.as_ref()?.stream_to(peer));
             if let Some(stream) = stream {
-                self.step(
-                    who,
-                    Event::StreamBroken {
-                        peer: peer.clone(),
-                        stream,
-                    },
-                );
+                self.step(who, Event::StreamBroken { peer: peer.clone(), stream });
             }
         }
     }
@@ -312,28 +289,14 @@ impl World {
     }
 
     fn put(&mut self, who: &Member, key: &str, value: &str) -> Token {
-        self.ask(
-            who,
-            Operation::Command {
-                id: None,
-                command: put(key, value),
-            },
-        )
+        self.ask(who, Operation::Command { id: None, command: put(key, value) })
     }
 
     fn append_once(&mut self, who: &Member, id: RequestId, key: &str, suffix: &str) -> Token {
         let action = Action::Append(Bytes::copy_from_slice(suffix.as_bytes()));
-        let command = Command::Change(Change {
-            key: Bytes::copy_from_slice(key.as_bytes()),
-            action,
-        });
-        self.ask(
-            who,
-            Operation::Command {
-                id: Some(id),
-                command,
-            },
-        )
+        let command =
+            Command::Change(Change { key: Bytes::copy_from_slice(key.as_bytes()), action });
+        self.ask(who, Operation::Command { id: Some(id), command })
     }
 
     fn get(&mut self, who: &Member, key: &str) -> Token {
@@ -385,9 +348,7 @@ impl World {
     /// What a copy holds as committed.
     fn held(&self, who: &Member, key: &str) -> Option<String> {
         let keys = vec![Bytes::copy_from_slice(key.as_bytes())];
-        self.replicas[who].store().query(&Query::Get(keys))[0]
-            .as_ref()
-            .map(text)
+        self.replicas[who].store().query(&Query::Get(keys))[0].as_ref().map(text)
     }
 
     fn acting(&self, who: &Member) -> bool {
@@ -415,11 +376,7 @@ fn put(key: &str, value: &str) -> Command {
 }
 
 fn id(session: SessionId, number: u64) -> RequestId {
-    RequestId {
-        session,
-        number: RequestNumber(number),
-        first_open: RequestNumber(1),
-    }
+    RequestId { session, number: RequestNumber(number), first_open: RequestNumber(1) }
 }
 
 fn is_append(message: &Message) -> bool {

@@ -54,10 +54,7 @@ fn the_lease_counts_from_sending() {
     }
     // The newest answer that a has is to something sent 600 ms ago.
     let read = world.get(&a(), "k");
-    assert!(
-        !world.answered(read),
-        "an answer that took longer than the lease grants nothing"
-    );
+    assert!(!world.answered(read), "an answer that took longer than the lease grants nothing");
 }
 
 /// A confirmation counts only if its round began after the read arrived. (An etcd bug of 2026
@@ -81,10 +78,7 @@ fn a_confirmation_of_an_older_round_proves_nothing() {
     for message in answers {
         world.deliver(message);
     }
-    assert!(
-        !world.answered(read),
-        "the older round began before the read"
-    );
+    assert!(!world.answered(read), "the older round began before the read");
     world.settle();
     assert!(world.answered(read), "the next one did not");
 }
@@ -97,10 +91,7 @@ fn confirm_reads_ask_every_required_backup() {
     world.cut(&a(), &c());
     let read = world.get(&a(), "k");
     world.settle();
-    assert!(
-        !world.answered(read),
-        "b alone may not know that c helped somebody else"
-    );
+    assert!(!world.answered(read), "b alone may not know that c helped somebody else");
     world.heal();
     world.break_streams(&a(), &c());
     world.run(ms(100));
@@ -120,11 +111,7 @@ fn a_read_sees_what_is_committed_and_nothing_else() {
     let mut world = World::with(a(), &[b()]);
     world.put(&a(), "k", "v");
     let early = world.get(&a(), "k");
-    assert_eq!(
-        world.value(early),
-        None,
-        "the write is not in every copy yet"
-    );
+    assert_eq!(world.value(early), None, "the write is not in every copy yet");
     world.settle();
     let late = world.get(&a(), "k");
     assert_eq!(world.value(late).as_deref(), Some("v"));
@@ -134,9 +121,6 @@ fn a_read_sees_what_is_committed_and_nothing_else() {
 fn a_backup_refuses_and_names_the_primary() {
     let mut world = World::with(a(), &[b()]);
     let read = world.get(&b(), "k");
-    let reply = NotDone::NotPrimary {
-        primary: Some(a().name),
-        view: world.view.number,
-    };
+    let reply = NotDone::NotPrimary { primary: Some(a().name), view: world.view.number };
     assert_eq!(world.reply(read), &Reply::NotDone(reply));
 }

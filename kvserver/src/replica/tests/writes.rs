@@ -26,9 +26,7 @@ fn s2_b_an_answer_without_progress_is_no_acknowledgement() {
     let mut world = World::with(a(), &[b()]);
     let write = world.put(&a(), "k", "v");
     let append = world.wire.pop_front().expect("the write is on its way");
-    let Body::Append(sent) = &append.body else {
-        panic!("{append:?}")
-    };
+    let Body::Append(sent) = &append.body else { panic!("{append:?}") };
     let body = Body::Ack(Ack {
         matched: sent.previous.op,
         applied: sent.previous.op,
@@ -38,12 +36,7 @@ fn s2_b_an_answer_without_progress_is_no_acknowledgement() {
         chunks: 0,
     });
     let (from, to) = (append.to.clone(), append.from.clone());
-    world.deliver(Message {
-        from,
-        to,
-        body,
-        ..append.clone()
-    });
+    world.deliver(Message { from, to, body, ..append.clone() });
     assert!(!world.answered(write));
     world.deliver(append);
     world.settle();
@@ -59,22 +52,13 @@ fn s2_f_copies_apply_in_one_order_whatever_the_wire_does() {
     world.wire.swap(0, 1);
     world.settle();
     assert!(world.is_done(first));
-    assert!(
-        !world.answered(second),
-        "it came before its predecessor, and a gap is refused"
-    );
+    assert!(!world.answered(second), "it came before its predecessor, and a gap is refused");
     world.run(ms(1500));
-    assert!(
-        world.is_done(first) && world.is_done(second),
-        "a new stream mends it"
-    );
+    assert!(world.is_done(first) && world.is_done(second), "a new stream mends it");
     world.run(ms(200));
     assert_eq!(world.held(&a(), "k").as_deref(), Some("second"));
     assert_eq!(world.held(&b(), "k").as_deref(), Some("second"));
-    assert_eq!(
-        world.replicas[&a()].store().digest(),
-        world.replicas[&b()].store().digest()
-    );
+    assert_eq!(world.replicas[&a()].store().digest(), world.replicas[&b()].store().digest());
 }
 
 #[test]
@@ -96,10 +80,7 @@ fn the_primarys_own_journal_counts_too() {
     world.slow_journal.insert(a());
     let write = world.put(&a(), "k", "v");
     world.settle();
-    assert!(
-        !world.answered(write),
-        "the backup has it, the primary's journal not yet"
-    );
+    assert!(!world.answered(write), "the backup has it, the primary's journal not yet");
     world.finish_journal(&a());
     world.settle();
     assert!(world.is_done(write));
@@ -111,10 +92,7 @@ fn a_backup_acknowledges_only_what_its_journal_holds() {
     world.slow_journal.insert(b());
     let write = world.put(&a(), "k", "v");
     world.run(ms(150));
-    assert!(
-        !world.answered(write),
-        "heartbeats are answered, the write is not"
-    );
+    assert!(!world.answered(write), "heartbeats are answered, the write is not");
     world.finish_journal(&b());
     world.settle();
     assert!(world.is_done(write));
@@ -143,10 +121,7 @@ fn the_same_number_with_another_command_never_gets_a_strangers_answer() {
     let other = world.append_once(&a(), id(session, 1), "k", "y");
     world.settle();
     assert!(matches!(world.outcome(first), Outcome::Changed(_)));
-    assert_eq!(
-        world.outcome(other),
-        Outcome::Refused(kvproto::Refusal::RequestReused)
-    );
+    assert_eq!(world.outcome(other), Outcome::Refused(kvproto::Refusal::RequestReused));
     assert_eq!(world.held(&a(), "k").as_deref(), Some("x"));
 }
 
@@ -162,16 +137,10 @@ fn a_session_ends_through_the_log_when_its_lease_is_over_and_not_before() {
     }
     for copy in [a(), b()] {
         assert!(world.replicas[&copy].store().has_session(kept));
-        assert!(
-            !world.replicas[&copy].store().has_session(idle),
-            "on every copy"
-        );
+        assert!(!world.replicas[&copy].store().has_session(idle), "on every copy");
     }
     let late = world.ask(&a(), Operation::KeepAlive(idle));
-    assert_eq!(
-        world.outcome(late),
-        Outcome::Refused(kvproto::Refusal::SessionExpired)
-    );
+    assert_eq!(world.outcome(late), Outcome::Refused(kvproto::Refusal::SessionExpired));
 }
 
 /// A keep-alive answered while the expiry of its session is ordered but not committed would let a
@@ -189,11 +158,7 @@ fn nothing_extends_a_session_whose_expiry_is_ordered() {
     world.heal();
     world.break_streams(&a(), &b());
     world.run(ms(900));
-    assert!(
-        !matches!(world.reply(alive), Reply::KeptAlive { .. }),
-        "{:?}",
-        world.reply(alive)
-    );
+    assert!(!matches!(world.reply(alive), Reply::KeptAlive { .. }), "{:?}", world.reply(alive));
     assert!(!world.replicas[&a()].store().has_session(session));
 }
 
@@ -205,10 +170,7 @@ fn with_fewer_copies_than_asked_for_writes_are_refused_and_reads_go_on() {
     let write = world.put(&a(), "k", "v");
     let read = world.get(&a(), "k");
     world.settle();
-    let few = Reply::NotDone(NotDone::TooFewCopies {
-        synced: 1,
-        min_copies: 2,
-    });
+    let few = Reply::NotDone(NotDone::TooFewCopies { synced: 1, min_copies: 2 });
     assert_eq!(world.reply(write), &few);
     assert_eq!(world.value(read), None);
     world.start(b());
@@ -225,13 +187,8 @@ fn too_much_uncommitted_is_refused_instead_of_piling_up() {
     world.tuning.uncommitted_bytes_max = 1000;
     let mut world = world.formed(a(), &[b()]);
     world.cut(&a(), &b());
-    let writes: Vec<_> = (0..50)
-        .map(|n| world.put(&a(), &format!("k{n}"), "v"))
-        .collect();
-    let refused = writes
-        .iter()
-        .filter(|write| world.is_refused(**write))
-        .count();
+    let writes: Vec<_> = (0..50).map(|n| world.put(&a(), &format!("k{n}"), "v")).collect();
+    let refused = writes.iter().filter(|write| world.is_refused(**write)).count();
     assert!((30..50).contains(&refused), "{refused} of 50 refused");
     world.heal();
     world.break_streams(&a(), &b());
@@ -252,10 +209,7 @@ fn copies_that_disagree_stop_the_writes_and_nothing_is_wiped() {
     assert!(world.noticed(|notice| matches!(notice, Notice::Diverged { .. })));
     let write = world.put(&a(), "k", "w");
     world.settle();
-    assert!(matches!(
-        world.reply(write),
-        Reply::NotDone(NotDone::Diverged { .. })
-    ));
+    assert!(matches!(world.reply(write), Reply::NotDone(NotDone::Diverged { .. })));
     assert_eq!(world.held(&a(), "k").as_deref(), Some("v"));
     assert_eq!(world.held(&b(), "k").as_deref(), Some("flipped"));
 }
@@ -280,26 +234,14 @@ impl World {
     fn corrupt(&mut self, who: &Member, key: &str, value: &str) {
         let replica = self.replicas.get_mut(who).expect("a server that runs");
         let committed = replica.committed();
-        let position = replica
-            .copy
-            .log
-            .position_at(committed)
-            .expect("a committed op");
+        let position = replica.copy.log.position_at(committed).expect("a committed op");
         let records = replica.store().records().map(|(key, record)| {
             let (key, value) = (key.clone(), record.value.clone());
-            kvproto::message::StateRecord::Key {
-                key,
-                value,
-                version: record.version,
-            }
+            kvproto::message::StateRecord::Key { key, value, version: record.version }
         });
         let mut records: Vec<_> = records.collect();
         for record in &mut records {
-            if let kvproto::message::StateRecord::Key {
-                key: held,
-                value: old,
-                ..
-            } = record
+            if let kvproto::message::StateRecord::Key { key: held, value: old, .. } = record
                 && held.as_ref() == key.as_bytes()
             {
                 *old = Bytes::copy_from_slice(value.as_bytes());

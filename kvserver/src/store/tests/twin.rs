@@ -8,10 +8,7 @@ use std::hash::BuildHasher;
 use super::*;
 
 const OPS: usize = 60_000;
-const LIMITS: StoreLimits = StoreLimits {
-    value_size_max: 12,
-    sessions_max: 4,
-};
+const LIMITS: StoreLimits = StoreLimits { value_size_max: 12, sessions_max: 4 };
 
 /// Splitmix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
 struct Random(u64);
@@ -72,9 +69,7 @@ impl Twin {
         if let Some(session) = self.sessions.get_mut(&id.session) {
             session.floor = floor;
             session.answers.retain(|number, _| *number >= floor);
-            session
-                .answers
-                .insert(number, (entry.command.clone(), outcome.clone()));
+            session.answers.insert(number, (entry.command.clone(), outcome.clone()));
         }
         outcome
     }
@@ -105,24 +100,16 @@ impl Twin {
                 Outcome::BatchChanged(changed)
             }
             Command::OpenSession if self.sessions.len() as u64 >= LIMITS.sessions_max => {
-                Outcome::Refused(Refusal::TooManySessions {
-                    sessions_max: LIMITS.sessions_max,
-                })
+                Outcome::Refused(Refusal::TooManySessions { sessions_max: LIMITS.sessions_max })
             }
             Command::OpenSession => {
                 let id = SessionId(version.0);
-                self.sessions.insert(
-                    id,
-                    TwinSession {
-                        floor: 1,
-                        answers: BTreeMap::new(),
-                    },
-                );
+                self.sessions.insert(id, TwinSession { floor: 1, answers: BTreeMap::new() });
                 Outcome::SessionOpened(id)
             }
-            Command::CloseSession(id) | Command::ExpireSession(id) => Outcome::SessionClosed {
-                existed: self.sessions.remove(id).is_some(),
-            },
+            Command::CloseSession(id) | Command::ExpireSession(id) => {
+                Outcome::SessionClosed { existed: self.sessions.remove(id).is_some() }
+            }
         }
     }
 
@@ -152,29 +139,18 @@ impl Twin {
         let length = new.as_ref().map_or(0, |value| value.len() as u64);
         if length > LIMITS.value_size_max {
             let size_max = LIMITS.value_size_max;
-            return Err(Refusal::TooLarge {
-                size: length,
-                size_max,
-                change: n,
-            });
+            return Err(Refusal::TooLarge { size: length, size_max, change: n });
         }
         self.keys.remove(&wanted.key[..]);
         if let Some(value) = new {
             self.keys.insert(wanted.key.to_vec(), (value, version));
         }
-        Ok(Changed {
-            version,
-            existed: present.is_some(),
-            length,
-        })
+        Ok(Changed { version, existed: present.is_some(), length })
     }
 
     fn record(&self, key: &[u8]) -> Option<Record> {
         let (value, version) = self.keys.get(key)?;
-        Some(Record {
-            value: Bytes::copy_from_slice(value),
-            version: *version,
-        })
+        Some(Record { value: Bytes::copy_from_slice(value), version: *version })
     }
 }
 
@@ -190,11 +166,7 @@ fn assert_twins(store: &Store, twin: &Twin) {
     for (session, twin) in &twin.sessions {
         for number in twin.floor.saturating_sub(2)..twin.floor.saturating_add(SESSION_WINDOW + 2) {
             let (number, first_open) = (RequestNumber(number), RequestNumber(1));
-            let id = RequestId {
-                session: *session,
-                number,
-                first_open,
-            };
+            let id = RequestId { session: *session, number, first_open };
             let known = twin.answers.get(&number.0);
             let command = known.map_or(Command::Barrier, |(command, _)| command.clone());
             let expected = known.map(|(_, outcome)| outcome.clone());
@@ -245,11 +217,7 @@ impl Clients {
             _ => 1,
         };
         let (number, first_open) = (RequestNumber(number), RequestNumber(first_open));
-        let id = RequestId {
-            session,
-            number,
-            first_open,
-        };
+        let id = RequestId { session, number, first_open };
         let command = match self.random.below(200) {
             0 => Command::CloseSession(session),
             1 => Command::CloseSession(self.random.pick(&self.sessions).unwrap_or_default()),
@@ -341,16 +309,10 @@ fn the_store_does_what_its_dumb_twin_does() {
     for op in 1..=OPS {
         generation += u64::from(clients.random.below(1000) == 0);
         at += clients.random.below(3);
-        let epoch = Epoch {
-            generation: Generation(generation),
-            primary_since: ViewNumber(1),
-        };
+        let epoch = Epoch { generation: Generation(generation), primary_since: ViewNumber(1) };
         let (id, command) = clients.request();
         let entry = Entry {
-            position: Position {
-                epoch,
-                op: OpNumber(op as u64),
-            },
+            position: Position { epoch, op: OpNumber(op as u64) },
             at: LogTime::from_millis(at),
             id,
             command,
@@ -370,13 +332,7 @@ fn the_store_does_what_its_dumb_twin_does() {
         if scans.len() < 3 && clients.random.below(40) == 0 {
             let (id, digest) = (store.begin_scan(), store.digest());
             let (began, twin) = (log.len(), twin.clone());
-            scans.push(RunningScan {
-                id,
-                began,
-                twin,
-                digest,
-                records: Vec::new(),
-            });
+            scans.push(RunningScan { id, began, twin, digest, records: Vec::new() });
         }
         if let Some(index) = (!scans.is_empty()).then(|| op % scans.len()) {
             let bytes_max = clients.random.below(300) as usize;
@@ -425,20 +381,13 @@ fn assert_copy_goes_on(scan: RunningScan, log: &[(Entry, Outcome)], original: &S
             StateRecord::Session(_) => None,
         })
         .collect();
-    assert!(
-        keys.is_sorted() && keys.len() == scan.twin.keys.len(),
-        "each key once, in order"
-    );
+    assert!(keys.is_sorted() && keys.len() == scan.twin.keys.len(), "each key once, in order");
     let mut copy = Store::new(LIMITS);
     copy.install(scan.records);
     assert_eq!(copy.digest(), scan.digest);
     assert_twins(&copy, &scan.twin);
     for (entry, outcome) in &log[scan.began..] {
-        assert_eq!(
-            copy.apply(entry),
-            *outcome,
-            "a copy answers like the original: {entry:?}"
-        );
+        assert_eq!(copy.apply(entry), *outcome, "a copy answers like the original: {entry:?}");
     }
     assert_eq!(copy.digest(), original.digest());
 }

@@ -6,11 +6,7 @@ fn state() -> ViewState {
 
 fn register(state: &mut ViewState, name: &str) -> Member {
     let replaces = state.present(&name.into()).map(|member| member.incarnation);
-    let command = Command::Register {
-        name: name.into(),
-        kind: Kind::Full,
-        replaces,
-    };
+    let command = Command::Register { name: name.into(), kind: Kind::Full, replaces };
     match state.apply(command) {
         Ok(Applied::Registered(member)) => member,
         other => panic!("{name} was not registered: {other:?}"),
@@ -18,21 +14,14 @@ fn register(state: &mut ViewState, name: &str) -> Member {
 }
 
 fn propose(state: &ViewState, primary: &Member, backups: &[Member]) -> Command {
-    Command::Propose {
-        after: state.view_id(),
-        primary: primary.clone(),
-        backups: backups.to_vec(),
-    }
+    Command::Propose { after: state.view_id(), primary: primary.clone(), backups: backups.to_vec() }
 }
 
 #[test]
 fn view_1_the_same_configuration_is_no_new_view_even_in_another_order() {
     let mut state = state();
-    let (a, b, c) = (
-        register(&mut state, "a"),
-        register(&mut state, "b"),
-        register(&mut state, "c"),
-    );
+    let (a, b, c) =
+        (register(&mut state, "a"), register(&mut state, "b"), register(&mut state, "c"));
     let command = propose(&state, &a, &[b.clone(), c.clone()]);
     state.apply(command).unwrap();
     let again = propose(&state, &a, &[c, b]);
@@ -71,10 +60,7 @@ fn incarnations_are_never_given_again_even_to_a_forgotten_name() {
     state.apply(Command::Forget { server: a.clone() }).unwrap();
     let again = register(&mut state, "a");
     assert!(again.incarnation > b.incarnation);
-    assert_eq!(
-        state.apply(Command::Forget { server: a.clone() }),
-        Err(Refusal::NotPresent(a))
-    );
+    assert_eq!(state.apply(Command::Forget { server: a.clone() }), Err(Refusal::NotPresent(a)));
 }
 
 #[test]
@@ -91,21 +77,13 @@ fn a_member_of_the_view_is_not_forgotten() {
 fn names_and_numbers_of_servers_are_bounded() {
     let mut state = state();
     for name in [String::new(), "x".repeat(NAME_SIZE_MAX + 1)] {
-        let command = Command::Register {
-            name: name.into(),
-            kind: Kind::Plain,
-            replaces: None,
-        };
+        let command = Command::Register { name: name.into(), kind: Kind::Plain, replaces: None };
         assert_eq!(state.apply(command), Err(Refusal::BadName));
     }
     for number in 0..SERVERS_MAX {
         register(&mut state, &format!("s{number}"));
     }
-    let command = Command::Register {
-        name: "one more".into(),
-        kind: Kind::Full,
-        replaces: None,
-    };
+    let command = Command::Register { name: "one more".into(), kind: Kind::Full, replaces: None };
     assert_eq!(state.apply(command), Err(Refusal::TooManyServers));
     register(&mut state, "s7");
 }
@@ -123,16 +101,10 @@ fn the_highest_committed_op_is_remembered_within_a_generation() {
     };
     let command = heard(&state, 4);
     assert_eq!(state.apply(command), Err(Refusal::NotActivated));
-    let command = Command::Force {
-        after: state.view_id(),
-        server: a.clone(),
-    };
+    let command = Command::Force { after: state.view_id(), server: a.clone() };
     assert_eq!(state.apply(command.clone()), Err(Refusal::NothingToForce));
-    let activate = Command::Activate {
-        by: a.clone(),
-        view: state.view_id(),
-        reconciled: Vec::new(),
-    };
+    let activate =
+        Command::Activate { by: a.clone(), view: state.view_id(), reconciled: Vec::new() };
     state.apply(activate).unwrap();
     for (op, known) in [(4, 4), (3, 4), (9, 9)] {
         let command = heard(&state, op);
@@ -191,42 +163,15 @@ fn no_order_of_commands_breaks_an_invariant() {
                 0 => {
                     let name = ServerName::from(names[dice.roll(4)]);
                     let replaces = state.present(&name).map(|member| member.incarnation);
-                    Command::Register {
-                        name,
-                        kind: Kind::Full,
-                        replaces,
-                    }
+                    Command::Register { name, kind: Kind::Full, replaces }
                 }
-                1 => Command::Forget {
-                    server: life(&mut dice),
-                },
-                2..=4 => Command::Propose {
-                    after: view,
-                    primary,
-                    backups: some(&mut dice),
-                },
-                5 => Command::Activate {
-                    by: primary,
-                    view,
-                    reconciled: some(&mut dice),
-                },
-                6 => Command::Synced {
-                    by: primary,
-                    view,
-                    server: life(&mut dice),
-                },
-                7 if dice.roll(20) == 0 => Command::Force {
-                    after: view,
-                    server: life(&mut dice),
-                },
-                7 => Command::Adopted {
-                    by: life(&mut dice),
-                },
-                _ => Command::Heard {
-                    by: primary,
-                    view,
-                    committed: OpNumber(dice.0 % 50),
-                },
+                1 => Command::Forget { server: life(&mut dice) },
+                2..=4 => Command::Propose { after: view, primary, backups: some(&mut dice) },
+                5 => Command::Activate { by: primary, view, reconciled: some(&mut dice) },
+                6 => Command::Synced { by: primary, view, server: life(&mut dice) },
+                7 if dice.roll(20) == 0 => Command::Force { after: view, server: life(&mut dice) },
+                7 => Command::Adopted { by: life(&mut dice) },
+                _ => Command::Heard { by: primary, view, committed: OpNumber(dice.0 % 50) },
             };
             applied.push(command.clone());
             if let Ok(Applied::Registered(member)) = state.apply(command) {

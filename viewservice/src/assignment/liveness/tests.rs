@@ -10,10 +10,7 @@ struct Watch {
 }
 
 fn server(name: &str) -> Member {
-    Member {
-        name: name.into(),
-        incarnation: Incarnation(1),
-    }
+    Member { name: name.into(), incarnation: Incarnation(1) }
 }
 
 fn progress(steps: u64) -> Progress {
@@ -31,10 +28,7 @@ impl Watch {
     fn over(names: &[&str]) -> Watch {
         let now = Timestamp::from_nanos(5);
         let known = names.iter().map(|name| server(name));
-        Watch {
-            liveness: Liveness::new(&Settings::default(), known, now),
-            now,
-        }
+        Watch { liveness: Liveness::new(&Settings::default(), known, now), now }
     }
 
     /// Time passes while these servers ping.
@@ -50,11 +44,7 @@ impl Watch {
     }
 
     fn dead(&self) -> Vec<String> {
-        self.liveness
-            .dead()
-            .iter()
-            .map(|member| member.name.to_string())
-            .collect()
+        self.liveness.dead().iter().map(|member| member.name.to_string()).collect()
     }
 
     /// Dies and is back at once.
@@ -132,19 +122,13 @@ fn a_refused_connection_without_a_broken_stream_proves_nothing() {
 fn a_server_that_pings_but_does_not_move_is_dead_until_it_moves() {
     let mut watch = Watch::over(&["a"]);
     for _ in 0..40 {
-        watch
-            .liveness
-            .observe(&server("a"), Some(progress(7)), watch.now);
+        watch.liveness.observe(&server("a"), Some(progress(7)), watch.now);
         watch.pass(TICK, &[]);
     }
     assert_eq!(watch.dead(), ["a"]);
-    watch
-        .liveness
-        .observe(&server("a"), Some(progress(7)), watch.now);
+    watch.liveness.observe(&server("a"), Some(progress(7)), watch.now);
     assert_eq!(watch.dead(), ["a"]);
-    watch
-        .liveness
-        .observe(&server("a"), Some(progress(8)), watch.now);
+    watch.liveness.observe(&server("a"), Some(progress(8)), watch.now);
     assert!(watch.dead().is_empty());
 }
 

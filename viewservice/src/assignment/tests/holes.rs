@@ -14,15 +14,8 @@ fn h3_a_declaration_of_an_older_view_is_refused() {
     world.kill("s2");
     let now = world.view();
     assert!(now.number > asked_in.number && now.backups.is_empty());
-    let late = Command::Synced {
-        by: primary,
-        view: ViewId::of(&asked_in),
-        server: joiner,
-    };
-    assert!(matches!(
-        world.propose(late),
-        Err(Refusal::Overtaken { .. })
-    ));
+    let late = Command::Synced { by: primary, view: ViewId::of(&asked_in), server: joiner };
+    assert!(matches!(world.propose(late), Err(Refusal::Overtaken { .. })));
     assert_eq!(world.view(), now);
 }
 
@@ -44,10 +37,7 @@ fn h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life() {
     };
     world.propose(command).unwrap();
     assert!(!world.view().eligible.contains(&reborn));
-    assert!(
-        world.view().eligible.contains(&others[0]),
-        "still required until the next view"
-    );
+    assert!(world.view().eligible.contains(&others[0]), "still required until the next view");
 
     // Synced names a joiner, which restarts before the command arrives.
     let mut world = World::setup(Kind::Full, 2, &["s1"]);
@@ -57,17 +47,10 @@ fn h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life() {
     world.wish(&primary, activate(&view, &[]));
     let reborn = restart(&mut world, &"s2".into());
     for server in [joiner, reborn] {
-        let command = Command::Synced {
-            by: primary.clone(),
-            view: ViewId::of(&view),
-            server,
-        };
+        let command = Command::Synced { by: primary.clone(), view: ViewId::of(&view), server };
         world.propose(command).unwrap_err();
     }
-    assert_eq!(
-        world.view().eligible.into_iter().collect::<Vec<_>>(),
-        [primary]
-    );
+    assert_eq!(world.view().eligible.into_iter().collect::<Vec<_>>(), [primary]);
 }
 
 /// H11: before the first activation there is no data, so any server may be named.

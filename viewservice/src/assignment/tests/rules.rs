@@ -17,15 +17,9 @@ fn propose(world: &mut World, primary: &Member, backups: &[&Member]) -> Result<A
 fn view_2_nobody_incomplete_becomes_primary_whoever_proposes_it() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
     let (s1, s3) = (world.present("s1"), world.present("s3"));
-    assert_eq!(
-        propose(&mut world, &s3, &[&s1]),
-        Err(Refusal::NotEligible(s3))
-    );
+    assert_eq!(propose(&mut world, &s3, &[&s1]), Err(Refusal::NotEligible(s3)));
     let ghost = member("s2", 99);
-    assert_eq!(
-        propose(&mut world, &ghost, &[]),
-        Err(Refusal::NotPresent(ghost.clone()))
-    );
+    assert_eq!(propose(&mut world, &ghost, &[]), Err(Refusal::NotPresent(ghost.clone())));
 }
 
 #[test]
@@ -37,11 +31,7 @@ fn view_3_a_membership_change_keeps_the_epoch_and_a_new_primary_ends_it() {
     assert_eq!(world.view().epoch(), epoch);
     propose(&mut world, &s2, &[]).unwrap();
     assert!(world.view().epoch() > epoch);
-    assert_eq!(
-        world.view().eligible.len(),
-        2,
-        "a proposal changes nobody's standing"
-    );
+    assert_eq!(world.view().eligible.len(), 2, "a proposal changes nobody's standing");
 }
 
 #[test]
@@ -62,11 +52,7 @@ fn view_4_activation_keeps_only_those_who_were_complete_and_are_reconciled() {
     world.habit("s1", Habit::Zero);
     world.start("s3");
     let view = world.view();
-    let (s1, s2, s3) = (
-        world.present("s1"),
-        world.present("s2"),
-        world.present("s3"),
-    );
+    let (s1, s2, s3) = (world.present("s1"), world.present("s2"), world.present("s3"));
     assert_eq!(view.backups, [s2.clone(), s3.clone()]);
     let activate = |by: &Member, reconciled: &[&Member]| Command::Activate {
         by: by.clone(),
@@ -79,22 +65,12 @@ fn view_4_activation_keeps_only_those_who_were_complete_and_are_reconciled() {
         "only the primary of the view may activate it"
     );
     world.propose(activate(&s1, &[&s3])).unwrap();
-    assert!(
-        world.view().eligible.iter().eq([&s1]),
-        "s3 was never complete, s2 was not reconciled"
-    );
+    assert!(world.view().eligible.iter().eq([&s1]), "s3 was never complete, s2 was not reconciled");
     assert_eq!(world.view().role_of(&s2), Role::Joining);
 
     let record = world.view();
-    assert_eq!(
-        world.propose(activate(&s1, &[&s2, &s3])),
-        Ok(Applied::Unchanged)
-    );
-    assert_eq!(
-        world.view(),
-        record,
-        "a repetition changes nothing, not even the revision"
-    );
+    assert_eq!(world.propose(activate(&s1, &[&s2, &s3])), Ok(Applied::Unchanged));
+    assert_eq!(world.view(), record, "a repetition changes nothing, not even the revision");
 }
 
 #[test]
@@ -106,17 +82,10 @@ fn view_4_an_activation_of_an_older_view_is_refused() {
     let s2 = world.present("s2");
     world.start("s3");
     world.start("s4");
-    let command = |view| Command::Activate {
-        by: s2.clone(),
-        view,
-        reconciled: Vec::new(),
-    };
+    let command = |view| Command::Activate { by: s2.clone(), view, reconciled: Vec::new() };
     let s3 = world.present("s3");
     propose(&mut world, &s2, &[&s3]).unwrap();
-    assert!(matches!(
-        world.propose(command(older)),
-        Err(Refusal::Overtaken { .. })
-    ));
+    assert!(matches!(world.propose(command(older)), Err(Refusal::Overtaken { .. })));
     assert!(!world.view().is_activated());
 }
 
@@ -134,15 +103,9 @@ fn view_5_synced_makes_a_joiner_complete_without_a_new_view() {
     };
     assert_eq!(world.propose(command(&s1, &s2)), Err(Refusal::NotActivated));
     world.wish(&s1, activate(&view, &[]));
-    assert_eq!(
-        world.propose(command(&s2, &s2)),
-        Err(Refusal::NotPrimary(s2.clone()))
-    );
+    assert_eq!(world.propose(command(&s2, &s2)), Err(Refusal::NotPrimary(s2.clone())));
     let stranger = member("s9", 9);
-    assert_eq!(
-        world.propose(command(&s1, &stranger)),
-        Err(Refusal::NotBackup(stranger.clone()))
-    );
+    assert_eq!(world.propose(command(&s1, &stranger)), Err(Refusal::NotBackup(stranger.clone())));
     let before = world.view();
     assert_eq!(world.propose(command(&s1, &s2)), Ok(Applied::Changed));
     let after = world.view();
@@ -169,29 +132,17 @@ fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands
     let new = world.present("s1");
     assert!(new.incarnation > old.incarnation);
     let number = world.number();
-    let by_the_old = Command::Synced {
-        by: old.clone(),
-        view: ViewId::of(&view),
-        server: world.present("s2"),
-    };
+    let by_the_old =
+        Command::Synced { by: old.clone(), view: ViewId::of(&view), server: world.present("s2") };
     world.propose(by_the_old).unwrap_err();
     assert_eq!(world.number(), number);
-    let resume = Registration {
-        incarnation: Some(old.incarnation),
-        ..newcomer("s1")
-    };
+    let resume = Registration { incarnation: Some(old.incarnation), ..newcomer("s1") };
     assert!(matches!(
         requests::register(&world.state, &world.liveness, &resume),
         Admission::Refused(kvproto::registration::RefusedReason::StaleIncarnation, _)
     ));
-    let resume = Registration {
-        incarnation: Some(new.incarnation),
-        ..newcomer("s1")
-    };
-    assert_eq!(
-        requests::register(&world.state, &world.liveness, &resume),
-        Admission::Resumes(new)
-    );
+    let resume = Registration { incarnation: Some(new.incarnation), ..newcomer("s1") };
+    assert_eq!(requests::register(&world.state, &world.liveness, &resume), Admission::Resumes(new));
 }
 
 #[test]
@@ -205,25 +156,15 @@ fn view_6_the_role_of_a_primary_does_not_survive_its_restart() {
     let second = world.view();
     assert_eq!(second.primary_name(), first.primary_name());
     assert_eq!(second.number, first.number.next());
-    assert_eq!(
-        second.primary_since, second.number,
-        "a new life never goes on in an old epoch"
-    );
+    assert_eq!(second.primary_since, second.number, "a new life never goes on in an old epoch");
 }
 
 #[test]
 fn view_6_a_repeated_registration_ends_nobody() {
     let mut world = World::setup(Kind::Full, 2, &["s1"]);
-    let repeated = Command::Register {
-        name: "s1".into(),
-        kind: Kind::Full,
-        replaces: None,
-    };
+    let repeated = Command::Register { name: "s1".into(), kind: Kind::Full, replaces: None };
     let before = world.state.clone();
-    assert!(matches!(
-        world.propose(repeated),
-        Err(Refusal::Overtaken { .. })
-    ));
+    assert!(matches!(world.propose(repeated), Err(Refusal::Overtaken { .. })));
     assert_eq!(world.state, before);
 }
 
@@ -238,10 +179,7 @@ fn view_6_a_restarted_backup_comes_back_as_a_newcomer_in_one_view_change() {
     let view = world.view();
     assert_eq!(view.backups, [world.present("s2")]);
     assert_ne!(view.backups, [old]);
-    assert_eq!(
-        view.number.0, 3,
-        "its death may be noticed only by its return"
-    );
+    assert_eq!(view.number.0, 3, "its death may be noticed only by its return");
     assert_eq!(view.role_of(&world.present("s2")), Role::Joining);
 }
 
@@ -311,18 +249,10 @@ fn an_evicted_backup_leaves_a_spare_takes_its_place_and_it_needs_a_sign_of_life_
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
     let (s1, s2) = (world.present("s1"), world.present("s2"));
     let view = world.view();
-    assert_eq!(
-        world.wish(&s2, evict(&view, &s1)),
-        Granted::Nothing,
-        "only the primary may ask"
-    );
+    assert_eq!(world.wish(&s2, evict(&view, &s1)), Granted::Nothing, "only the primary may ask");
     world.wish(&s1, evict(&view, &s2));
     world.check("s1", "s3", 3);
-    assert_eq!(
-        world.wish(&s1, evict(&view, &s2)),
-        Granted::Nothing,
-        "late, hence harmless"
-    );
+    assert_eq!(world.wish(&s1, evict(&view, &s2)), Granted::Nothing, "late, hence harmless");
 
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
     let (s1, s2) = (world.present("s1"), world.present("s2"));
@@ -347,11 +277,7 @@ fn an_evicted_backup_of_a_proposed_view_is_left_out_and_nobody_recruited() {
     let (s2, s3, view) = (world.present("s2"), world.present("s3"), world.view());
     world.wish(&s2, evict(&view, &s3));
     world.check("s2", "", 5);
-    assert_eq!(
-        world.view().epoch(),
-        view.epoch(),
-        "the same primaryship goes on"
-    );
+    assert_eq!(world.view().epoch(), view.epoch(), "the same primaryship goes on");
 }
 
 #[test]
@@ -392,17 +318,11 @@ fn kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert() {
         assert_eq!(world.lab_ping("s1", number), None);
     }
     assert_eq!(world.lab_ping("s9", 0), None);
-    assert_eq!(
-        world.state, before,
-        "neither an acknowledgement nor a restart"
-    );
+    assert_eq!(world.state, before, "neither an acknowledgement nor a restart");
     let age = world.liveness.unheard_for(&s1, world.now);
     world.pass(PING_INTERVAL);
     world.lab_ping("s1", 2);
-    assert!(
-        world.liveness.unheard_for(&s1, world.now) > age,
-        "nor a sign of life"
-    );
+    assert!(world.liveness.unheard_for(&s1, world.now) > age, "nor a sign of life");
 
     let world = World::setup(Kind::Plain, 2, &["s1"]);
     assert!(matches!(
@@ -435,11 +355,7 @@ fn a_server_long_dead_and_not_needed_is_forgotten_and_one_that_is_needed_is_not(
         world.settle();
     }
     let left: Vec<_> = world.state.servers().map(|server| server.name).collect();
-    assert_eq!(
-        left,
-        [ServerName::from("s1")],
-        "only s1 is complete; it may be waited for"
-    );
+    assert_eq!(left, [ServerName::from("s1")], "only s1 is complete; it may be waited for");
 }
 
 #[test]
@@ -474,9 +390,5 @@ fn a_flapping_server_is_taken_when_nobody_else_holds_a_second_copy() {
     world.kill("s2");
     world.start("s2");
     world.pass(A_WHILE);
-    assert_eq!(
-        world.view().backups,
-        [world.present("s3")],
-        "who died less is taken first"
-    );
+    assert_eq!(world.view().backups, [world.present("s3")], "who died less is taken first");
 }

@@ -15,11 +15,7 @@ fn s2_g_a_primary_restarted_within_dead_after_loses_its_role() {
         let view = world.view();
         assert_eq!(view.primary, Some(world.present("s2")), "{kind:?}");
         assert!(!view.eligible.contains(&old), "{kind:?}");
-        assert_eq!(
-            view.backups,
-            [world.present("s1")],
-            "{kind:?}: it starts over as a newcomer"
-        );
+        assert_eq!(view.backups, [world.present("s1")], "{kind:?}: it starts over as a newcomer");
     }
 }
 
@@ -35,11 +31,7 @@ fn s2_h_an_idle_server_does_not_replace_a_dead_sole_primary() {
         world.check("s1", "", 1);
         let waiting = planner::waiting(&world.state, &world.liveness).unwrap();
         assert_eq!(waiting.for_servers, [ServerName::from("s1")]);
-        assert!(
-            waiting.advice.contains("--accept-data-loss"),
-            "{}",
-            waiting.advice
-        );
+        assert!(waiting.advice.contains("--accept-data-loss"), "{}", waiting.advice);
     }
 }
 
@@ -78,10 +70,7 @@ fn s2_l_a_record_once_handed_out_never_changes() {
     world.kill("s1");
     world.pass(A_WHILE);
     assert!(world.view().order() > handed_out.order());
-    assert_eq!(
-        (handed_out.number, handed_out.members().count()),
-        (number, members)
-    );
+    assert_eq!((handed_out.number, handed_out.members().count()), (number, members));
 }
 
 /// (m) A ping could take longer to time out than it took to be declared dead.
@@ -92,13 +81,7 @@ fn s2_m_one_lost_ping_kills_nobody_and_settings_that_would_are_refused() {
         dead_after: Duration::from_millis(1500),
         ..Settings::default()
     };
-    assert!(
-        careless
-            .validate()
-            .unwrap_err()
-            .to_string()
-            .contains("--dead-after")
-    );
+    assert!(careless.validate().unwrap_err().to_string().contains("--dead-after"));
 
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
     for _ in 0..5 {
@@ -142,9 +125,6 @@ fn an_eviction_from_a_proposed_view_names_no_life_that_is_over() {
     let (view, s1, s2) = (world.view(), world.present("s1"), world.present("s2"));
     world.restart_fast("s3");
     world.pass(A_WHILE);
-    assert!(matches!(
-        world.wish(&s1, evict(&view, &s2)),
-        Granted::Evict(..)
-    ));
+    assert!(matches!(world.wish(&s1, evict(&view, &s2)), Granted::Evict(..)));
     assert!(!world.view().backups.contains(&s2));
 }
