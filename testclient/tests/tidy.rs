@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "kvclient/src/error",
     "kvclient/src/attempts",
     "testclient/src/ledger",
+    "testclient/src/sim",
     "testclient/src/workload",
 ];
 
@@ -49,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("viewservice", &["kvproto", "kvprocess"]),
     ("kvserver", &["kvproto", "kvprocess"]),
     ("kvclient", &["kvproto", "kvprocess"]),
-    ("testclient", &["kvproto", "kvprocess", "kvclient"]),
+    ("testclient", &["kvproto", "kvprocess", "viewservice", "kvserver", "kvclient"]),
 ];
 
 const OURS: &[&str] =
