@@ -27,8 +27,8 @@ pub enum Verdict {
     MinorityDiffers(BTreeSet<Member>),
     /// The primary differs from the majority.
     PrimaryDiffers,
-    /// There is no majority to go by.
-    Undecided,
+    /// There is no majority to go by; these copies differ from the primary.
+    Undecided(BTreeSet<Member>),
 }
 
 impl Digests {
@@ -57,17 +57,16 @@ impl Digests {
             *said.entry(votes.others.get(member)?.0).or_default() += 1;
         }
         let copies = required.len() + 1;
+        let differing = required
+            .iter()
+            .filter(|member| votes.others.get(*member) != Some(&votes.own))
+            .cloned()
+            .collect();
         let majority = said.iter().find(|(_, count)| **count * 2 > copies);
         Some(match majority {
-            Some((digest, _)) if *digest == votes.own.0 => Verdict::MinorityDiffers(
-                required
-                    .iter()
-                    .filter(|member| votes.others.get(*member) != Some(&votes.own))
-                    .cloned()
-                    .collect(),
-            ),
+            Some((digest, _)) if *digest == votes.own.0 => Verdict::MinorityDiffers(differing),
             Some(_) => Verdict::PrimaryDiffers,
-            None => Verdict::Undecided,
+            None => Verdict::Undecided(differing),
         })
     }
 }
@@ -95,7 +94,8 @@ mod tests {
         let only_b = BTreeSet::from([member("b")]);
         assert_eq!(verdict(1, &[("b", 2), ("c", 1)]), Some(Verdict::MinorityDiffers(only_b)));
         assert_eq!(verdict(1, &[("b", 2), ("c", 2)]), Some(Verdict::PrimaryDiffers));
-        assert_eq!(verdict(1, &[("b", 2), ("c", 3)]), Some(Verdict::Undecided));
+        let both = BTreeSet::from([member("b"), member("c")]);
+        assert_eq!(verdict(1, &[("b", 2), ("c", 3)]), Some(Verdict::Undecided(both)));
         assert_eq!(verdict(1, &[("b", 2)]), None, "nobody is judged before all have spoken");
     }
 
@@ -105,6 +105,9 @@ mod tests {
         digests.ask(OpNumber(1), Digest(1));
         assert_eq!(digests.vote(&member("b"), OpNumber(1), Digest(2)), Some(false));
         let required = BTreeSet::from([member("b")]);
-        assert_eq!(digests.verdict(OpNumber(1), &required), Some(Verdict::Undecided));
+        assert_eq!(
+            digests.verdict(OpNumber(1), &required),
+            Some(Verdict::Undecided(required.clone()))
+        );
     }
 }
