@@ -32,9 +32,12 @@ pub enum Verdict {
 }
 
 impl Digests {
-    /// Remembers the primary's own digest at an op that copies are asked about.
+    /// Remembers the primary's own digest at an op that copies are asked about. One that has changed
+    /// without an op is a fault of the primary's memory, and is compared anew.
     pub fn ask(&mut self, op: OpNumber, own: Digest) {
-        self.open.entry(op).or_insert_with(|| Votes { own, others: BTreeMap::new() });
+        if self.open.get(&op).is_none_or(|votes| votes.own != own) {
+            self.open.insert(op, Votes { own, others: BTreeMap::new() });
+        }
         while self.open.len() > OPEN_MAX {
             self.open.pop_first();
         }
