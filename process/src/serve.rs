@@ -3,14 +3,20 @@
 //! Tonic's own graceful shutdown waits for every accepted connection to close, which one that never
 //! sent its HTTP/2 preface does not do. So accepted connections are wrapped in a [`Cuttable`], and
 //! those still open after [`GRACE`] are cut.
+//!
+//! Connections are counted too: over [`CONNECTIONS_MAX`] a new one is closed at once, so that no
+//! caller can make a server hold more memory and descriptors than that many connections need.
 
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
@@ -20,7 +26,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, Router};
 use tower_layer::Layer;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::listen::Listeners;
 
@@ -35,8 +41,13 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 /// Several streams share a connection; together they may buffer this much.
 pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Calls open at once on one connection.
-const STREAMS_MAX: u32 = 1024;
+/// Calls open at once on one connection: above the window of a session, and the least that the
+/// HTTP/2 standard recommends. Further calls wait at the caller.
+const STREAMS_MAX: u32 = 128;
+/// Connections open at once: far above what servers and clients of one cluster need.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// While connections are refused people are told this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// A server with our limits set, to which services are added.
 #[must_use]
@@ -68,11 +79,35 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError>,
 {
+    serve_at_most(CONNECTIONS_MAX, router, listeners, token).await
+}
+
+async fn serve_at_most<L, B>(
+    connections_max: usize,
+    router: Router<L>,
+    listeners: Listeners,
+    token: CancellationToken,
+) -> Result<(), tonic::transport::Error>
+where
+    L: Layer<Routes>,
+    L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    <L::Service as Service<Request<Body>>>::Future: Send,
+    <L::Service as Service<Request<Body>>>::Error: Into<StdError> + Send,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError>,
+{
     let cut = CancellationToken::new();
     let _cut_when_dropped = cut.clone().drop_guard();
-    let incoming = listeners.into_incoming().map({
+    let mut gate = Gate::new(connections_max);
+    let incoming = listeners.into_incoming().filter_map({
         let cut = cut.clone();
-        move |stream| stream.map(|stream| Cuttable::new(stream, cut.clone()))
+        move |stream| {
+            let admitted = stream.map(|stream| {
+                let place = gate.admit()?;
+                Some(Cuttable::new(stream, cut.clone(), place))
+            });
+            admitted.transpose()
+        }
     });
     let stop = token.clone().cancelled_owned();
     let mut serving = pin!(router.serve_with_incoming_shutdown(incoming, stop));
@@ -89,15 +124,39 @@ where
     tokio::time::timeout(GRACE, &mut serving).await.unwrap_or(Ok(()))
 }
 
+/// Counts connections.
+struct Gate {
+    places: Arc<Semaphore>,
+    max: usize,
+    told_at: Option<Instant>,
+}
+
+impl Gate {
+    fn new(max: usize) -> Gate {
+        Gate { places: Arc::new(Semaphore::new(max)), max, told_at: None }
+    }
+
+    /// A place, to be kept as long as the connection; `None` when all are taken.
+    fn admit(&mut self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        if place.is_none() && self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            warn!("{} connections are open, which is the most: new ones are closed", self.max);
+            self.told_at = Some(Instant::now());
+        }
+        place
+    }
+}
+
 /// A connection that fails as soon as its token is cancelled.
 struct Cuttable {
     stream: TcpStream,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Cuttable {
-    fn new(stream: TcpStream, cut: CancellationToken) -> Self {
-        Self { stream, cut: Box::pin(cut.cancelled_owned()) }
+    fn new(stream: TcpStream, cut: CancellationToken, place: OwnedSemaphorePermit) -> Self {
+        Self { stream, cut: Box::pin(cut.cancelled_owned()), _place: place }
     }
 
     /// The socket, unless it was cut; also has the task woken when it is.
@@ -170,13 +229,17 @@ mod tests {
     }
 
     async fn start() -> Running {
+        start_with(CONNECTIONS_MAX).await
+    }
+
+    async fn start_with(places: usize) -> Running {
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
         let listeners = listen::bind("localhost:0", false).unwrap();
         let name = format!("localhost:{}", listeners.port());
         let token = CancellationToken::new();
         let router = builder().add_service(health);
-        let task = tokio::spawn(serve(router, listeners, token.clone()));
+        let task = tokio::spawn(serve_at_most(places, router, listeners, token.clone()));
         Running { name, token, task }
     }
 
@@ -224,6 +287,34 @@ mod tests {
         ends(running).await;
         let after = tokio::time::timeout(PATIENCE, watch.message()).await;
         assert!(after.is_ok(), "the watcher hears that the server is gone");
+    }
+
+    #[tokio::test]
+    async fn a_connection_too_many_is_closed_at_once_and_the_next_finds_the_place_of_one_that_went()
+    {
+        let running = start_with(2).await;
+        let silent = TcpStream::connect(&running.name).await.unwrap();
+        let mut client = HealthClient::new(dial::connect(&running.name).await.unwrap());
+        client.check(HealthCheckRequest::default()).await.unwrap();
+        let mut refused = TcpStream::connect(&running.name).await.unwrap();
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE, refused.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "the third connection is closed");
+        client.check(HealthCheckRequest::default()).await.expect("the others go on");
+        drop(silent);
+        let served = async {
+            loop {
+                // Its place is free as soon as the server has noticed that it went.
+                if let Ok(channel) = dial::connect(&running.name).await {
+                    let mut client = HealthClient::new(channel);
+                    if client.check(HealthCheckRequest::default()).await.is_ok() {
+                        return;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, served).await.expect("there is a place again");
+        ends(running).await;
     }
 
     #[tokio::test]
