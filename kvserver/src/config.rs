@@ -1,13 +1,17 @@
 //! What a server is told at its start: flags in, a checked [`Config`] out.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use kvprocess::logging::LogFormat;
 use kvproto::ServerName;
 
-use crate::replica::Reads;
+use crate::replica::{Reads, Tuning};
+
+/// Time for a hand-over. One that goes well takes a fraction of a second.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// One copy of a replicated key-value store: primary, backup or spare, as the view service decides.
 #[derive(Parser, Clone, Debug)]
@@ -82,6 +86,10 @@ pub struct Config {
     pub advertise: String,
     /// How reads are proven.
     pub reads: Reads,
+    /// An attempt to leave the cluster that takes longer has gone wrong.
+    pub leave_within: Duration,
+    /// Windows and budgets of the replica.
+    pub tuning: Tuning,
 }
 
 impl Flags {
@@ -105,6 +113,8 @@ impl Flags {
             view_servers: self.vs.clone(),
             advertise: advertise.clone(),
             reads: self.reads.into(),
+            leave_within: LEAVE_WITHIN,
+            tuning: Tuning::default(),
         })
     }
 }

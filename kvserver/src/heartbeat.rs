@@ -83,8 +83,9 @@ impl Heartbeat {
         }
     }
 
-    /// Attends for ever, through every failure of the view service. Returns only when the view
-    /// service has refused this server for good, with what to do about it.
+    /// Attends for ever, through every failure of the view service, also when it has forgotten this
+    /// server. Returns, with what to do about it, only when the first registration was refused for
+    /// good or a newer life has taken this one's place.
     pub async fn attend(mut self) -> anyhow::Error {
         let (newest, views) = watch::channel(None);
         let hand_on = hand_on_views(views, self.node.clone());
@@ -100,6 +101,10 @@ impl Heartbeat {
             match self.attend_at(address, views).await {
                 Ended::Refused(RefusedReason::NameInUse, message) => {
                     let what = format!("waiting to register as {}: {message}", self.name);
+                    self.tell(&what);
+                }
+                Ended::Refused(reason, message) if self.goes_on_after(reason) => {
+                    let what = self.estranged(address, &message);
                     self.tell(&what);
                 }
                 Ended::Refused(_, message) => {
@@ -237,6 +242,27 @@ impl Heartbeat {
             warn!("{what}");
             self.told_at = Some(Instant::now());
         }
+    }
+
+    /// A view service that took this life in and now refuses it has lost its state, or is another
+    /// one. The data must not go with it: only a newer life under this name ends a registered one.
+    fn goes_on_after(&self, reason: RefusedReason) -> bool {
+        self.me.is_some() && reason != RefusedReason::StaleIncarnation
+    }
+
+    fn estranged(&self, address: &str, message: &str) -> String {
+        let view = self.node.standing().view;
+        let view = view.map_or_else(String::new, |view| {
+            format!(" in view {} of cluster {}", view.number, view.cluster)
+        });
+        format!(
+            "the view service at {address} is not the one that registered this server: it was \
+             started anew without its state, or is that of another cluster ({message}). This server \
+             serves on{view}, but nobody repairs a failure any more. Ways out: start the right view \
+             service if it still has its state; or save the data (`kvctl dump --server {}`), stop this server \
+             and start it again: it then joins the new cluster, empty",
+            self.name
+        )
     }
 
     fn waiting(&self) -> String {

@@ -1,8 +1,8 @@
 //! A key-value server: one copy of the data, which may be primary, backup or spare.
 //!
-//! Pure, in reading order: [`store`] (the data), [`replica`] (the protocol). Shells: [`journal`],
-//! [`node`] (the loop), [`heartbeat`] (the view service), [`peers`] (other copies), [`api`] (doors),
-//! [`config`] (the flags), and [`server`], which puts them together.
+//! Pure, in reading order: [`store`] (the data), [`replica`] (the protocol), [`journal`] (where
+//! entries are kept). Shells: [`node`] (the loop), [`heartbeat`] (the view service), [`peers`]
+//! (other copies), [`api`] (doors), [`config`] (the flags), and [`server`], which puts them together.
 
 pub mod api;
 pub mod config;

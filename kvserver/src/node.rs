@@ -126,12 +126,16 @@ impl Node {
     async fn run(mut self) {
         let mut effects = Vec::new();
         while let Some(event) = self.next_event().await {
+            let tick = event == Event::Tick;
             // The clock is read after the event was taken: nothing is judged by a moment before it.
             self.replica.step(clock::now(), event, &mut effects);
             for effect in effects.drain(..) {
                 self.perform(effect);
             }
             self.publish();
+            if tick {
+                self.dumps.advance(&mut self.replica, &mut self.inputs.dumps);
+            }
         }
     }
 
@@ -144,10 +148,7 @@ impl Node {
         loop {
             tokio::select! {
                 () = self.halt.cancelled() => return None,
-                _ = self.ticks.tick() => {
-                    self.dumps.advance(&mut self.replica);
-                    return Some(Event::Tick);
-                }
+                _ = self.ticks.tick() => return Some(Event::Tick),
                 event = self.inputs.events.recv() => return event,
                 count = self.inputs.requests.recv_many(&mut self.admitted, REQUESTS_QUEUED_MAX) => {
                     if count == 0 {
@@ -156,9 +157,6 @@ impl Node {
                     if let Some(event) = self.admit() {
                         return Some(event);
                     }
-                }
-                Some(reader) = self.inputs.dumps.recv() => {
-                    self.dumps.begin(&mut self.replica, reader);
                 }
             }
         }

@@ -12,24 +12,23 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api;
 use crate::config::{Config, Flags};
 use crate::heartbeat::Heartbeat;
-use crate::node::{self, NodeHandle, Parts, Standing};
+use crate::node::{self, Inputs, NodeHandle, Parts, Standing};
 use crate::peers::{InboundStreams, Peers};
+use crate::replica::ReplicaOptions;
 use crate::replica::event::Event;
-use crate::replica::{ReplicaOptions, Tuning};
 
 /// Wishes of the replica that wait for the heartbeat. It repeats what is lost.
 const WISHES_QUEUED_MAX: usize = 64;
-/// A hand-over that takes longer has gone wrong.
-const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// After a hand-over clients are pointed to the new primary for this long.
 const REDIRECT_FOR: Duration = Duration::from_millis(200);
-/// The only copy looks this often whether somebody could take over by now.
-const LEAVE_AGAIN: Duration = Duration::from_secs(2);
+/// The only copy looks this often whether somebody could take over by now. Each attempt that fails
+/// doubles the pause, up to the second number: writes are refused while one lasts.
+const LEAVE_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// Runs a server on `listeners` until `token` is cancelled and it has left the cluster in order.
 ///
@@ -41,10 +40,23 @@ pub async fn run(
     listeners: Listeners,
     token: CancellationToken,
 ) -> anyhow::Result<()> {
+    run_watched(config, listeners, token, node::channel()).await
+}
+
+/// As [`run`], on a channel to the node of which the caller keeps a handle, to see how the server
+/// stands.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_watched(
+    config: Config,
+    listeners: Listeners,
+    token: CancellationToken,
+    (node, inputs): (NodeHandle, Inputs),
+) -> anyhow::Result<()> {
     let halt = CancellationToken::new();
     let _halt_at_the_end = halt.clone().drop_guard();
     let name = config.name(listeners.port());
-    let (node, inputs) = node::channel();
     let inbound = Arc::new(InboundStreams::default());
     let (wishes, wishes_out) = mpsc::channel(WISHES_QUEUED_MAX);
     let (registered, registration) = oneshot::channel();
@@ -59,7 +71,7 @@ pub async fn run(
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
-        let options = ReplicaOptions { reads: config.reads, tuning: Tuning::default() };
+        let options = ReplicaOptions { reads: config.reads, tuning: config.tuning };
         let parts = Parts { me, view, options, peers, wishes, halt: halt.clone() };
         node::start(parts, inputs)?.await?;
         anyhow::Ok(())
@@ -74,7 +86,7 @@ pub async fn run(
             Ok(()) => Err(anyhow!("the node has stopped by itself")),
             Err(cause) => Err(cause.context("the node has failed; the log says why")),
         },
-        left = leave(&node, &token) => left,
+        left = leave(&node, &token, config.leave_within) => left,
     };
     halt.cancel();
     if outcome.is_ok() {
@@ -85,34 +97,58 @@ pub async fn run(
     outcome
 }
 
-/// Waits until the server shall stop, and takes it out of the cluster. Of a second signal it knows
-/// nothing: that ends the process.
-async fn leave(node: &NodeHandle, token: &CancellationToken) -> anyhow::Result<()> {
+/// Waits until the server shall stop, and takes it out of the cluster; an attempt may take `within`.
+/// Of a second signal it knows nothing: that ends the process.
+async fn leave(
+    node: &NodeHandle,
+    token: &CancellationToken,
+    within: Duration,
+) -> anyhow::Result<()> {
     token.cancelled().await;
     if node.standing().view.is_none() {
         return Ok(()); // never registered: nobody counts on this server
     }
     info!("stopping: leaving the cluster first");
     node.event(Event::Leave).await;
-    let settled = timeout(LEAVE_WITHIN, node.stands(|now| now.left || now.only_copy)).await;
+    let settled = timeout(within, node.stands(|now| now.left || now.only_copy)).await;
     if settled.is_err() {
-        bail!(
-            "leaving took more than {LEAVE_WITHIN:?}: the view service or the other copies do not \
-             answer; this server stops as if it had crashed"
-        );
-    }
-    // The only copy goes on serving until there is somebody to hand over to.
-    while timeout(LEAVE_AGAIN, node.stands(|now| now.left)).await.is_err() {
-        let standing = node.standing();
-        if standing.only_copy && somebody_could_take_over(&standing) {
-            node.event(Event::Leave).await;
+        if another_is_complete(&node.standing()) {
+            bail!(
+                "leaving took more than {within:?}: the view service or the other copies do not \
+                 answer; another copy holds everything, so this server stops as if it had crashed"
+            );
         }
+        warn!(
+            "leaving took more than {within:?}: the view service does not answer, and it last named \
+             no other complete copy"
+        );
+        // What the view service would say. The replica serves on, unless it holds nothing.
+        node.event(Event::NobodyToTakeOver).await;
     }
+    hand_over_when_possible(node, within).await;
     sleep(REDIRECT_FOR).await;
     Ok(())
 }
 
-fn somebody_could_take_over(standing: &Standing) -> bool {
+/// The only copy goes on serving until it has handed over to somebody.
+async fn hand_over_when_possible(node: &NodeHandle, within: Duration) {
+    let mut pause = LEAVE_AGAIN.0;
+    while timeout(pause, node.stands(|now| now.left)).await.is_err() {
+        if !another_is_complete(&node.standing()) {
+            continue;
+        }
+        node.event(Event::Leave).await;
+        if timeout(within, node.stands(|now| now.left)).await.is_ok() {
+            return;
+        }
+        pause = (pause * 2).min(LEAVE_AGAIN.1);
+        warn!("nobody took over within {within:?}: serving on, next attempt in {pause:?}");
+        node.event(Event::Stay).await;
+    }
+}
+
+/// Whether the newest view names another copy that holds everything.
+fn another_is_complete(standing: &Standing) -> bool {
     standing
         .view
         .as_ref()

@@ -13,8 +13,9 @@ const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The view service: decides who is primary and who is backup, and tells servers and clients.
 ///
-/// Its state is in memory at present: when it ends, its servers must be restarted with it. Reads and
-/// writes go on without it until a server fails. The timings, limits and copies given here are
+/// Its state is in memory at present. When it ends, its servers serve on as they stand, but nobody
+/// repairs a failure; one started anew begins a new cluster, which they join only when they are
+/// restarted, empty. The timings, limits and copies given here are
 /// settings of the cluster; servers take them from here.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "viewservice", version = kvprocess::VERSION)]

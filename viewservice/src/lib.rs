@@ -41,7 +41,10 @@ pub async fn run(
     token: CancellationToken,
 ) -> anyhow::Result<()> {
     let cluster = ClusterId(rand::random());
-    info!("new cluster {cluster}; its views are kept in memory");
+    info!(
+        "new cluster {cluster}; its views are kept in memory, and servers of an older cluster serve \
+         on by themselves until they are restarted"
+    );
     let stop = token.child_token();
     let monitor = monitor::start(cluster, settings, clock::now(), stop.clone());
     let api = Api::new(monitor.handle, Arc::new(Calls::default()), stop.clone());

@@ -3,7 +3,7 @@
 //!
 //! One implementation serves the package `kvserver` and the older name `proto`.
 
-use kvproto::convert::{Execute, ExecuteOperation};
+use kvproto::convert::{Execute, ExecuteOperation, Malformed};
 use kvproto::limits::{self, MESSAGE_SIZE_MAX};
 use kvproto::pb::kvserver as pb;
 use kvproto::pb::kvserver::kv_server_server::KvServer;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
+use tracing::error;
 
 use super::deadline;
 use crate::node::{DumpChunk, NodeHandle};
@@ -129,11 +130,7 @@ impl KvServer for ClientDoor {
             ExecuteOperation::Command { id, command } => Operation::Command { id, command },
             ExecuteOperation::KeepAlive(session) => Operation::KeepAlive(session),
         };
-        let reply = self.execute(operation, &metadata).await;
-        match status::to_status(&reply) {
-            Some(status) => Err(status),
-            None => Ok(Response::new(reply.try_into()?)),
-        }
+        answer_of(self.execute(operation, &metadata).await)
     }
 
     type DumpStream = ReceiverStream<Result<pb::DumpResponse, Status>>;
@@ -202,7 +199,37 @@ fn size_of(records: &[Option<Record>]) -> usize {
         + records.len() * 8
 }
 
+/// What `Execute` answers.
+fn answer_of(reply: Reply) -> Answer<pb::ExecuteResponse> {
+    match status::to_status(&reply) {
+        Some(status) => Err(status),
+        None => worded(reply.try_into()),
+    }
+}
+
+/// The op of an answer that cannot be worded was done all the same: this is no refusal.
+fn worded<T>(answer: Result<T, Malformed>) -> Answer<T> {
+    answer.map(Response::new).map_err(|malformed| {
+        error!("an answer could not be worded: {malformed}");
+        status::unknown_status()
+    })
+}
+
 /// The status of a reply that has no place in the answer of its call.
 fn failure(reply: &Reply) -> Status {
     status::to_status(reply).unwrap_or_else(|| Status::internal("an answer to another question"))
+}
+
+#[cfg(test)]
+mod tests {
+    use kvproto::status::{Attempt, from_status};
+
+    use super::*;
+
+    /// A slip in the wording of an answer was reported as a refusal, although the op was done.
+    #[test]
+    fn an_answer_that_cannot_be_worded_is_no_refusal() {
+        let status = worded::<Reply>(Err(Malformed { what: "an answer" })).unwrap_err();
+        assert_eq!(from_status(&status), Attempt::Unknown);
+    }
 }

@@ -3,6 +3,7 @@
 
 mod deadline;
 mod grpc;
+mod limited;
 mod replication;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tonic_health::server::HealthReporter;
 use crate::node::NodeHandle;
 use crate::peers::InboundStreams;
 use grpc::ClientDoor;
+use limited::Limited;
 use replication::ReplicationDoor;
 
 /// The name under which health says whether this server is a primary that serves.
@@ -44,16 +46,16 @@ pub fn services(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let router = kvprocess::serve::builder()
-        .add_service(
-            KvServerServer::new(clients.clone())
-                .max_decoding_message_size(MESSAGE_SIZE_MAX)
-                .max_encoding_message_size(MESSAGE_SIZE_MAX),
-        )
-        .add_service(
-            LegacyKvServerServer::new(clients)
-                .max_decoding_message_size(MESSAGE_SIZE_MAX)
-                .max_encoding_message_size(MESSAGE_SIZE_MAX),
-        )
+        .add_service(Limited::new(
+            KvServerServer::new(clients.clone()).max_encoding_message_size(MESSAGE_SIZE_MAX),
+            node.clone(),
+            KvServerServer::max_decoding_message_size,
+        ))
+        .add_service(Limited::new(
+            LegacyKvServerServer::new(clients).max_encoding_message_size(MESSAGE_SIZE_MAX),
+            node.clone(),
+            LegacyKvServerServer::max_decoding_message_size,
+        ))
         .add_service(
             ReplicationServer::new(copies)
                 .max_decoding_message_size(MESSAGE_SIZE_MAX)

@@ -63,7 +63,7 @@ struct Running {
 impl Dumps {
     /// Begins a dump, unless there are too many or the copy is only half there: then the reader
     /// hears nothing but the end.
-    pub(super) fn begin(&mut self, replica: &mut Replica, reader: mpsc::Sender<DumpChunk>) {
+    fn begin(&mut self, replica: &mut Replica, reader: mpsc::Sender<DumpChunk>) {
         if self.running.len() >= DUMPS_MAX || !replica.is_complete() {
             return;
         }
@@ -77,8 +77,15 @@ impl Dumps {
         self.running.push(Running { scan, summary, sent: 0, reader, took_at: Instant::now() });
     }
 
-    /// Moves every dump on by one chunk at most.
-    pub(super) fn advance(&mut self, replica: &mut Replica) {
+    /// Begins the dumps that wait, and moves every dump on by one chunk at most.
+    pub(super) fn advance(
+        &mut self,
+        replica: &mut Replica,
+        waiting: &mut mpsc::Receiver<mpsc::Sender<DumpChunk>>,
+    ) {
+        while let Ok(reader) = waiting.try_recv() {
+            self.begin(replica, reader);
+        }
         self.running.retain_mut(|dump| {
             let goes_on = dump.advance(replica);
             if !goes_on {

@@ -1,17 +1,19 @@
 //! A view service and its servers, all in this process: copies, failover, hand-over.
 
-mod common;
-
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Running, eventually, get, put, put_eventually};
-use kvproto::pb::kvserver::{DumpRequest, DumpSummary, dump_response};
+use kvproto::command::RequestId;
+use kvproto::convert::{Execute, ExecuteOperation};
+use kvproto::pb::kvserver::{DumpRequest, DumpSummary, ExecuteRequest, PutRequest, dump_response};
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::view_service_client::ViewServiceClient;
-use kvproto::{Settings, View};
+use kvproto::{Action, Change, Command, Outcome, Reply, RequestNumber, SessionId, Settings, View};
+use kvserver::Config;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::common::{Running, eventually, execute, get, put, put_eventually};
 
 struct ViewService {
     name: String,
@@ -142,7 +144,7 @@ async fn the_only_copy_goes_on_until_somebody_can_take_over() {
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
     first.stop.cancel();
-    // It refuses for a moment while it asks for a successor, and resumes when there is none.
+    first.stands("it to say that it is the only copy", |now| now.only_copy).await;
     put_eventually(&first, "b", "2").await;
     let second = Running::start(&view_service.name);
     first.ended().await.expect("it hands over as soon as it can");
@@ -196,7 +198,7 @@ async fn reads_and_writes_with_two_copies_go_on_without_the_view_service() {
 }
 
 #[tokio::test]
-async fn a_store_larger_than_one_chunk_reaches_a_new_copy_while_writes_go_on() {
+async fn a_new_copy_is_brought_up_from_the_log_while_writes_go_on() {
     let view_service = ViewService::start();
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
@@ -204,7 +206,7 @@ async fn a_store_larger_than_one_chunk_reaches_a_new_copy_while_writes_go_on() {
     for n in 0..20 {
         let key = format!("large{n:02}").into();
         let value = vec![n; 256 << 10].into();
-        client.put(kvproto::pb::kvserver::PutRequest { key, value }).await.unwrap();
+        client.put(PutRequest { key, value }).await.unwrap();
     }
     let second = Running::start(&view_service.name);
     let writing = async {
@@ -228,4 +230,94 @@ async fn a_store_larger_than_one_chunk_reaches_a_new_copy_while_writes_go_on() {
     .await;
     drop(first);
     put_eventually(&second, "a", "3").await;
+}
+
+/// Keeps no log for newcomers, so that only the whole state brings one up.
+fn without_log(config: &mut Config) {
+    config.tuning.retain_bytes = 0;
+}
+
+/// Waits until both servers hold the same data and sessions, this many keys of it.
+async fn agree(first: &Running, second: &Running, keys: usize) {
+    eventually("the copies to agree", async || {
+        let (pairs, primary) = dump(first).await?;
+        let (copied, copy) = dump(second).await?;
+        let same = copied == pairs && copy.digest == primary.digest;
+        (same && pairs.len() == keys && copy.op_number == primary.op_number).then_some(())
+    })
+    .await;
+}
+
+async fn open_session(server: &Running) -> SessionId {
+    let answer =
+        server.client().execute(execute(Command::OpenSession, None)).await.expect("it leads");
+    match Reply::try_from(answer.into_inner()) {
+        Ok(Reply::Done { outcome: Outcome::SessionOpened(session), .. }) => session,
+        other => panic!("a session is opened, not {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_full_transfer_brings_every_key_and_session_to_a_new_copy() {
+    let view_service = ViewService::start();
+    let first = Running::start_with(&view_service.name, |config| {
+        without_log(config);
+        config.tuning.chunk_bytes = 256;
+    });
+    put_eventually(&first, "a", "1").await;
+    let session = open_session(&first).await;
+    let once = |value: &'static str| {
+        let change = Change { key: "once".into(), action: Action::Append(value.into()) };
+        let id = RequestId { session, number: RequestNumber(1), first_open: RequestNumber(1) };
+        let operation =
+            ExecuteOperation::Command { id: Some(id), command: Command::Change(change) };
+        ExecuteRequest::from(Execute { cluster: None, operation })
+    };
+    let answer = first.client().execute(once("x")).await.unwrap().into_inner();
+    let mut client = first.client();
+    for n in 0..100 {
+        let key = format!("key{n:02}").into();
+        client.put(PutRequest { key, value: "some value".into() }).await.unwrap();
+    }
+    let second = Running::start_with(&view_service.name, without_log);
+    view_service.in_sync(&first, &second).await;
+    agree(&first, &second, 102).await;
+    drop(first);
+    put_eventually(&second, "a", "2").await;
+    let again = second.client().execute(once("x")).await.unwrap().into_inner();
+    assert_eq!(again.result, answer.result, "the same answer from the new primary");
+    assert_eq!(value(&second, "once").await.as_deref(), Some("x"), "applied once");
+}
+
+#[tokio::test]
+async fn a_full_transfer_of_many_chunks_goes_on_while_the_keys_change() {
+    let view_service = ViewService::start();
+    let first = Running::start_with(&view_service.name, without_log);
+    put_eventually(&first, "a", "1").await;
+    let mut client = first.client();
+    // Some values are larger than a chunk, some chunks hold many; together far more than are in
+    // flight at once.
+    for n in 0..48 {
+        let key = format!("large{n:02}").into();
+        let size = if n % 8 == 0 { 2 << 20 } else { 200 << 10 };
+        client.put(PutRequest { key, value: vec![n; size].into() }).await.unwrap();
+    }
+    let second = Running::start_with(&view_service.name, without_log);
+    let writing = async {
+        for n in (0..48).cycle() {
+            let key = format!("large{n:02}").into();
+            let value = vec![n; 1000].into();
+            client.put(PutRequest { key, value }).await.expect("writes go on");
+        }
+    };
+    let synced = async {
+        view_service.in_sync(&first, &second).await;
+    };
+    tokio::select! {
+        () = synced => {}
+        () = writing => {}
+    }
+    agree(&first, &second, 49).await;
+    drop(first);
+    put_eventually(&second, "a", "2").await;
 }

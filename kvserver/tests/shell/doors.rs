@@ -1,20 +1,13 @@
 //! The doors of a server that is the only copy: what each call answers, and what no caller can do
 //! to another.
 
-mod common;
-
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::scripted::{Attending, CLUSTER, Scripted, activated, no_view, proposed};
-use common::{
-    PATIENCE, Running, eventually, execute, execute_get, execute_put, get, put, put_eventually,
-};
 use kvproto::pb::kvserver::{self as pb, dump_response};
 use kvproto::pb::legacy::kv_server_client::KvServerClient as LegacyClient;
-use kvproto::registration::Wish;
 use kvproto::status::{Attempt, from_status};
-use kvproto::{Action, Change, ClusterId, Command, NotDone, Reply};
+use kvproto::{Action, Change, ClusterId, Command, NotDone, Reply, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,26 +16,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// A primary without backups, and what keeps it so.
-struct Alone {
-    server: Running,
-    stream: Attending,
-    _view_service: Scripted,
-}
-
-async fn alone() -> Alone {
-    let mut view_service = Scripted::start();
-    let server = Running::start(&view_service.name);
-    let mut stream = view_service.next().await;
-    stream.register(1, &no_view()).await;
-    let me = stream.member(1);
-    let view = proposed(1, &me, &[]);
-    stream.push(&view).await;
-    stream.wish_with(|wish| matches!(wish, Wish::Activate { .. })).await;
-    stream.push(&activated(&view, &[&me])).await;
-    put_eventually(&server, "first", "put").await;
-    Alone { server, stream, _view_service: view_service }
-}
+use crate::common::{PATIENCE, eventually, execute, execute_get, execute_put, get, put};
+use crate::scripted::{Alone, CLUSTER, activated, alone, alone_with, proposed};
 
 #[tokio::test]
 async fn the_lab_calls_put_get_and_name_a_missing_key() {
@@ -118,6 +93,30 @@ async fn an_oversized_value_is_refused_by_name_of_the_limit_and_others_go_on() {
     assert!(server.client().put(put("small", "2")).await.unwrap().into_inner().ok);
 }
 
+/// A server used to gather up to 65 MiB per call before it looked at the limits of its cluster.
+#[tokio::test]
+async fn a_message_larger_than_any_op_of_the_cluster_is_not_even_read() {
+    let Alone { server, .. } = alone().await;
+    let large =
+        |mib: usize| pb::PutRequest { key: "large".into(), value: vec![0; mib << 20].into() };
+    let refused = server.client().put(large(18)).await.expect_err("an op has 16 MiB at most");
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    assert!(matches!(from_status(&refused), Attempt::NotDone(NotDone::Invalid(_))));
+    let mut older = LegacyClient::new(server.channel());
+    let refused = older.put(large(18)).await.expect_err("by the older name neither");
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    assert!(server.client().put(put("small", "1")).await.unwrap().into_inner().ok);
+}
+
+#[tokio::test]
+async fn a_cluster_that_allows_larger_ops_takes_larger_messages() {
+    let settings =
+        Settings { value_size_max: 32 << 20, op_size_max: 40 << 20, ..Settings::default() };
+    let Alone { server, .. } = alone_with(settings, |_| {}).await;
+    let large = pb::PutRequest { key: "large".into(), value: vec![0; 30 << 20].into() };
+    assert!(server.client().put(large).await.unwrap().into_inner().ok);
+}
+
 #[tokio::test]
 async fn a_malformed_request_is_refused_as_certainly_not_done() {
     let Alone { server, .. } = alone().await;
@@ -178,7 +177,7 @@ async fn a_malformed_replication_stream_is_closed_and_hurts_no_client() {
 
 #[tokio::test]
 async fn health_says_whether_the_server_is_up_and_whether_it_is_the_primary() {
-    let Alone { server, mut stream, .. } = alone().await;
+    let Alone { server, mut stream, view_service: _stays, .. } = alone().await;
     let check = async |service: &str| {
         let request = HealthCheckRequest { service: service.into() };
         let answer = HealthClient::new(server.channel()).check(request).await;
@@ -233,7 +232,7 @@ async fn a_dump_shows_one_moment_while_writes_go_on() {
 
 #[tokio::test]
 async fn a_call_whose_deadline_has_passed_ends() {
-    let Alone { server, mut stream, .. } = alone().await;
+    let Alone { server, mut stream, view_service: _stays, .. } = alone().await;
     // A backup that nobody can reach holds every write up.
     let mut nobody = stream.member(2);
     nobody.name = "localhost:1".into();

@@ -9,13 +9,14 @@ use kvproto::{
     ClusterId, Generation, Incarnation, Member, Revision, ServerName, Settings, View, ViewNumber,
     ViewStatus,
 };
+use kvserver::Config;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::PATIENCE;
+use crate::common::{PATIENCE, Running, put_eventually};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 
@@ -78,6 +79,37 @@ impl Scripted {
         let next = timeout(PATIENCE, self.attending.recv()).await;
         next.expect("a server attends in time").expect("the view service runs")
     }
+}
+
+/// A primary without backups, and what keeps it so.
+pub(crate) struct Alone {
+    pub(crate) server: Running,
+    pub(crate) stream: Attending,
+    pub(crate) view_service: Scripted,
+    /// The view it serves in.
+    pub(crate) view: View,
+}
+
+/// A primary without backups, for clusters with these settings, that differs from the ordinary one
+/// as `change` says. It is life 1 of its server and holds one key, `first`.
+pub(crate) async fn alone_with(settings: Settings, change: impl FnOnce(&mut Config)) -> Alone {
+    let mut view_service = Scripted::start();
+    let server = Running::start_with(&view_service.name, change);
+    let mut stream = view_service.next().await;
+    stream.register(1, &View { settings: settings.clone(), ..no_view() }).await;
+    let me = stream.member(1);
+    let view = View { settings, ..proposed(1, &me, &[]) };
+    stream.push(&view).await;
+    stream.wish_with(|wish| matches!(wish, Wish::Activate { .. })).await;
+    let view = activated(&view, &[&me]);
+    stream.push(&view).await;
+    put_eventually(&server, "first", "put").await;
+    Alone { server, stream, view_service, view }
+}
+
+/// An ordinary primary without backups.
+pub(crate) async fn alone() -> Alone {
+    alone_with(Settings::default(), |_| {}).await
 }
 
 impl Drop for Scripted {

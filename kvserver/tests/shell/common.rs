@@ -1,17 +1,16 @@
 //! What the tests of the shell share: servers in this process on free ports, and patience.
-#![allow(dead_code, reason = "each test program uses its own part of this file")]
-
-pub(crate) mod scripted;
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use kvprocess::listen::Listeners;
 use kvproto::convert::{Execute, ExecuteOperation};
 use kvproto::pb::kvserver as pb;
 use kvproto::pb::kvserver::kv_server_client::KvServerClient;
 use kvproto::{Action, Change, ClusterId, Command, Query};
 use kvserver::Config;
-use kvserver::replica::Reads;
+use kvserver::node::{NodeHandle, Standing};
+use kvserver::replica::{Reads, Tuning};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Running {
     pub(crate) name: String,
     pub(crate) stop: CancellationToken,
+    node: NodeHandle,
     pub(crate) task: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -33,19 +33,38 @@ impl Running {
         Running::start_on(listeners, view_service)
     }
 
-    pub(crate) fn start_on(listeners: kvprocess::listen::Listeners, view_service: &str) -> Running {
+    pub(crate) fn start_on(listeners: Listeners, view_service: &str) -> Running {
+        Running::configured(listeners, view_service, |_| {})
+    }
+
+    /// A server that differs from the ordinary one as `change` says.
+    pub(crate) fn start_with(view_service: &str, change: impl FnOnce(&mut Config)) -> Running {
+        let listeners = kvprocess::listen::bind("localhost:0", false).expect("a free port");
+        Running::configured(listeners, view_service, change)
+    }
+
+    fn configured(
+        listeners: Listeners,
+        view_service: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Running {
         if std::env::var_os("RUST_LOG").is_some() {
             kvprocess::logging::init(kvprocess::logging::LogFormat::Text);
         }
         let name = format!("localhost:{}", listeners.port());
-        let config = Config {
+        let mut config = Config {
             view_servers: vec![view_service.to_owned()],
             advertise: name.clone(),
             reads: Reads::Lease,
+            leave_within: PATIENCE,
+            tuning: Tuning::default(),
         };
+        change(&mut config);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(kvserver::run(config, listeners, stop.clone()));
-        Running { name, stop, task }
+        let (node, inputs) = kvserver::node::channel();
+        let watched = (node.clone(), inputs);
+        let running = kvserver::server::run_watched(config, listeners, stop.clone(), watched);
+        Running { name, stop, node, task: tokio::spawn(running) }
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -54,6 +73,12 @@ impl Running {
 
     pub(crate) fn client(&self) -> KvServerClient<Channel> {
         KvServerClient::new(self.channel())
+    }
+
+    /// Waits until the server stands as `wanted`; `what` is what a failure says was waited for.
+    pub(crate) async fn stands(&self, what: &str, wanted: impl Fn(&Standing) -> bool) {
+        let stands = timeout(PATIENCE, self.node.stands(wanted)).await;
+        stands.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}")).expect("it runs");
     }
 
     /// Waits for the server to end by itself.

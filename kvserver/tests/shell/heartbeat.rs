@@ -1,12 +1,11 @@
 //! How a server takes part in a cluster whose view service says what the test says.
 
-mod common;
-
-use common::scripted::{CLUSTER, Scripted, activated, no_view, proposed};
-use common::{Running, get, put, put_eventually};
 use kvproto::registration::{RefusedReason, Wish};
 use kvproto::status::{Attempt, from_status};
 use kvproto::{NotDone, ServerName, ViewNumber};
+
+use crate::common::{Running, execute_put, get, put, put_eventually};
+use crate::scripted::{Alone, CLUSTER, Scripted, activated, alone, no_view, proposed};
 
 #[tokio::test]
 async fn before_it_is_registered_a_server_refuses_everything_as_certainly_not_done() {
@@ -78,6 +77,30 @@ async fn the_data_is_served_while_the_view_service_is_away() {
     assert_eq!((answer.ok, &answer.value[..]), (true, &b"2"[..]));
 }
 
+/// Whoever restarted the view service made every server exit, and all data was lost with them: the
+/// new one, which knew no cluster, called all of them strangers.
+#[tokio::test]
+async fn a_view_service_that_has_lost_its_state_does_not_take_the_data_with_it() {
+    let Alone { server, stream, mut view_service, view } = alone().await;
+    let mut client = server.client();
+    drop(stream);
+    for reason in
+        [RefusedReason::WrongCluster, RefusedReason::WrongKind, RefusedReason::Incompatible]
+    {
+        let stream = view_service.next().await;
+        assert_eq!(stream.cluster, Some(CLUSTER), "it asks to be taken back");
+        stream.refuse(reason, "I was born yesterday").await;
+        assert!(client.put(put("a", "1")).await.unwrap().into_inner().ok, "{reason:?}");
+    }
+    // The refusals were heard: it asks once more. And should the right one come back, all is well.
+    let mut stream = view_service.next().await;
+    stream.register(1, &view).await;
+    stream.ping_with(|_| true).await;
+    assert!(client.put(put("a", "2")).await.unwrap().into_inner().ok);
+    let answer = client.get(get("first")).await.expect("an answer").into_inner();
+    assert_eq!((answer.ok, &answer.value[..]), (true, &b"put"[..]));
+}
+
 #[tokio::test]
 async fn a_name_in_use_is_asked_for_again_until_it_is_free() {
     let mut view_service = Scripted::start();
@@ -130,26 +153,8 @@ async fn a_refused_request_names_the_primary() {
     primary.name = ServerName::from("localhost:1");
     stream.register(1, &activated(&proposed(1, &primary, &[]), &[&primary])).await;
     stream.ping_with(|_| true).await;
-    let request = common::execute_put("a", "1");
+    let request = execute_put("a", "1");
     let status = server.client().execute(request).await.expect_err("it is no primary");
     let expected = NotDone::NotPrimary { primary: Some(primary.name), view: ViewNumber(1) };
     assert_eq!(from_status(&status), Attempt::NotDone(expected));
-}
-
-#[tokio::test]
-async fn a_spare_that_shall_stop_stops_in_order() {
-    let mut view_service = Scripted::start();
-    let server = Running::start(&view_service.name);
-    let mut stream = view_service.next().await;
-    stream.register(1, &no_view()).await;
-    stream.ping_with(|_| true).await;
-    server.stop.cancel();
-    server.ended().await.expect("it leaves in order");
-}
-
-#[tokio::test]
-async fn a_server_that_was_never_registered_stops_at_once() {
-    let server = Running::start("localhost:1");
-    server.stop.cancel();
-    server.ended().await.expect("nobody counts on it");
 }
