@@ -243,6 +243,19 @@ impl Cluster {
         Ok(status.code())
     }
 
+    /// Waits until a server has written a sentence to its log, counted over all its lives.
+    ///
+    /// # Errors
+    /// When it has not after [`PATIENCE`].
+    pub async fn wait_for_log(&self, index: usize, sentence: &str) -> Result<()> {
+        let server = &self.servers[index];
+        wait_for(&format!("{} to say {sentence:?}", server.label()), PATIENCE, async || {
+            let log = server.log().map_err(|error| format!("{error:#}"))?;
+            log.contains(sentence).then_some(()).ok_or_else(|| "it has not".to_owned())
+        })
+        .await
+    }
+
     /// Address of the view service.
     #[must_use]
     pub fn view_service_addr(&self) -> &str {

@@ -63,7 +63,8 @@ async fn the_last_copy_does_not_stop_before_it_is_asked_twice() {
     let client = cluster.client().await;
     put(&client, "a", "1").await;
     cluster.term(0);
-    // It says so and goes on: stopping would lose the data.
+    let said = cluster.wait_for_log(0, "no other server can take over").await;
+    said.expect("it says that stopping would lose the data");
     put(&client, "b", "2").await;
     check(&client, "a", "1").await;
     cluster.term(0);

@@ -43,6 +43,31 @@ async fn reads_and_writes_go_on_while_the_view_service_is_away() {
     assert_eq!(cluster.ended_by_itself(), None, "servers go on");
 }
 
+/// Whoever restarted the view service made every server exit, and all data was lost with them.
+#[tokio::test]
+async fn a_view_service_started_anew_ends_no_server_and_no_data_is_lost() {
+    let mut cluster = running(Options::default(), 2).await;
+    let connected = cluster.client().await;
+    put(&connected, "a", "0").await;
+    let idle = cluster.client().await;
+    check(&idle, "a", "0").await;
+    cluster.kill_view_service();
+    put(&connected, "a", "1").await;
+    cluster.start_view_service().expect("start a fresh one");
+    for server in 0..2 {
+        let said = cluster.wait_for_log(server, "is not the one that registered this server").await;
+        said.expect("it says what happened");
+        put(&connected, "a", &format!("2{server}")).await;
+    }
+    for number in 3..20 {
+        put(&connected, "a", &number.to_string()).await;
+        check(&connected, "a", &number.to_string()).await;
+        check(&idle, "a", &number.to_string()).await;
+        put(&idle, "b", &number.to_string()).await;
+    }
+    assert_eq!(cluster.ended_by_itself(), None, "servers go on");
+}
+
 /// Kills a server and starts it at once at the same address, well before it could be given up for
 /// its silence.
 async fn restart_at_once(primary: bool) {
