@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvproto::command::{Action, Change, Command, Outcome, Query, Record, RequestId};
-use kvproto::ids::{ClusterId, Incarnation, Member, OpNumber, RequestNumber, Revision, SessionId};
+use kvproto::ids::{ClusterId, Incarnation, Member, RequestNumber, Revision, SessionId};
 use kvproto::message::{Body, Message};
 use kvproto::registration::Wish;
 use kvproto::reply::{NotDone, NotReady, Reply};
