@@ -1,5 +1,5 @@
 //! What the tests of the shell share: servers in this process on free ports, and patience.
-#![allow(dead_code, reason = "each test program uses its own part of this file")]
+#![expect(dead_code, reason = "each test program uses its own part of this file")]
 
 pub(crate) mod scripted;
 
