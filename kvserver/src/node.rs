@@ -220,7 +220,7 @@ impl Node {
     fn notice(&mut self, notice: &Notice) {
         match notice {
             Notice::OnlyCopy { .. } => self.standing.only_copy = true,
-            Notice::HandingOver { .. } => self.standing.only_copy = false,
+            Notice::HandingOver => self.standing.only_copy = false,
             _ => {}
         }
         notices::log(notice, self.replica.view());

@@ -46,8 +46,7 @@ pub(super) fn log(notice: &Notice, view: &View) {
             "no other server can take over: stopping now would lose {keys} keys; start another \
              kvserver and wait, or send the signal a second time to stop anyway"
         ),
-        Notice::HandingOver { to: Some(to) } => info!("handing over to {to}"),
-        Notice::HandingOver { to: None } => info!("handing over: asking for another primary"),
+        Notice::HandingOver => info!("handing over: asking for another primary"),
         Notice::Nonsense { from, what } => warn!("dropped a message of {from}: {what}"),
     }
 }

@@ -27,14 +27,17 @@ pub enum Verdict {
     MinorityDiffers(BTreeSet<Member>),
     /// The primary differs from the majority.
     PrimaryDiffers,
-    /// There is no majority to go by.
-    Undecided,
+    /// There is no majority to go by; these copies differ from the primary.
+    Undecided(BTreeSet<Member>),
 }
 
 impl Digests {
-    /// Remembers the primary's own digest at an op that copies are asked about.
+    /// Remembers the primary's own digest at an op that copies are asked about. One that has changed
+    /// without an op is a fault of the primary's memory, and is compared anew.
     pub fn ask(&mut self, op: OpNumber, own: Digest) {
-        self.open.entry(op).or_insert_with(|| Votes { own, others: BTreeMap::new() });
+        if self.open.get(&op).is_none_or(|votes| votes.own != own) {
+            self.open.insert(op, Votes { own, others: BTreeMap::new() });
+        }
         while self.open.len() > OPEN_MAX {
             self.open.pop_first();
         }
@@ -57,17 +60,16 @@ impl Digests {
             *said.entry(votes.others.get(member)?.0).or_default() += 1;
         }
         let copies = required.len() + 1;
+        let differing = required
+            .iter()
+            .filter(|member| votes.others.get(*member) != Some(&votes.own))
+            .cloned()
+            .collect();
         let majority = said.iter().find(|(_, count)| **count * 2 > copies);
         Some(match majority {
-            Some((digest, _)) if *digest == votes.own.0 => Verdict::MinorityDiffers(
-                required
-                    .iter()
-                    .filter(|member| votes.others.get(*member) != Some(&votes.own))
-                    .cloned()
-                    .collect(),
-            ),
+            Some((digest, _)) if *digest == votes.own.0 => Verdict::MinorityDiffers(differing),
             Some(_) => Verdict::PrimaryDiffers,
-            None => Verdict::Undecided,
+            None => Verdict::Undecided(differing),
         })
     }
 }
@@ -95,7 +97,8 @@ mod tests {
         let only_b = BTreeSet::from([member("b")]);
         assert_eq!(verdict(1, &[("b", 2), ("c", 1)]), Some(Verdict::MinorityDiffers(only_b)));
         assert_eq!(verdict(1, &[("b", 2), ("c", 2)]), Some(Verdict::PrimaryDiffers));
-        assert_eq!(verdict(1, &[("b", 2), ("c", 3)]), Some(Verdict::Undecided));
+        let both = BTreeSet::from([member("b"), member("c")]);
+        assert_eq!(verdict(1, &[("b", 2), ("c", 3)]), Some(Verdict::Undecided(both)));
         assert_eq!(verdict(1, &[("b", 2)]), None, "nobody is judged before all have spoken");
     }
 
@@ -105,6 +108,9 @@ mod tests {
         digests.ask(OpNumber(1), Digest(1));
         assert_eq!(digests.vote(&member("b"), OpNumber(1), Digest(2)), Some(false));
         let required = BTreeSet::from([member("b")]);
-        assert_eq!(digests.verdict(OpNumber(1), &required), Some(Verdict::Undecided));
+        assert_eq!(
+            digests.verdict(OpNumber(1), &required),
+            Some(Verdict::Undecided(required.clone()))
+        );
     }
 }

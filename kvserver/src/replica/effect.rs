@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvproto::command::Entry;
-use kvproto::ids::{Member, OpNumber, Position, ServerName, StreamNumber};
+use kvproto::ids::{Member, OpNumber, Position, StreamNumber};
 use kvproto::message::Message;
 use kvproto::registration::Wish;
 use kvproto::reply::Reply;
@@ -146,11 +146,8 @@ pub enum Notice {
         /// Keys that would be lost.
         keys: u64,
     },
-    /// The hand-over is under way.
-    HandingOver {
-        /// To whom, once known.
-        to: Option<ServerName>,
-    },
+    /// The view service is asked for a view without this server.
+    HandingOver,
     /// A peer's message was dropped because it made no sense.
     Nonsense {
         /// From whom.

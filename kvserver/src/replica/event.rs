@@ -29,6 +29,8 @@ pub enum Event {
     Tick,
     /// The operator wants this server to stop: hand over or leave the view first.
     Leave,
+    /// The operator's wish to stop is off: admit again. Harmless when there was none.
+    Stay,
     /// The view service has nobody to take over from this server.
     NobodyToTakeOver,
 }

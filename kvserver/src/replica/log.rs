@@ -44,12 +44,6 @@ impl Log {
         &self.epochs
     }
 
-    /// Bytes that the retained entries take.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Position of an op through the last one, as far as the epochs are remembered. Op 0 stands
     /// before the first epoch.
     #[must_use]

@@ -9,7 +9,7 @@
 //! - [`promise`]: the leases this copy granted
 //! - [`following`]: a copy under a primary: fenced, matched, acknowledged, filled by a transfer
 //! - [`progress`]: what a primary knows of one other copy
-//! - [`primary`]: ordering, commit, promotion, joining, reads
+//! - [`primary`]: ordering, commit, promotion, reads, who is counted in and who is left out
 //! - [`divergence`]: comparing digests, and who leaves when they differ
 //!
 //! The invariants, named here and told in `docs/protocol.md`; [`Replica::check_invariants`] looks
@@ -121,7 +121,7 @@ pub struct Replica {
     release_due: bool,
     role: Role,
     wished_to_leave_at: Option<Timestamp>,
-    ticked_at: Timestamp,
+    stepped_at: Timestamp,
     steps: u64,
 }
 
@@ -141,7 +141,7 @@ impl Replica {
             release_due: false,
             role: Role::Spare,
             wished_to_leave_at: None,
-            ticked_at: now,
+            stepped_at: now,
             steps: 0,
         };
         replica.role = replica.present_role();
@@ -152,6 +152,7 @@ impl Replica {
     /// `now` must be read after the event was taken from its queue.
     pub fn step(&mut self, now: Timestamp, event: Event, effects: &mut Vec<Effect>) {
         self.steps += 1;
+        self.notice_pause(now);
         match event {
             Event::Requests(requests) => self.on_requests(now, requests, effects),
             Event::Message(message) => self.on_message(now, message, effects),
@@ -165,8 +166,9 @@ impl Replica {
                 self.copy.note_safe(position);
                 self.following.acknowledge_safe(&self.copy, effects);
             }
-            Event::Tick => self.on_tick(now),
+            Event::Tick => self.copy.promises.forget_past(now),
             Event::Leave => self.leaving = true,
+            Event::Stay => self.stay(),
             Event::NobodyToTakeOver => self.on_nobody_to_take_over(effects),
         }
         if let Some(primary) = &mut self.primary {
@@ -190,6 +192,7 @@ impl Replica {
             view: self.copy.view.order(),
             appended: self.copy.log.last().op,
             committed: self.copy.committed,
+            // What is committed is applied in the same step.
             applied: self.copy.committed,
             steps: self.steps,
             role: self.role,
@@ -357,11 +360,11 @@ impl Replica {
         }
     }
 
-    fn on_tick(&mut self, now: Timestamp) {
-        let gap = now.since(self.ticked_at);
-        self.ticked_at = now;
-        self.copy.promises.forget_past(now);
-        // A server that was paused must not blame the others for its own silence.
+    /// A server that was paused itself must not blame the others for its own silence. Ticks come
+    /// every few milliseconds, so a long gap between two steps was a pause, whatever ends it.
+    fn notice_pause(&mut self, now: Timestamp) {
+        let gap = now.since(self.stepped_at);
+        self.stepped_at = now;
         if gap >= self.copy.view.settings.heartbeat_interval * 2
             && let Some(primary) = &mut self.primary
         {
@@ -369,12 +372,16 @@ impl Replica {
         }
     }
 
+    fn stay(&mut self) {
+        self.leaving = false;
+        self.wished_to_leave_at = None;
+    }
+
     fn on_nobody_to_take_over(&mut self, out: &mut Vec<Effect>) {
         if !self.leaving {
             return;
         }
-        self.leaving = false;
-        self.wished_to_leave_at = None;
+        self.stay();
         let keys = self.copy.store.key_count() as u64;
         if keys == 0 && self.copy.store.session_count() == 0 {
             out.push(Effect::Left);
@@ -404,7 +411,7 @@ impl Replica {
         let due = self.wished_to_leave_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
         if drained && due && !out_of_view {
             if self.wished_to_leave_at.is_none() {
-                out.push(Effect::Notice(Notice::HandingOver { to: None }));
+                out.push(Effect::Notice(Notice::HandingOver));
             }
             self.wished_to_leave_at = Some(now);
             out.push(Effect::Wish(Wish::Leave));

@@ -48,6 +48,16 @@ pub struct Transfer {
     pub sent: u64,
     /// Chunks received by the copy.
     pub received: u64,
+    /// The end was sent; entries flow once the copy has acknowledged the whole.
+    pub ended: bool,
+}
+
+/// Entries sent and not yet acknowledged.
+#[derive(Debug)]
+struct InFlight {
+    last: OpNumber,
+    bytes: usize,
+    sent_at: Timestamp,
 }
 
 /// One other copy.
@@ -76,9 +86,11 @@ pub struct CopyProgress {
     pub counted_from: Option<OpNumber>,
     /// Its digest differed: only a full transfer makes it a copy again.
     pub distrusted: bool,
-    /// When the view service was last asked to count it in or leave it out.
-    pub wished_at: Option<Timestamp>,
-    in_flight: VecDeque<(OpNumber, usize)>,
+    /// When the view service was last asked to count it in.
+    pub synced_wished_at: Option<Timestamp>,
+    /// When the view service was last asked to leave it out.
+    pub evict_wished_at: Option<Timestamp>,
+    in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
     retry_after: Duration,
 }
@@ -99,7 +111,8 @@ impl CopyProgress {
             verified: None,
             counted_from: None,
             distrusted: false,
-            wished_at: None,
+            synced_wished_at: None,
+            evict_wished_at: None,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             retry_after: RETRY_MIN,
@@ -153,7 +166,7 @@ impl CopyProgress {
     pub fn note_sent(&mut self, now: Timestamp, nonce: Nonce, last: OpNumber, bytes: usize) {
         self.nonce_sent = nonce;
         if bytes > 0 {
-            self.in_flight.push_back((last, bytes));
+            self.in_flight.push_back(InFlight { last, bytes, sent_at: now });
             self.in_flight_bytes += bytes;
         }
         self.waiting_since.get_or_insert(now);
@@ -165,9 +178,9 @@ impl CopyProgress {
         let progress = matched > self.matched || nonce > self.nonce_acked;
         self.matched = self.matched.max(matched);
         self.nonce_acked = self.nonce_acked.max(nonce);
-        while self.in_flight.front().is_some_and(|(last, _)| *last <= self.matched) {
-            if let Some((_, bytes)) = self.in_flight.pop_front() {
-                self.in_flight_bytes -= bytes;
+        while self.in_flight.front().is_some_and(|sent| sent.last <= self.matched) {
+            if let Some(sent) = self.in_flight.pop_front() {
+                self.in_flight_bytes -= sent.bytes;
             }
         }
         if progress {
@@ -179,7 +192,7 @@ impl CopyProgress {
     pub fn note_answer(&mut self, now: Timestamp) {
         self.retry_after = RETRY_MIN;
         let unanswered = match &self.phase {
-            Phase::Transferring(transfer) => transfer.sent > transfer.received,
+            Phase::Transferring(transfer) => transfer.ended || transfer.sent > transfer.received,
             _ => !self.in_flight.is_empty() || self.nonce_sent > self.nonce_acked,
         };
         self.waiting_since = unanswered.then_some(now);
@@ -195,5 +208,18 @@ impl CopyProgress {
     #[must_use]
     pub fn silent_for(&self, now: Timestamp) -> Duration {
         self.waiting_since.map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    /// How long the oldest entries that were sent have been waiting for their acknowledgement: long
+    /// while a copy answers, but cannot keep up.
+    #[must_use]
+    pub fn behind_for(&self, now: Timestamp) -> Duration {
+        self.in_flight.front().map_or(Duration::ZERO, |sent| now.since(sent.sent_at))
+    }
+
+    /// Counts all waiting from now.
+    pub fn forgive(&mut self, now: Timestamp) {
+        self.waiting_since = self.waiting_since.map(|_| now);
+        self.in_flight.iter_mut().for_each(|sent| sent.sent_at = now);
     }
 }

@@ -1,19 +1,15 @@
 //! The other copies: streams to them, what is sent, what they answer, who is counted in and who is
 //! left out.
 
-use std::collections::BTreeSet;
-
 use kvproto::ids::{Member, OpNumber, Position};
 use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
-use kvproto::registration::Wish;
 use kvproto::time::Timestamp;
 
 use super::Primary;
+use crate::replica::Reads;
 use crate::replica::copy::Copy;
-use crate::replica::divergence::Verdict;
 use crate::replica::effect::{Effect, Notice};
 use crate::replica::progress::{CopyProgress, Phase, Transfer};
-use crate::replica::{Reads, WISH_AGAIN};
 use kvproto::StreamNumber;
 
 /// Ends a copy's stream; returns the effect if one was open.
@@ -47,11 +43,10 @@ impl Primary {
         }
     }
 
-    /// After a pause of this server itself: nobody is to blame for it.
+    /// After a pause of this server itself: neither copies nor sessions are to blame for it.
     pub(in crate::replica) fn forgive(&mut self, now: Timestamp) {
-        for progress in self.copies.values_mut() {
-            progress.waiting_since = progress.waiting_since.map(|_| now);
-        }
+        self.copies.values_mut().for_each(|progress| progress.forgive(now));
+        self.sessions.values_mut().for_each(|alive_at| *alive_at = now);
     }
 
     /// The first op that some copy still has to be sent.
@@ -120,11 +115,14 @@ impl Primary {
             return;
         }
         match &mut progress.phase {
-            Phase::Transferring(transfer)
-                if (transfer.received + 1..=transfer.sent).contains(&ack.chunks) =>
-            {
-                transfer.received = ack.chunks;
-                progress.note_answer(now);
+            Phase::Transferring(transfer) => {
+                if (transfer.received + 1..=transfer.sent).contains(&ack.chunks) {
+                    transfer.received = ack.chunks;
+                    progress.note_answer(now);
+                } else if transfer.ended && ack.matched >= transfer.at.op {
+                    progress.phase = Phase::Streaming { next: transfer.at.op.next() };
+                    progress.note_acked(now, ack.matched, ack.nonce);
+                }
             }
             Phase::Streaming { .. } => {
                 progress.note_acked(now, ack.matched, ack.nonce);
@@ -132,66 +130,11 @@ impl Primary {
                     progress.lease_from = progress.lease_from.max(Some(ack.sent_at));
                 }
                 if let Some(digest) = ack.digest {
-                    match self.digests.vote(from, ack.applied, digest) {
-                        Some(true) => progress.verified = progress.verified.max(Some(ack.applied)),
-                        Some(false) => self.on_divergence(copy, now, from, ack.applied, out),
-                        None => {}
-                    }
-                    self.judge(copy, ack.applied, out);
+                    self.on_digest(copy, now, from, ack.applied, digest, out);
                 }
             }
             _ => {}
         }
-    }
-
-    /// A copy that nobody counts on is simply brought up again from the start.
-    fn on_divergence(
-        &mut self,
-        copy: &mut Copy,
-        now: Timestamp,
-        from: &Member,
-        at: OpNumber,
-        out: &mut Vec<Effect>,
-    ) {
-        out.push(Effect::Notice(Notice::Diverged { copy: from.clone(), at }));
-        let counted_on = self.is_required(from) || copy.view.eligible.contains(from);
-        if let Some(progress) = self.copies.get_mut(from)
-            && !counted_on
-        {
-            progress.distrusted = true;
-            out.extend(close(copy, from, progress, now));
-        } else if self.required_members().len() == 1 {
-            self.diverged.get_or_insert(at);
-        }
-    }
-
-    /// With three or more copies the minority leaves, be it the primary.
-    fn judge(&mut self, copy: &Copy, at: OpNumber, out: &mut Vec<Effect>) {
-        let required = self.required_members();
-        if required.len() < 2 || self.diverged.is_some() {
-            return;
-        }
-        match self.digests.verdict(at, &required) {
-            Some(Verdict::MinorityDiffers(minority)) => {
-                for member in minority {
-                    let reason = format!("its data differs from the majority's at op {at}");
-                    out.push(Effect::Wish(self.evict(copy, member, reason)));
-                }
-            }
-            Some(Verdict::PrimaryDiffers) => {
-                self.diverged = Some(at);
-                let copy = copy.me.clone();
-                out.push(Effect::Notice(Notice::Diverged { copy, at }));
-                out.push(Effect::Wish(Wish::Leave));
-            }
-            Some(Verdict::Undecided) => self.diverged = Some(at),
-            None => {}
-        }
-    }
-
-    fn evict(&self, copy: &Copy, server: Member, reason: String) -> Wish {
-        let (generation, number) = (copy.view.generation, copy.view.number);
-        Wish::Evict { generation, number, server, reason }
     }
 
     /// Opens streams that are due, begins transfers that are allowed, and sends what the windows
@@ -237,19 +180,20 @@ impl Primary {
         progress: &mut CopyProgress,
         out: &mut Vec<Effect>,
     ) {
-        let at = copy.log.position_at(copy.committed).unwrap_or(copy.log.base());
+        let at = copy.log.position_at(copy.committed).expect("the epoch of a committed op is kept");
         let keys = copy.store.key_count() as u64;
         let digest = copy.store.digest();
         let scan = copy.store.begin_scan();
         progress.distrusted = false;
-        progress.phase = Phase::Transferring(Transfer { scan, at, digest, sent: 0, received: 0 });
+        progress.phase =
+            Phase::Transferring(Transfer { scan, at, digest, sent: 0, received: 0, ended: false });
         progress.waiting_since = None;
         out.push(Effect::Notice(Notice::TransferStarted { to: member.clone(), keys, at: at.op }));
         let start = Body::TransferStart { at, keys };
         out.push(copy.send(self.epoch, member.clone(), progress.stream, start));
     }
 
-    /// Sends chunks as the window allows; after the last one the copy goes on from the log.
+    /// Sends chunks as the window allows, and the end after the last one.
     fn send_chunks(
         &self,
         copy: &mut Copy,
@@ -260,7 +204,7 @@ impl Primary {
     ) {
         let tuning = copy.options.tuning.clone();
         while let Phase::Transferring(transfer) = &mut progress.phase {
-            if transfer.sent - transfer.received >= tuning.chunks_in_flight {
+            if transfer.ended || transfer.sent - transfer.received >= tuning.chunks_in_flight {
                 return;
             }
             progress.waiting_since.get_or_insert(now);
@@ -271,9 +215,9 @@ impl Primary {
                 continue;
             }
             copy.store.end_scan(transfer.scan);
-            let at = transfer.at;
+            transfer.ended = true;
             let end = TransferEnd {
-                epochs: epochs_through(copy.log.epochs(), at),
+                epochs: epochs_through(copy.log.epochs(), transfer.at),
                 log_time: copy.log_time,
                 digest: transfer.digest,
                 chunks: transfer.sent,
@@ -284,7 +228,6 @@ impl Primary {
                 progress.stream,
                 Body::TransferEnd(end),
             ));
-            progress.phase = Phase::Streaming { next: at.op.next() };
         }
     }
 
@@ -323,7 +266,7 @@ impl Primary {
         let entries =
             if idle { Vec::new() } else { copy.log.from(next, copy.options.tuning.batch_bytes) };
         let before = OpNumber(next.0 - 1);
-        let previous = copy.log.position_at(before).unwrap_or(copy.log.base());
+        let previous = copy.log.position_at(before).expect("entries go out only from the kept log");
         let last = entries.last().map_or(before, |entry| entry.op());
         let bytes = entries.iter().map(|entry| entry.weight()).sum();
         self.nonce = self.nonce.next();
@@ -363,77 +306,6 @@ impl Primary {
         self.copies = copies;
         if due {
             self.heartbeat_at = Some(now);
-        }
-    }
-
-    /// REP-6: a joining copy that has been sent everything is counted on; once it holds everything
-    /// committed and its digest is right, the view service is asked to declare it synced. The
-    /// asking is the point of no return.
-    pub(super) fn count_in(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
-        let view = &copy.view;
-        if !self.is_acting(copy) || !view.is_activated() || self.diverged.is_some() {
-            return;
-        }
-        let (generation, number) = (view.generation, view.number);
-        let joining = view.backups.iter().filter(|backup| !view.eligible.contains(*backup));
-        for member in joining {
-            let Some(progress) = self.copies.get_mut(member) else {
-                continue;
-            };
-            let Phase::Streaming { next } = progress.phase else {
-                continue;
-            };
-            if progress.counted_from.is_none() {
-                let sent_all = next > copy.log.last().op && progress.matched >= copy.committed;
-                if sent_all || self.asked.contains_key(member) {
-                    progress.counted_from = Some(copy.committed);
-                }
-                continue;
-            }
-            let whole = progress.matched >= copy.committed
-                && progress.verified.is_some()
-                && progress.verified >= progress.counted_from;
-            let due = progress.wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
-            if whole && due {
-                if !self.asked.contains_key(member) {
-                    let (copy, through) = (member.clone(), progress.matched);
-                    out.push(Effect::Notice(Notice::CopySynced { copy, through }));
-                }
-                self.asked.insert(member.clone(), number);
-                progress.wished_at = Some(now);
-                let server = member.clone();
-                out.push(Effect::Wish(Wish::Synced { generation, number, server }));
-            }
-        }
-    }
-
-    /// REP-9: asks for a view without a copy that leaves something unanswered for `stall-after`,
-    /// or that is eligible but cannot be reconciled from the log.
-    pub(super) fn leave_out(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
-        let stall_after = copy.view.settings.stall_after;
-        let members: BTreeSet<Member> = copy.view.backups.iter().cloned().collect();
-        let mut wishes = Vec::new();
-        for (member, progress) in &mut self.copies {
-            let silent = progress.silent_for(now) >= stall_after;
-            let lost = matches!(progress.phase, Phase::NeedsTransfer)
-                && copy.view.eligible.contains(member);
-            let due = progress.wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
-            if silent && progress.is_connected() && now.since(progress.opened_at) >= stall_after {
-                // A fresh stream is the only other remedy for a stuck one.
-                out.extend(close(copy, member, progress, now));
-            }
-            if (silent || lost) && due && members.contains(member) {
-                progress.wished_at = Some(now);
-                let reason = if lost {
-                    "the log no longer reaches back to what it holds".to_string()
-                } else {
-                    format!("it left something unanswered for {:?}", progress.silent_for(now))
-                };
-                wishes.push((member.clone(), reason));
-            }
-        }
-        for (member, reason) in wishes {
-            out.push(Effect::Wish(self.evict(copy, member, reason)));
         }
     }
 }

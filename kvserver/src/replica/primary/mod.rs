@@ -1,9 +1,10 @@
 //! The primary's part: its life from appointment to deposition, the commit rule, and activation.
 //!
 //! Beside this file: [`requests`] orders what clients ask, [`reads`] proves that it still leads,
-//! [`copies`] brings the other copies up and keeps them there.
+//! [`copies`] keeps the streams to the others, [`membership`] says who of them counts.
 
 mod copies;
+mod membership;
 mod reads;
 mod requests;
 
@@ -25,6 +26,7 @@ use super::divergence::Digests;
 use super::effect::{Effect, Notice};
 use super::event::Token;
 use super::progress::CopyProgress;
+use membership::Disagreement;
 use reads::WaitingRead;
 
 /// One primaryship: from the record that appoints this server to the newer epoch that ends it.
@@ -48,8 +50,8 @@ pub struct Primary {
     nonce: Nonce,
     heartbeat_at: Option<Timestamp>,
     digests: Digests,
-    /// Copies disagree at this op and nobody can tell which is right: writes have stopped.
-    diverged: Option<OpNumber>,
+    /// Copies disagree and nobody can tell which is right: writes have stopped.
+    disagreement: Option<Disagreement>,
     /// Log time goes on from here with this machine's clock.
     anchor: (Timestamp, LogTime),
     /// Callers by the op that they wait for.
@@ -106,7 +108,7 @@ impl Primary {
             nonce: Nonce(0),
             heartbeat_at: None,
             digests: Digests::default(),
-            diverged: None,
+            disagreement: None,
             anchor,
             waiting: BTreeMap::new(),
             in_flight,
@@ -152,6 +154,7 @@ impl Primary {
             self.required = view.eligible.iter().filter(|m| **m != copy.me).cloned().collect();
             let number = view.number;
             self.asked.retain(|_, asked_in| *asked_in >= number);
+            self.settle_disagreement(copy);
         }
         let wanted: BTreeSet<Member> =
             view.backups.iter().chain(&self.required).chain(self.asked.keys()).cloned().collect();
@@ -175,6 +178,7 @@ impl Primary {
         self.wish_activation(copy, now, out);
         self.count_in(copy, now, out);
         self.leave_out(copy, now, out);
+        self.give_way(now, out);
         self.heartbeat(copy, now, out);
         self.answer_reads(copy, now, out);
     }
@@ -245,7 +249,10 @@ impl Primary {
                 (_, Outcome::SessionOpened(session)) => {
                     self.sessions.insert(*session, now);
                 }
-                (Command::CloseSession(session) | Command::ExpireSession(session), _) => {
+                (
+                    Command::CloseSession(session) | Command::ExpireSession(session),
+                    Outcome::SessionClosed { .. },
+                ) => {
                     self.sessions.remove(session);
                     self.expiring.remove(session);
                 }

@@ -31,18 +31,25 @@ impl Primary {
                 refuse(token, NotDone::NotReady(NotReady::TakingOver), out);
                 continue;
             }
-            match operation {
-                Operation::Query(_) | Operation::KeepAlive(_) => {
-                    self.on_read(copy, now, token, operation, out);
-                }
-                Operation::Command { id, command } => {
-                    if let Some(reason) = self.refuses_writes(copy, leaving) {
-                        refuse(token, reason, out);
-                        continue;
-                    }
-                    self.on_command(copy, now, token, id, command, &mut batch, out);
-                }
+            if let Some(wrong) = self.disagreement.as_ref().filter(|wrong| wrong.own) {
+                refuse(token, NotDone::Diverged { op: wrong.at }, out);
+                continue;
             }
+            let Operation::Command { id, command } = operation else {
+                self.on_read(copy, now, token, operation, out);
+                continue;
+            };
+            if let Some(id) = &id
+                && self.is_repetition(copy, now, token, id, &command, &batch, out)
+            {
+                continue;
+            }
+            if let Some(reason) = self.refuses_writes(copy, leaving) {
+                refuse(token, reason, out);
+                continue;
+            }
+            let op = self.order(copy, now, id, command, &mut batch);
+            self.waiting.entry(op).or_default().push(token);
         }
         copy.append(batch, out);
     }
@@ -52,8 +59,8 @@ impl Primary {
         let min_copies = copy.view.settings.min_copies;
         if leaving {
             Some(NotDone::NotReady(NotReady::HandingOver))
-        } else if let Some(op) = self.diverged {
-            Some(NotDone::Diverged { op })
+        } else if let Some(disagreement) = &self.disagreement {
+            Some(NotDone::Diverged { op: disagreement.at })
         } else if synced < min_copies {
             Some(NotDone::TooFewCopies { synced, min_copies })
         } else if self.uncommitted_bytes >= copy.options.tuning.uncommitted_bytes_max {
@@ -63,38 +70,36 @@ impl Primary {
         }
     }
 
+    /// Whether a request was seen before: then it waits for its op, whoever ordered it, or is
+    /// answered as it was. This is asked before any refusal, since it is done already.
     #[expect(clippy::too_many_arguments, reason = "one request in its parts, and where it goes")]
-    fn on_command(
+    fn is_repetition(
         &mut self,
         copy: &Copy,
         now: Timestamp,
         token: Token,
-        id: Option<RequestId>,
-        command: Command,
-        batch: &mut Vec<Arc<Entry>>,
+        id: &RequestId,
+        command: &Command,
+        batch: &[Arc<Entry>],
         out: &mut Vec<Effect>,
-    ) {
-        if let Some(id) = &id {
-            self.note_session_alive(id.session, now);
-            // A repetition of an op that is ordered waits for that op, whoever ordered it.
-            if let Some(op) = self.in_flight.get(&(id.session, id.number)).copied() {
-                let ordered = match copy.log.get(op) {
-                    Some(entry) => Some(entry),
-                    None => batch.iter().find(|entry| entry.op() == op),
-                };
-                if ordered.is_some_and(|entry| entry.command == command) {
-                    self.waiting.entry(op).or_default().push(token);
-                    return;
-                }
-            }
-            if let Some(outcome) = copy.store.remembered(id, &command) {
-                let reply = Reply::Done { at: copy.point(), outcome };
-                out.push(Effect::Reply { token, reply, valid_until: None });
-                return;
+    ) -> bool {
+        self.note_session_alive(id.session, now);
+        if let Some(op) = self.in_flight.get(&(id.session, id.number)).copied() {
+            let ordered = match copy.log.get(op) {
+                Some(entry) => Some(entry),
+                None => batch.iter().find(|entry| entry.op() == op),
+            };
+            if ordered.is_some_and(|entry| entry.command == *command) {
+                self.waiting.entry(op).or_default().push(token);
+                return true;
             }
         }
-        let op = self.order(copy, now, id, command, batch);
-        self.waiting.entry(op).or_default().push(token);
+        if let Some(outcome) = copy.store.remembered(id, command) {
+            let reply = Reply::Done { at: copy.point(), outcome };
+            out.push(Effect::Reply { token, reply, valid_until: None });
+            return true;
+        }
+        false
     }
 
     /// Gives a command its place and time. Whatever else there is to say about it is said when it
@@ -136,7 +141,7 @@ impl Primary {
         out: &mut Vec<Effect>,
     ) {
         if self.acting_since.is_none()
-            || self.diverged.is_some()
+            || self.disagreement.is_some()
             || now.since(self.sessions_looked_at) < SESSIONS_LOOKED_AT_EVERY
         {
             return;

@@ -296,17 +296,29 @@ fn a_copy_that_answers_nothing_is_asked_to_be_left_out() {
     assert!(world.wished(|wish| matches!(wish, Wish::Evict { .. })));
 }
 
-/// A server that was itself paused finds everybody silent, and must not blame them.
+/// A server that was itself paused finds everybody silent, and must not blame them, whatever it
+/// hears first when it wakes up.
 #[test]
 fn a_paused_primary_blames_nobody_for_its_own_silence() {
-    let mut world = World::with(a(), &[b()]);
-    world.put(&a(), "k", "v");
-    world.wishes.clear();
-    world.now = world.now + ms(1200);
-    world.step(&a(), Event::Tick);
-    world.settle();
-    world.run(ms(300));
-    assert!(!world.wished(|wish| matches!(wish, Wish::Evict { .. })));
+    let acknowledgement = |message: &Message| matches!(message.body, Body::Ack(_));
+    for ticks_first in [true, false] {
+        let mut world = World::with(a(), &[b(), c()]);
+        world.put(&a(), "k", "v");
+        for message in std::mem::take(&mut world.wire) {
+            world.deliver(message);
+        }
+        assert!(world.wire.iter().all(acknowledgement));
+        world.wishes.clear();
+        world.now = world.now + ms(1200);
+        if ticks_first {
+            world.step(&a(), Event::Tick);
+        }
+        let first = world.wire.pop_front().expect("an acknowledgement waits");
+        world.deliver(first);
+        world.settle();
+        world.run(ms(300));
+        assert!(!world.wished(|wish| matches!(wish, Wish::Evict { .. })));
+    }
 }
 
 #[test]
@@ -415,4 +427,84 @@ fn an_answer_on_a_stream_that_has_just_broken_is_no_nonsense() {
     assert!(!world.noticed(|notice| matches!(notice, Notice::Nonsense { .. })));
     world.run(ms(300));
     assert_eq!(world.held(&b(), "k").as_deref(), Some("v"));
+}
+
+/// Every chunk of the window arrives late, each later than the last: as long as something arrives
+/// within `stall-after` the transfer goes on to its end.
+#[test]
+fn a_slow_transfer_comes_to_its_end() {
+    let mut world = primary_with_data();
+    world.propose(a(), &[b()]);
+    let mut opened = false;
+    while !synced(&world, &b()) {
+        // One chunk in half a second, everything else at once.
+        for _ in 0..5 {
+            world.now = world.now + ms(100);
+            for who in [a(), b()] {
+                world.step(&who, Event::Tick);
+            }
+        }
+        opened |= world.settle_with_one_chunk();
+        assert!(world.now.since(Timestamp::default()) < ms(200_000), "it never ends");
+    }
+    assert!(opened, "the copy was made by a transfer");
+    let evicted = world.wished(|wish| matches!(wish, Wish::Evict { .. }));
+    assert!(!evicted, "a slow link is no silence");
+}
+
+/// A lone primary commits in the step in which it orders, so a newcomer is always a round trip
+/// behind while clients write. It must be counted in all the same.
+#[test]
+fn a_newcomer_is_counted_in_while_clients_write_all_the_time() {
+    let mut world = World::with(a(), &[]);
+    world.start(b());
+    world.propose(a(), &[b()]);
+    for n in 0..400 {
+        world.now = world.now + ms(1);
+        if n % 5 == 0 {
+            world.step(&a(), Event::Tick);
+        }
+        world.put(&a(), "k", &n.to_string());
+        // What is on the wire now arrives before the next write, what follows from it after.
+        for message in std::mem::take(&mut world.wire) {
+            world.deliver(message);
+        }
+        if synced(&world, &b()) {
+            return;
+        }
+    }
+    panic!("b was never counted in");
+}
+
+/// It answers every heartbeat and acknowledges an entry now and then: never silent, never done.
+#[test]
+fn a_copy_that_answers_but_cannot_keep_up_is_asked_to_be_left_out() {
+    let mut world = World::with(a(), &[b()]);
+    world.slow_journal.insert(b());
+    world.wishes.clear();
+    for n in 0..40 {
+        world.put(&a(), "k", &n.to_string());
+        world.run(ms(100));
+    }
+    let evict = |wish: &Wish| matches!(wish, Wish::Evict { server, .. } if *server == b());
+    assert!(world.wished(evict));
+}
+
+impl World {
+    /// Delivers everything, but of the transfer only the next piece. Says whether there was one.
+    fn settle_with_one_chunk(&mut self) -> bool {
+        let mut later = VecDeque::new();
+        let mut delivered = false;
+        while let Some(message) = self.wire.pop_front() {
+            let piece = matches!(message.body, Body::TransferChunk { .. } | Body::TransferEnd(_));
+            if piece && delivered {
+                later.push_back(message);
+            } else {
+                delivered |= piece;
+                self.deliver(message);
+            }
+        }
+        self.wire = later;
+        delivered
+    }
 }

@@ -229,7 +229,110 @@ fn of_three_copies_the_one_that_differs_is_left_out() {
     assert!(world.is_done(write), "the majority goes on");
 }
 
+/// The operator stops one of two copies that disagree: what is left agrees with itself, and writes
+/// go on with its data.
+#[test]
+fn a_disagreement_ends_when_the_differing_copy_is_out_of_the_view() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    world.run(ms(200));
+    world.corrupt(&b(), "k", "flipped");
+    world.run(ms(200));
+    let refused = world.put(&a(), "k", "w");
+    assert!(world.is_refused(refused));
+    world.kill(&b());
+    world.propose(a(), &[]);
+    world.run(ms(200));
+    let write = world.put(&a(), "k", "w");
+    assert!(world.is_done(write));
+    world.start(c());
+    world.propose(a(), &[c()]);
+    world.run(ms(300));
+    assert!(world.view.eligible.contains(&c()), "and a new copy is brought up");
+}
+
+/// Two of three copies agree and the primary is the third: it asks to be replaced until it is, and
+/// answers nothing with data that it knows to be wrong.
+#[test]
+fn a_primary_in_the_minority_answers_nothing_and_asks_to_go_until_it_is_gone() {
+    let mut world = World::with(a(), &[b(), c()]);
+    world.put(&a(), "k", "v");
+    world.run(ms(200));
+    world.corrupt(&a(), "k", "flipped");
+    world.run(ms(200));
+    let (read, write) = (world.get(&a(), "k"), world.put(&a(), "k", "w"));
+    for token in [read, write] {
+        assert!(matches!(world.reply(token), Reply::NotDone(NotDone::Diverged { .. })));
+    }
+    world.wishes.clear();
+    world.run(ms(500));
+    assert!(world.wished(|wish| *wish == Wish::Leave), "the first asking may have been lost");
+    world.propose(b(), &[c()]);
+    world.run(ms(500));
+    let read = world.get(&b(), "k");
+    assert_eq!(world.value(read).as_deref(), Some("v"));
+}
+
+/// The answer was lost, and meanwhile there are too few copies for new writes. The old one is done.
+#[test]
+fn a_repetition_is_answered_even_when_new_writes_are_refused() {
+    let mut world = World::new();
+    world.view.settings.min_copies = 2;
+    let mut world = world.formed_with_two(a(), b());
+    let session = world.open_session(&a());
+    let first = world.append_once(&a(), id(session, 1), "k", "x");
+    world.settle();
+    world.kill(&b());
+    world.propose(a(), &[]);
+    world.run(ms(50));
+    let other = world.append_once(&a(), id(session, 2), "k", "y");
+    assert!(world.is_refused(other));
+    let again = world.append_once(&a(), id(session, 1), "k", "x");
+    assert_eq!(world.outcome(first), world.outcome(again));
+}
+
+/// A machine was suspended for longer than a session's lease. The clients were as cut off as we
+/// were, and their keep-alives are on the way.
+#[test]
+fn a_pause_of_the_primary_costs_no_session_its_lease() {
+    let mut world = World::with(a(), &[]);
+    let session = world.open_session(&a());
+    world.run(ms(1000));
+    world.now = world.now + ms(40_000);
+    world.step(&a(), Event::Tick);
+    world.run(ms(1000));
+    assert!(world.replicas[&a()].store().has_session(session));
+    world.run(ms(40_000));
+    assert!(!world.replicas[&a()].store().has_session(session), "it lapses all the same");
+}
+
+/// A close that was refused has closed nothing, so the session must still lapse by itself.
+#[test]
+fn a_session_whose_close_was_refused_still_expires() {
+    let mut world = World::with(a(), &[]);
+    let (one, other) = (world.open_session(&a()), world.open_session(&a()));
+    let late = RequestId { first_open: RequestNumber(5), ..id(one, 5) };
+    world.append_once(&a(), late, "k", "x");
+    let command = Command::CloseSession(other);
+    let stale = world.ask(&a(), Operation::Command { id: Some(id(one, 1)), command });
+    assert!(matches!(world.outcome(stale), Outcome::Refused(_)), "{:?}", world.reply(stale));
+    world.run(ms(40_000));
+    assert!(!world.replicas[&a()].store().has_session(other));
+}
+
 impl World {
+    /// A primary and a synced backup in a cluster whose primary could not write alone.
+    fn formed_with_two(mut self, primary: Member, backup: Member) -> World {
+        self.start(primary.clone());
+        self.start(backup.clone());
+        self.propose(primary.clone(), &[]);
+        self.settle();
+        self.propose(primary, std::slice::from_ref(&backup));
+        self.run(ms(300));
+        assert!(self.view.eligible.contains(&backup));
+        self
+    }
+
     /// A bit flips in one copy's memory, past the protocol.
     fn corrupt(&mut self, who: &Member, key: &str, value: &str) {
         let replica = self.replicas.get_mut(who).expect("a server that runs");

@@ -1,0 +1,183 @@
+//! Who is counted in and who is left out: newcomers that hold everything, copies that fall silent
+//! or behind, copies whose data differs.
+
+use std::collections::BTreeSet;
+
+use kvproto::ids::{Member, OpNumber};
+use kvproto::message::Digest;
+use kvproto::registration::Wish;
+use kvproto::time::Timestamp;
+
+use super::Primary;
+use super::copies::close;
+use crate::replica::WISH_AGAIN;
+use crate::replica::copy::Copy;
+use crate::replica::divergence::Verdict;
+use crate::replica::effect::{Effect, Notice};
+use crate::replica::progress::Phase;
+
+/// A copy whose oldest unacknowledged entries have waited this many times `stall-after` cannot keep
+/// up, although it answers.
+const BEHIND_MAX: u32 = 4;
+
+/// Commits begin to wait for a newcomer when at most this part of a window separates it from the
+/// end of the log: never long, and reached under any load that the newcomer can follow.
+const REACH: usize = 16;
+
+/// Copies that disagree about the data (REP-8). It stands until the differing ones are out of an
+/// activated view, or another primary has taken over.
+#[derive(Debug)]
+pub(super) struct Disagreement {
+    pub(super) at: OpNumber,
+    differing: BTreeSet<Member>,
+    /// The majority is elsewhere: this server must go, and answers nothing.
+    pub(super) own: bool,
+    wished_at: Option<Timestamp>,
+}
+
+impl Primary {
+    /// REP-6: a joining copy that has been sent everything is counted on; once it holds everything
+    /// committed and its digest is right, the view service is asked to declare it synced. The
+    /// asking is the point of no return.
+    pub(super) fn count_in(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let view = &copy.view;
+        if !self.is_acting(copy) || !view.is_activated() || self.disagreement.is_some() {
+            return;
+        }
+        let (generation, number) = (view.generation, view.number);
+        let joining = view.backups.iter().filter(|backup| !view.eligible.contains(*backup));
+        for member in joining {
+            let Some(progress) = self.copies.get_mut(member) else { continue };
+            let Phase::Streaming { next } = progress.phase else { continue };
+            if progress.counted_from.is_none() {
+                let (bytes_under_way, _) = progress.in_flight();
+                let in_reach = next > copy.log.last().op
+                    && bytes_under_way <= copy.options.tuning.window_bytes / REACH;
+                if in_reach || self.asked.contains_key(member) {
+                    progress.counted_from = Some(copy.committed);
+                }
+                continue;
+            }
+            let whole = progress.matched >= copy.committed
+                && progress.verified.is_some()
+                && progress.verified >= progress.counted_from;
+            let due = progress.synced_wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
+            if whole && due {
+                if !self.asked.contains_key(member) {
+                    let (copy, through) = (member.clone(), progress.matched);
+                    out.push(Effect::Notice(Notice::CopySynced { copy, through }));
+                }
+                self.asked.insert(member.clone(), number);
+                progress.synced_wished_at = Some(now);
+                let server = member.clone();
+                out.push(Effect::Wish(Wish::Synced { generation, number, server }));
+            }
+        }
+    }
+
+    /// REP-9: asks for a view without a copy that leaves something unanswered for `stall-after`,
+    /// that answers but falls behind for long, or that is eligible but cannot be reconciled from
+    /// the log.
+    pub(super) fn leave_out(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let stall_after = copy.view.settings.stall_after;
+        let mut wishes = Vec::new();
+        for (member, progress) in &mut self.copies {
+            let silent_for = progress.silent_for(now);
+            let reason = if silent_for >= stall_after {
+                if progress.is_connected() && now.since(progress.opened_at) >= stall_after {
+                    // A fresh stream is the only other remedy for a stuck one.
+                    out.extend(close(copy, member, progress, now));
+                }
+                format!("it left something unanswered for {silent_for:?}")
+            } else if progress.behind_for(now) >= stall_after * BEHIND_MAX {
+                format!("it has been behind for {:?}", progress.behind_for(now))
+            } else if matches!(progress.phase, Phase::NeedsTransfer)
+                && copy.view.eligible.contains(member)
+            {
+                "the log no longer reaches back to what it holds".to_owned()
+            } else {
+                continue;
+            };
+            let due = progress.evict_wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
+            if due && copy.view.backups.contains(member) {
+                progress.evict_wished_at = Some(now);
+                wishes.push(evict(copy, member.clone(), reason));
+            }
+        }
+        out.extend(wishes.into_iter().map(Effect::Wish));
+    }
+
+    /// Takes what a copy says of its data at an op.
+    pub(super) fn on_digest(
+        &mut self,
+        copy: &mut Copy,
+        now: Timestamp,
+        from: &Member,
+        at: OpNumber,
+        digest: Digest,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(equal) = self.digests.vote(from, at, digest) else { return };
+        let counted_on = self.is_required(from) || copy.view.eligible.contains(from);
+        if let Some(progress) = self.copies.get_mut(from) {
+            if equal {
+                progress.verified = progress.verified.max(Some(at));
+            } else if !counted_on {
+                // Nobody counts on it: it is simply brought up again from the start.
+                progress.distrusted = true;
+                out.extend(close(copy, from, progress, now));
+                out.push(Effect::Notice(Notice::Diverged { copy: from.clone(), at }));
+            }
+        }
+        self.judge(copy, at, out);
+    }
+
+    /// With three or more copies the minority leaves, be it the primary. With two nobody can tell
+    /// which is right: writes stop until an operator has stopped one of them.
+    fn judge(&mut self, copy: &Copy, at: OpNumber, out: &mut Vec<Effect>) {
+        if self.disagreement.is_some() {
+            return;
+        }
+        let (differing, own) = match self.digests.verdict(at, &self.required_members()) {
+            Some(Verdict::MinorityDiffers(minority)) => {
+                for member in minority {
+                    out.push(Effect::Notice(Notice::Diverged { copy: member.clone(), at }));
+                    let reason = format!("its data differs from the majority's at op {at}");
+                    out.push(Effect::Wish(evict(copy, member, reason)));
+                }
+                return;
+            }
+            Some(Verdict::PrimaryDiffers) => ([copy.me.clone()].into(), true),
+            Some(Verdict::Undecided(differing)) => (differing, false),
+            None => return,
+        };
+        for member in &differing {
+            out.push(Effect::Notice(Notice::Diverged { copy: member.clone(), at }));
+        }
+        self.disagreement = Some(Disagreement { at, differing, own, wished_at: None });
+    }
+
+    /// A primary that knows itself to be the wrong one asks to be replaced until it is.
+    pub(super) fn give_way(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        if let Some(disagreement) = &mut self.disagreement
+            && disagreement.own
+            && disagreement.wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN)
+        {
+            disagreement.wished_at = Some(now);
+            out.push(Effect::Wish(Wish::Leave));
+        }
+    }
+
+    /// The differing copies are out of the activated view: what is left agrees.
+    pub(super) fn settle_disagreement(&mut self, copy: &Copy) {
+        let settled = |disagreement: &mut Disagreement| {
+            !disagreement.own && disagreement.differing.is_disjoint(&copy.view.eligible)
+        };
+        self.disagreement.take_if(settled);
+    }
+}
+
+fn evict(copy: &Copy, server: Member, reason: String) -> Wish {
+    let (generation, number) = (copy.view.generation, copy.view.number);
+    Wish::Evict { generation, number, server, reason }
+}
