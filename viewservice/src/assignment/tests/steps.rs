@@ -152,12 +152,12 @@ fn a_death_noticed_at_the_door_is_told_like_any_other() {
     let mut told = Vec::new();
     for round in 0..20 {
         world.now = world.now + STEP;
+        let registration = newcomer("s2");
+        told.extend(world.step(Event::Register { stream: 50 + round, registration }));
         let stream = world.servers["s1"].stream.clone().unwrap();
         let progress = world.leader.liveness.progress(&stream.member).unwrap();
         let steps = progress.steps + 1;
         world.step(Event::Ping(stream, Progress { steps, ..progress }));
-        let registration = newcomer("s2");
-        told.extend(world.step(Event::Register { stream: 50 + round, registration }));
     }
     assert!(notices(&told).contains(&&Notice::Died(s2, Death::Silent)));
 }
