@@ -2,7 +2,7 @@
 //! event, and everything that reaches the outside is an effect.
 //!
 //! It owns the state of the views, the failure detector, and which registration streams stand. Every
-//! change of the state goes through [`Leader::propose`], the one place where a replicated log would
+//! change of the state goes through `Leader::propose`, the one place where a replicated log would
 //! stand.
 //!
 //! Its caller owes it a [`Event::Tick`] every 50 ms or so, numbers for streams that are never used
