@@ -20,10 +20,23 @@ impl Signals {
     /// # Errors
     /// When the operating system refuses a signal handler.
     pub fn install() -> io::Result<Signals> {
+        Signals::listen(true)
+    }
+
+    /// The same, but a second signal is ignored: for a program that must not leave before it has
+    /// ended the processes it started, and takes no time for that.
+    ///
+    /// # Errors
+    /// As [`Signals::install`].
+    pub fn install_ignoring_repeats() -> io::Result<Signals> {
+        Signals::listen(false)
+    }
+
+    fn listen(second_exits: bool) -> io::Result<Signals> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         let token = CancellationToken::new();
-        tokio::spawn(listen(terminate, interrupt, token.clone()));
+        tokio::spawn(listen(terminate, interrupt, token.clone(), second_exits));
         Ok(Signals { token })
     }
 
@@ -34,7 +47,12 @@ impl Signals {
     }
 }
 
-async fn listen(mut terminate: Signal, mut interrupt: Signal, token: CancellationToken) {
+async fn listen(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    token: CancellationToken,
+    second_exits: bool,
+) {
     let mut next = async || {
         tokio::select! {
             _ = terminate.recv() => ("SIGTERM", 143),
@@ -42,8 +60,12 @@ async fn listen(mut terminate: Signal, mut interrupt: Signal, token: Cancellatio
         }
     };
     let (name, _) = next().await;
-    info!("{name} received: stopping; a second signal exits at once");
     token.cancel();
+    if !second_exits {
+        info!("{name} received: stopping");
+        return std::future::pending().await;
+    }
+    info!("{name} received: stopping; a second signal exits at once");
     let (name, code) = next().await;
     warn!("{name} received while stopping: exiting at once");
     std::process::exit(code);

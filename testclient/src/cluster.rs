@@ -383,18 +383,29 @@ impl Cluster {
             .find_map(Process::ended_by_itself)
     }
 
-    /// Stops minding the processes that have ended; true when the view service or every server is
-    /// among them.
-    pub fn forget_ended(&mut self) -> bool {
-        let gone = |process: &mut Process| {
-            let gone = !process.is_started() || process.exit_status().is_some();
-            if gone {
-                process.kill();
+    /// Starts again the servers that have ended although nobody ended them here. Returns their
+    /// indexes, each with how its last life ended.
+    ///
+    /// # Errors
+    /// When the view service has ended, with which the views are gone, or a program cannot be run.
+    pub fn restart_ended(&mut self) -> Result<Vec<(usize, String)>> {
+        if let Some(what) = self.view_service.ended_by_itself() {
+            bail!("{what}\nwithout its view service the cluster is over");
+        }
+        let mut restarted = Vec::new();
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            if let Some(what) = server.ended_by_itself() {
+                server.start()?;
+                restarted.push((index, what));
             }
-            gone
-        };
-        let ended = self.servers.iter_mut().filter_map(|s| gone(s).then_some(())).count();
-        gone(&mut self.view_service) || ended == self.servers.len()
+        }
+        Ok(restarted)
+    }
+
+    /// Process id of a server that runs.
+    #[must_use]
+    pub fn server_id(&self, index: usize) -> Option<u32> {
+        self.servers[index].id()
     }
 
     fn fail_if_one_ended_by_itself(&mut self) -> Result<()> {

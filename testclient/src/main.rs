@@ -3,13 +3,17 @@
 use std::process::ExitCode;
 
 use kvclient::ErrorKind;
+use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
 use testclient::{basic, bench, failover, up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args: Args = kvprocess::args::parse();
-    let signals = match kvprocess::shutdown::Signals::install() {
+    let owns_processes = matches!(args.command, Some(Command::Failover(_) | Command::Cluster(_)));
+    let signals =
+        if owns_processes { Signals::install_ignoring_repeats() } else { Signals::install() };
+    let signals = match signals {
         Ok(signals) => signals,
         Err(error) => return fail(&error.into()),
     };

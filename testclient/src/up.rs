@@ -3,18 +3,22 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Up;
 use crate::cluster::{Cluster, Options};
 use crate::report::say;
 
+/// A server that ended is started again at the next look.
+const RESTART_AFTER: Duration = Duration::from_secs(2);
+
 /// Starts the cluster, waits until it is ready, prints lines to copy and keeps it running until
-/// `stop`. Whatever the end, no process of it is left.
+/// `stop`. A server that ends, killed by the user perhaps, is started again after a while. Whatever
+/// the end, no process is left.
 ///
 /// # Errors
-/// When a port is taken, the cluster does not come up, or one of its processes ends by itself.
+/// When a port is taken, the cluster does not come up, or its view service ends.
 pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
     let starting = Options {
         servers: options.servers as usize,
@@ -33,14 +37,12 @@ pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            () = tokio::time::sleep(RESTART_AFTER) => {}
         }
-        // One server may fall, and the user may well have killed it: the others go on.
-        if let Some(what) = cluster.ended_by_itself() {
-            if cluster.forget_ended() {
-                bail!("nothing is left of the cluster: {what}");
-            }
-            eprintln!("{what}\nthe others go on");
+        for (index, what) in cluster.restart_ended()? {
+            let name = cluster.server_name(index);
+            let id = cluster.server_id(index).unwrap_or_default();
+            eprintln!("{}\nstarted s{} at {name} again, empty (process {id})", what, index + 1);
         }
     }
     say("stopping; the data of this in-memory cluster goes with it")?;
@@ -57,7 +59,10 @@ fn introduce(cluster: &Cluster, primary: usize) -> Result<()> {
     };
     say(format!("ready: view service at {vs}"))?;
     for index in 0..cluster.servers() {
-        say(format!("       server s{} at {}", index + 1, cluster.server_name(index)))?;
+        let (number, name) = (index + 1, cluster.server_name(index));
+        let id = cluster.server_id(index).unwrap_or_default();
+        let role = if index == primary { ", primary" } else { "" };
+        say(format!("       server s{number} at {name} (process {id}{role})"))?;
     }
     say(format!("       logs in {}", cluster.log_dir().display()))?;
     say("\nTo try, from another terminal:")?;
@@ -71,5 +76,7 @@ fn introduce(cluster: &Cluster, primary: usize) -> Result<()> {
         "  grpcurl -plaintext -d '{{\"key\":\"Z3JlZXRpbmc=\"}}' {} kvserver.KVServer/Get",
         cluster.server_name(primary)
     ))?;
-    say("\nCtrl-C stops everything.")
+    let pid_file = cluster.log_dir().join(format!("s{}.pid", primary + 1));
+    say(format!("  kill -9 $(cat {})", pid_file.display()))?;
+    say("\nA server that was killed comes back after two seconds, empty. Ctrl-C stops everything.")
 }

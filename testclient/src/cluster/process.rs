@@ -92,6 +92,12 @@ impl Process {
         self.child.is_some() && !self.ending
     }
 
+    /// Its process id, if it was started.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Sends a signal, if it still runs.
     pub fn signal(&mut self, signal: Signal) {
         if self.exit_status().is_some() {
@@ -132,15 +138,16 @@ impl Process {
             return None;
         }
         let status = self.exit_status()?;
-        let how = match (status.code(), status.signal()) {
-            (Some(code), _) => format!("exit code {code}"),
-            (None, signal) => format!("signal {}", signal.unwrap_or_default()),
-        };
-        Some(format!(
-            "{} ended by itself with {how}; its last words:\n{}",
-            self.label,
-            self.last_words()
-        ))
+        Some(match (status.code(), status.signal()) {
+            (Some(code), _) => format!(
+                "{} ended by itself with exit code {code}; its last words:\n{}",
+                self.label,
+                self.last_words()
+            ),
+            (None, signal) => {
+                format!("{} was ended by signal {}", self.label, signal.unwrap_or_default())
+            }
+        })
     }
 
     fn last_words(&self) -> String {
