@@ -64,12 +64,6 @@ impl Session {
     pub fn end(&mut self, number: RequestNumber) {
         self.open.remove(&number);
     }
-
-    /// Calls that have begun and not ended.
-    #[must_use]
-    pub fn open_calls(&self) -> usize {
-        self.open.len()
-    }
 }
 
 #[cfg(test)]
@@ -109,7 +103,7 @@ mod tests {
             let number = session.begin().expect("within the window");
             session.end(number);
         }
-        assert_eq!(session.open_calls(), 1);
+        assert_eq!(session.first_open(), oldest, "only the oldest is open");
         assert_eq!(session.begin(), None, "number 65 would be 64 above the floor");
         session.end(oldest);
         assert_eq!(session.begin(), Some(RequestNumber(SESSION_WINDOW + 1)));

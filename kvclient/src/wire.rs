@@ -1,4 +1,4 @@
-//! Between calls and the messages that travel. Pure: values in, values out.
+//! Between calls and the messages that travel: values in, values out, of gRPC's types.
 
 use std::error::Error as StdError;
 

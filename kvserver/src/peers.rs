@@ -2,7 +2,7 @@
 //!
 //! The primary's side of a stream is a task here, one per stream: it dials, sends what is queued,
 //! and turns what comes back into events. The copy's side came in through a door
-//! ([`api::replication`](crate::api::replication)), which lends its way back to [`InboundStreams`].
+//! (`api/replication.rs`), which lends its way back to [`InboundStreams`].
 //! The node calls [`Peers`] and is never made to wait: a queue that is full ends its stream.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Serves gRPC until told to stop, and then really stops.
 //!
 //! Tonic's own graceful shutdown waits for every accepted connection to close, which one that never
-//! sent its HTTP/2 preface does not do. So accepted connections are wrapped in a [`Cuttable`], and
+//! sent its HTTP/2 preface does not do. So accepted connections are wrapped in a `Cuttable`, and
 //! those still open after [`GRACE`] are cut.
 //!
 //! Connections are counted too: over [`CONNECTIONS_MAX`] a new one is closed at once, so that no

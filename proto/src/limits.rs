@@ -1,4 +1,6 @@
-//! One table of limits for every door, the log and the transfer.
+//! One table of limits for every door, the log, the transfer and the operator.
+
+use std::time::Duration;
 
 use crate::command::{Change, Command, Query};
 use crate::reply::NotDone;
@@ -13,6 +15,10 @@ pub const BATCH_SIZE_MAX: usize = 4 << 20;
 
 /// Largest gRPC message on any connection: an op at its highest limit, and the framing around it.
 pub const MESSAGE_SIZE_MAX: usize = (64 << 20) + (1 << 20);
+
+/// VIEW-7: whoever might still serve the old generation must have been silent for this long before a
+/// new one is forced. Far longer than any lease.
+pub const SILENCE_BEFORE_FORCE: Duration = Duration::from_secs(10);
 
 /// Checks a command from a client against the limits.
 ///

@@ -64,12 +64,6 @@ impl Ledger {
         }
     }
 
-    /// Whether the key may be written: nothing about it is in doubt.
-    #[must_use]
-    pub fn is_certain(&self, key: &str) -> bool {
-        self.promises.get(key).is_none_or(|p| p.possible.is_none())
-    }
-
     /// What the key may hold.
     #[must_use]
     pub fn promise(&self, key: &str) -> Promise {
@@ -110,11 +104,10 @@ mod tests {
     }
 
     #[test]
-    fn a_put_in_doubt_may_be_there_or_not_and_closes_its_key() {
+    fn a_put_in_doubt_may_be_there_or_not() {
         let mut ledger = Ledger::default();
         ledger.put("k", "1".into(), End::Done);
         ledger.put("k", "2".into(), End::Unknown);
-        assert!(!ledger.is_certain("k"));
         assert!(!ledger.promise("k").is_broken_by(Some("1")));
         assert!(!ledger.promise("k").is_broken_by(Some("2")));
         assert!(ledger.promise("k").is_broken_by(None));

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Files and folders that know no I/O, clock, thread, randomness or hash order.
+/// Files and folders that know no I/O, clock, thread, randomness or hash order. A file whose header
+/// calls it "Pure" is held to it as well.
 const PURE: &[&str] = &[
     "proto/src/",
     "viewservice/src/assignment",
@@ -36,6 +37,7 @@ const IMPURE_WORDS: &[&str] = &[
     "std::thread",
     "std::env",
     "Instant::now",
+    "clock::now",
     "SystemTime",
     "rand::",
     "HashMap",
@@ -89,12 +91,47 @@ fn files(endings: &[&str]) -> Vec<String> {
     files
 }
 
-/// The lines of a Rust file, numbered, without comments and without its tests.
-fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    (1..)
-        .zip(text.lines())
-        .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
-        .map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
+/// The lines of a Rust file, numbered, without comments and without what only its tests see.
+fn code_lines(text: &str) -> Vec<(usize, &str)> {
+    let mut lines = (1..).zip(text.lines());
+    let mut code = Vec::new();
+    while let Some((number, line)) = lines.next() {
+        if line.trim() == "#[cfg(test)]" {
+            skip_item(&mut lines);
+        } else {
+            code.push((number, line.split("//").next().unwrap_or_default()));
+        }
+    }
+    code
+}
+
+/// Skips one item, as rustfmt lays it out: to a line that ends it, or to the brace that closes it at
+/// the indentation it began with.
+fn skip_item<'a>(lines: &mut impl Iterator<Item = (usize, &'a str)>) {
+    let indentation = |line: &str| line.len() - line.trim_start().len();
+    let Some((_, first)) = lines.find(|(_, line)| !line.trim_start().starts_with(['#', '/']))
+    else {
+        return;
+    };
+    if first.trim_end().ends_with([';', '}']) {
+        return;
+    }
+    for (_, line) in lines {
+        let closes = line.trim_start().starts_with('}') || line.trim_end() == ";";
+        if closes && indentation(line) == indentation(first) {
+            return;
+        }
+    }
+}
+
+/// The `//!` header of a Rust file.
+fn header(text: &str) -> String {
+    text.lines().take_while(|line| line.starts_with("//!")).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether the header says of the file itself that it is pure: "Pure." or "Pure: …".
+fn calls_itself_pure(text: &str) -> bool {
+    header(text).split([' ', '\n']).any(|word| word == "Pure." || word == "Pure:")
 }
 
 fn none(found: &[String], rule: &str) {
@@ -107,11 +144,16 @@ fn pure_files_stay_pure() {
     let mut found = Vec::new();
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for file in files(&[".rs"]) {
-        if !is_in(PURE, &file) || is_in(NOT_PURE, &file) || file.contains("tests") {
+        if file.contains("tests") {
+            continue;
+        }
+        let text = read(&file);
+        let listed = is_in(PURE, &file) && !is_in(NOT_PURE, &file);
+        if !listed && !calls_itself_pure(&text) {
             continue;
         }
         seen.extend(PURE.iter().copied().filter(|prefix| file.starts_with(prefix)));
-        for (number, line) in code_lines(&read(&file)) {
+        for (number, line) in code_lines(&text) {
             for word in IMPURE_WORDS.iter().filter(|word| line.contains(**word)) {
                 found.push(format!("{file}:{number}: {word}"));
             }
@@ -123,6 +165,38 @@ fn pure_files_stay_pure() {
     );
     let gone: Vec<_> = PURE.iter().filter(|prefix| !seen.contains(*prefix)).collect();
     assert!(gone.is_empty(), "no pure file here any more: {gone:?}");
+}
+
+#[test]
+fn what_follows_the_tests_of_a_file_is_checked_too() {
+    let text = "\
+use a;
+#[cfg(test)]
+mod tests;
+fn b() {} // said
+struct C {
+    #[cfg(test)]
+    #[must_use]
+    fn hidden(&self) -> bool {
+        true
+    }
+    fn seen() {}
+}
+#[cfg(test)]
+mod inline {
+    fn hidden() {}
+}
+fn d() {}
+";
+    let code: Vec<_> = code_lines(text).into_iter().map(|(_, line)| line.trim()).collect();
+    assert_eq!(code, ["use a;", "fn b() {}", "struct C {", "fn seen() {}", "}", "fn d() {}"]);
+}
+
+#[test]
+fn every_file_begins_with_what_it_is_for() {
+    let found: Vec<String> =
+        files(&[".rs"]).into_iter().filter(|file| header(&read(file)).is_empty()).collect();
+    none(&found, "begin it with a `//!` header: what it owns, or which behaviour its tests show");
 }
 
 #[test]
@@ -219,6 +293,7 @@ fn nothing_is_left_lying_about() {
         concat!("unimplemented", "!("),
         concat!("#[", "ignore"),
         concat!("#[", "allow("),
+        concat!("#![", "allow("),
         concat!("pk", "ill"),
         concat!("kill", "all"),
     ];

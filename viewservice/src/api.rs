@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::assignment::law::NAME_SIZE_MAX;
+use crate::assignment::leader::{Report, ServerReport, Stream as Attended};
 use crate::assignment::requests::Registration;
 use crate::calls::Calls;
-use crate::monitor::{Handle, Refused, Report, ServerReport, Stopping, Stream as Attended};
+use crate::monitor::{Handle, Refused, Stopping};
 
 /// A stream that does not begin with `register` by then is closed.
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
@@ -298,19 +299,8 @@ async fn push_views(
 
 fn status(report: Report, calls: &Calls) -> StatusResponse {
     let view = &report.view;
-    let (waiting_for, advice) = match report.waiting {
-        Some(waiting) => (waiting.for_servers, waiting.advice),
-        None if view.eligible.len() < view.settings.min_copies as usize => (
-            Vec::new(),
-            format!(
-                "{} complete copies, writes need --min-copies {}: start another server, or wait \
-                 for the joining ones",
-                view.eligible.len(),
-                view.settings.min_copies
-            ),
-        ),
-        None => (Vec::new(), String::new()),
-    };
+    let (waiting_for, advice) =
+        report.waiting.map(|it| (it.for_servers, it.advice)).unwrap_or_default();
     let servers = report.servers.into_iter();
     StatusResponse {
         servers: servers.map(|server| server_status(view, server)).collect(),

@@ -1,9 +1,7 @@
-//! The one task that owns the state of the views. Requests come in through a bounded mailbox, views
-//! go out through a watch channel, which shows slow readers the newest record rather than each.
+//! The one task that owns the [`Leader`]. Requests come in through a bounded mailbox, views go out
+//! through a watch channel, which shows slow readers the newest record rather than each.
 //!
-//! It decides nothing: what a request means is in [`assignment`](crate::assignment). Every change of
-//! the state goes through [`Monitor::propose`], which is the place where a replicated log would
-//! stand.
+//! It decides nothing: it turns requests into events, and performs effects.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,18 +10,17 @@ use std::time::Duration;
 use kvprocess::clock;
 use kvprocess::dial::{self, Probe};
 use kvproto::registration::{Progress, RefusedReason, ToServer, Wish};
-use kvproto::{ClusterId, Member, ServerName, Settings, Timestamp, View, ViewNumber};
+use kvproto::{ClusterId, ServerName, Settings, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::assignment::law::{Applied, Command, Kind, Refusal, ViewState};
-use crate::assignment::liveness::{Liveness, State};
-use crate::assignment::plain::{self, Meaning};
-use crate::assignment::planner::{self, Waiting};
-use crate::assignment::requests::{self, Admission, Granted, Registration};
+use crate::assignment::law::ViewState;
+use crate::assignment::leader::{Effect, Event, Leader, Report, Stream};
+use crate::assignment::notice::{Level, Notice};
+use crate::assignment::requests::Registration;
 
 /// Every server pings twice a second and requests are answered in microseconds, so a full mailbox
 /// means a flood; senders then wait.
@@ -35,19 +32,6 @@ const TICK: Duration = Duration::from_millis(50);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Changes of view that one event may lead to. One death leads to one; the bound is for a planner
-/// that contradicts itself.
-const CHANGES_PER_EVENT: usize = 8;
-
-/// One registration stream.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Stream {
-    /// Whose.
-    pub member: Member,
-    /// Which one; a life may need several, one after the other.
-    number: u64,
-}
-
 /// A refused registration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused {
@@ -57,31 +41,11 @@ pub struct Refused {
     pub message: String,
 }
 
-/// Everything that an operator wants to know.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The current record.
-    pub view: Arc<View>,
-    /// The registered servers, by name.
-    pub servers: Vec<ServerReport>,
-    /// For whom the cluster waits.
-    pub waiting: Option<Waiting>,
-}
+/// Answers a registration.
+type Admission = oneshot::Sender<Result<(Stream, Arc<View>), Refused>>;
 
-/// One server.
-#[derive(Clone, Debug)]
-pub struct ServerReport {
-    /// Its present life.
-    pub member: Member,
-    /// How it seems to be.
-    pub state: State,
-    /// What it said last.
-    pub progress: Option<Progress>,
-    /// Age of the last sign of life, if it was ever heard.
-    pub unheard_for: Option<Duration>,
-    /// Whether it is driven by plain pings.
-    pub plain: bool,
-}
+/// Answers an operator.
+type Verdict = oneshot::Sender<Result<Arc<View>, String>>;
 
 enum Request {
     Ping {
@@ -92,7 +56,7 @@ enum Request {
     Register {
         registration: Registration,
         tell: mpsc::Sender<ToServer>,
-        answer: oneshot::Sender<Result<(Stream, Arc<View>), Refused>>,
+        answer: Admission,
     },
     Progress(Stream, Progress),
     Wish(Stream, Wish),
@@ -102,7 +66,7 @@ enum Request {
     Report(oneshot::Sender<Report>),
     Force {
         server: ServerName,
-        answer: oneshot::Sender<Result<Arc<View>, String>>,
+        answer: Verdict,
     },
 }
 
@@ -225,20 +189,17 @@ pub fn start(
     now: Timestamp,
     token: CancellationToken,
 ) -> Running {
-    let liveness = Liveness::new(&settings, [], now);
-    let state = ViewState::new(cluster, settings);
-    let (views, seen) = watch::channel(Arc::new(state.view().clone()));
+    let leader = Leader::new(ViewState::new(cluster, settings), now);
+    let (views, seen) = watch::channel(Arc::new(leader.view().clone()));
     let (mailbox, requests) = mpsc::channel(MAILBOX);
     let monitor = Monitor {
-        state,
-        liveness,
+        leader,
         views,
         attending: BTreeMap::new(),
         probing: BTreeMap::new(),
         streams: 0,
+        asking: Asking::Nobody,
         mailbox: mailbox.clone(),
-        waiting: None,
-        mixing_reported: false,
     };
     Running {
         handle: Handle { mailbox, views: seen },
@@ -246,24 +207,23 @@ pub fn start(
     }
 }
 
-struct Attendance {
-    stream: Stream,
-    tell: mpsc::Sender<ToServer>,
+/// Who waits for the answer to the event that is being stepped.
+enum Asking {
+    Nobody,
+    Server { tell: mpsc::Sender<ToServer>, answer: Admission },
+    Operator(Verdict),
 }
 
 struct Monitor {
-    state: ViewState,
-    liveness: Liveness,
+    leader: Leader,
     views: watch::Sender<Arc<View>>,
-    /// The open stream of each server that has one.
-    attending: BTreeMap<ServerName, Attendance>,
+    /// How to reach the server on each open stream, by the number of the stream.
+    attending: BTreeMap<u64, mpsc::Sender<ToServer>>,
     probing: BTreeMap<ServerName, AbortHandle>,
-    /// Streams opened so far.
+    /// Streams asked for so far.
     streams: u64,
+    asking: Asking,
     mailbox: mpsc::Sender<Request>,
-    /// As it was last reported.
-    waiting: Option<Waiting>,
-    mixing_reported: bool,
 }
 
 impl Monitor {
@@ -273,306 +233,100 @@ impl Monitor {
         loop {
             tokio::select! {
                 () = token.cancelled() => break,
-                _ = ticks.tick() => self.settle(clock::now()),
-                Some(request) = requests.recv() => self.handle(request, clock::now()),
+                _ = ticks.tick() => self.step(Event::Tick),
+                Some(request) = requests.recv() => self.handle(request),
             }
         }
         self.probing.values().for_each(AbortHandle::abort);
     }
 
-    fn handle(&mut self, request: Request, now: Timestamp) {
+    fn handle(&mut self, request: Request) {
         match request {
             Request::Ping { server, number, answer } => {
-                self.ping(&server, number, now);
-                self.settle(now);
+                self.step(Event::PlainPing { server, number });
                 let _caller_gone = answer.send(self.view());
             }
             Request::Register { registration, tell, answer } => {
-                let admitted = self.register(&registration, tell, now);
-                self.settle(now);
-                let answered = admitted.map(|stream| (stream, self.view()));
-                if let Err(Ok((stream, _))) = answer.send(answered) {
-                    self.broken(&stream);
-                }
+                self.streams += 1;
+                self.asking = Asking::Server { tell, answer };
+                self.step(Event::Register { stream: self.streams, registration });
             }
-            Request::Progress(stream, progress) if self.is_open(&stream) => {
-                self.progress(&stream.member, progress, now);
-                self.settle(now);
-            }
-            Request::Wish(stream, wish) if self.is_open(&stream) => {
-                self.wish(&stream.member, wish, now);
-                self.settle(now);
-            }
-            // From a stream that was replaced.
-            Request::Progress(..) | Request::Wish(..) => {}
-            Request::Broken(stream) => self.broken(&stream),
-            Request::Gone(stream) => {
-                let back = self.attending.contains_key(&stream.member.name);
-                if !back && self.state.is_present(&stream.member) {
-                    self.liveness.refused(&stream.member, now);
-                    info!("Server {} declared dead: its address refuses", stream.member);
-                    self.settle(now);
-                }
-            }
+            Request::Progress(stream, progress) => self.step(Event::Ping(stream, progress)),
+            Request::Wish(stream, wish) => self.step(Event::Wish(stream, wish)),
+            Request::Broken(stream) => self.broken(stream),
+            Request::Gone(stream) => self.step(Event::Gone(stream)),
             Request::Report(answer) => {
-                let _caller_gone = answer.send(self.report(now));
+                let _caller_gone = answer.send(self.leader.report(clock::now()));
             }
             Request::Force { server, answer } => {
-                let forced = self.force(&server, now);
-                let _caller_gone = answer.send(forced.map(|()| self.view()));
+                self.asking = Asking::Operator(answer);
+                self.step(Event::Force { server });
             }
         }
     }
 
-    fn ping(&mut self, server: &ServerName, number: ViewNumber, now: Timestamp) {
-        match plain::ping(&self.state, server, number) {
-            Meaning::Inert => self.report_mixing(format_args!(
-                "a plain ping for {server}: the cluster is made of full servers, so plain pings \
-                 are answered and change nothing"
-            )),
-            Meaning::Begins { former, command } => {
-                if let Some(former) = former {
-                    info!("{former} restarted empty");
-                    self.liveness.ended(&former, now);
-                }
-                if let Ok(Applied::Registered(member)) = self.propose(command) {
-                    self.liveness.observe(&member, None, now);
+    fn broken(&mut self, stream: Stream) {
+        self.attending.remove(&stream.number);
+        self.step(Event::Broken(stream));
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.leader.step(clock::now(), event, &mut effects);
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Publish(view) => drop(self.views.send_replace(Arc::new(*view))),
+            Effect::Admitted(stream, view) => self.admitted(stream, *view),
+            Effect::Rejected { reason, message, .. } => {
+                if let Asking::Server { answer, .. } = self.take_asking() {
+                    let _caller_gone = answer.send(Err(Refused { reason, message }));
                 }
             }
-            Meaning::Lives { member, commands } => {
-                self.liveness.observe(&member, None, now);
-                for command in commands {
-                    let _logged = self.propose(command);
+            Effect::Tell(stream, message) => {
+                if let Some(tell) = self.attending.get(&stream.number) {
+                    let _full_or_gone = tell.try_send(message);
                 }
+            }
+            // Its task ends when it has sent what it was told.
+            Effect::Close(stream) => drop(self.attending.remove(&stream.number)),
+            Effect::Probe(stream, patience) => {
+                let name = stream.member.name.clone();
+                let probe = tokio::spawn(probe(stream, patience, self.mailbox.clone()));
+                self.stop_probing(&name);
+                self.probing.insert(name, probe.abort_handle());
+            }
+            Effect::Forced(verdict) => {
+                if let Asking::Operator(answer) = self.take_asking() {
+                    let _caller_gone = answer.send(verdict.map(|view| Arc::new(*view)));
+                }
+            }
+            Effect::Notice(notice) => log(&notice),
+        }
+    }
+
+    fn admitted(&mut self, stream: Stream, view: View) {
+        self.stop_probing(&stream.member.name);
+        if let Asking::Server { tell, answer } = self.take_asking() {
+            self.attending.insert(stream.number, tell);
+            if answer.send(Ok((stream.clone(), Arc::new(view)))).is_err() {
+                self.broken(stream);
             }
         }
     }
 
-    fn register(
-        &mut self,
-        registration: &Registration,
-        tell: mpsc::Sender<ToServer>,
-        now: Timestamp,
-    ) -> Result<Stream, Refused> {
-        self.liveness.tick(now);
-        let member = match requests::register(&self.state, &self.liveness, registration) {
-            Admission::Resumes(member) => member,
-            Admission::Refused(reason, message) => {
-                if reason == RefusedReason::WrongKind {
-                    self.report_mixing(format_args!("{message}"));
-                }
-                return Err(Refused { reason, message });
-            }
-            Admission::Begins { former, command } => {
-                let member = match self.propose(command) {
-                    Ok(Applied::Registered(member)) => member,
-                    Ok(_) => unreachable!("a registration that was applied names the member"),
-                    Err(refusal) => {
-                        return Err(Refused {
-                            reason: RefusedReason::Incompatible,
-                            message: format!("{}: {refusal}", registration.name),
-                        });
-                    }
-                };
-                if let Some(former) = former {
-                    self.end(&former, now);
-                }
-                info!("Server {member} registered");
-                member
-            }
-        };
-        self.liveness.attend(&member, now);
-        self.streams += 1;
-        let stream = Stream { member, number: self.streams };
-        let name = stream.member.name.clone();
-        if let Some(probe) = self.probing.remove(&name) {
+    fn stop_probing(&mut self, name: &ServerName) {
+        if let Some(probe) = self.probing.remove(name) {
             probe.abort();
         }
-        let attendance = Attendance { stream: stream.clone(), tell };
-        // Dropping the older attendance, if any, ends its stream.
-        self.attending.insert(name, attendance);
-        Ok(stream)
     }
 
-    /// A life is over because a newer one is registered.
-    fn end(&mut self, former: &Member, now: Timestamp) {
-        self.liveness.ended(former, now);
-        if let Some(attendance) = self.attending.remove(&former.name) {
-            let _full_or_gone = attendance.tell.try_send(ToServer::Refused {
-                reason: RefusedReason::StaleIncarnation,
-                message: format!(
-                    "{former} was silent, and a newer process stands under this name: stop this one"
-                ),
-            });
-        }
-    }
-
-    fn progress(&mut self, member: &Member, progress: Progress, now: Timestamp) {
-        self.liveness.observe(member, Some(progress), now);
-        let view = self.state.view();
-        if view.is_primary(member)
-            && view.is_activated()
-            && progress.committed > self.state.committed_heard()
-        {
-            let _logged = self.propose(Command::Heard {
-                by: member.clone(),
-                view: self.state.view_id(),
-                committed: progress.committed,
-            });
-        }
-    }
-
-    fn wish(&mut self, member: &Member, wish: Wish, now: Timestamp) {
-        if let Wish::Evict { server, reason, .. } = &wish {
-            info!("{member} asks for a view without {server}: {reason:?}");
-        }
-        match requests::wish(&self.state, &self.liveness, member, wish, now) {
-            Granted::Propose(command) => {
-                let _logged = self.propose(command);
-            }
-            Granted::Evict(command, backup) => {
-                if self.propose(command).is_ok() {
-                    self.liveness.evicted(&backup, now);
-                }
-            }
-            Granted::Leaving => {
-                info!("Server {member} wants to stop");
-                self.liveness.leaving(member);
-            }
-            Granted::NobodyToTakeOver => {
-                warn!("{member} wants to stop, but nobody could take over from it");
-                if let Some(attendance) = self.attending.get(&member.name) {
-                    let _full_or_gone = attendance.tell.try_send(ToServer::NobodyToTakeOver);
-                }
-            }
-            Granted::Nothing => {}
-        }
-    }
-
-    /// A suspicion, which becomes death when the address of the server refuses a connection.
-    fn broken(&mut self, stream: &Stream) {
-        if !self.is_open(stream) {
-            return;
-        }
-        let member = &stream.member;
-        self.attending.remove(&member.name);
-        self.liveness.suspect(member);
-        info!("the stream of server {member} broke: asking whether it lives");
-        let probe = tokio::spawn(probe(
-            stream.clone(),
-            self.state.view().settings.dead_after,
-            self.mailbox.clone(),
-        ));
-        let replaced = self.probing.insert(member.name.clone(), probe.abort_handle());
-        if let Some(older) = replaced {
-            older.abort();
-        }
-    }
-
-    fn force(&mut self, server: &ServerName, now: Timestamp) -> Result<(), String> {
-        self.liveness.tick(now);
-        let command = requests::force(&self.state, &self.liveness, server, now)?;
-        let (lost, heard) = (self.view(), self.state.committed_heard());
-        self.propose(command).map_err(|refusal| refusal.to_string())?;
-        warn!(
-            "the operator starts generation {} from {server}'s copy; what only {:?} held is given \
-             up, the highest committed op heard of was {heard}",
-            self.state.view().generation,
-            lost.eligible
-        );
-        self.settle(now);
-        Ok(())
-    }
-
-    fn report(&self, now: Timestamp) -> Report {
-        let server = |member: Member| ServerReport {
-            state: self.liveness.state(&member),
-            progress: self.liveness.progress(&member),
-            unheard_for: self.liveness.unheard_for(&member, now),
-            plain: self.state.kind() == Some(Kind::Plain),
-            member,
-        };
-        Report {
-            view: self.view(),
-            servers: self.state.servers().map(server).collect(),
-            waiting: planner::waiting(&self.state, &self.liveness),
-        }
-    }
-
-    /// Lets time pass, and does what the planner wants.
-    fn settle(&mut self, now: Timestamp) {
-        for (member, death) in self.liveness.tick(now) {
-            info!("Server {member} declared dead: {death:?}");
-        }
-        for _ in 0..CHANGES_PER_EVENT {
-            let Some(command) = planner::next(&self.state, &self.liveness, now) else {
-                break;
-            };
-            if let Command::Forget { server } = &command {
-                self.liveness.forget(server);
-            }
-            if self.propose(command).is_err() {
-                break;
-            }
-        }
-        self.report_waiting();
-    }
-
-    /// The one place where the state changes.
-    fn propose(&mut self, command: Command) -> Result<Applied, Refusal> {
-        let before = self.view();
-        let applied = self.state.apply(command.clone());
-        match &applied {
-            Ok(_) => self.publish(&before),
-            Err(refusal) => debug!("refused {command:?}: {refusal}"),
-        }
-        applied
-    }
-
-    fn publish(&mut self, before: &View) {
-        let view = self.state.view();
-        if view.revision == before.revision {
-            return;
-        }
-        if view.number != before.number {
-            announce(before, view);
-        } else if view.is_activated() && !before.is_activated() {
-            let primary = view.primary_name().map_or("", ServerName::as_str);
-            info!("View {} activated by {primary}", view.number);
-        }
-        for member in view.eligible.difference(&before.eligible) {
-            info!("{member} holds every committed op");
-        }
-        self.views.send_replace(Arc::new(view.clone()));
-    }
-
-    fn report_waiting(&mut self) {
-        let waiting = planner::waiting(&self.state, &self.liveness);
-        if waiting == self.waiting {
-            return;
-        }
-        match &waiting {
-            Some(waiting) if self.state.ever_activated() => {
-                warn!("waiting for {:?}: {}", waiting.for_servers, waiting.advice);
-            }
-            Some(_) => {}
-            None if self.waiting.is_some() && self.state.ever_activated() => {
-                info!("no longer waiting");
-            }
-            None => {}
-        }
-        self.waiting = waiting;
-    }
-
-    fn report_mixing(&mut self, what: std::fmt::Arguments<'_>) {
-        if !std::mem::replace(&mut self.mixing_reported, true) {
-            warn!("{what} (said once)");
-        }
-    }
-
-    fn is_open(&self, stream: &Stream) -> bool {
-        let open = self.attending.get(&stream.member.name);
-        open.is_some_and(|open| open.stream == *stream)
+    fn take_asking(&mut self) -> Asking {
+        std::mem::replace(&mut self.asking, Asking::Nobody)
     }
 
     fn view(&self) -> Arc<View> {
@@ -580,21 +334,12 @@ impl Monitor {
     }
 }
 
-fn announce(before: &View, view: &View) {
-    if let Some(primary) = view.primary.as_ref().filter(|new| !before.is_primary(new)) {
-        if before.backups.contains(primary) {
-            info!("Promoting backup {} to primary", primary.name);
-        } else {
-            info!("Assigning {} as new primary", primary.name);
-        }
+fn log(notice: &Notice) {
+    match notice.level() {
+        Level::Debug => debug!("{notice}"),
+        Level::Info => info!("{notice}"),
+        Level::Warn => warn!("{notice}"),
     }
-    let backups: Vec<_> = view.backups.iter().map(|backup| backup.name.as_str()).collect();
-    info!(
-        "View changed: ViewNumber={}, Primary={}, Backup={}",
-        view.number,
-        view.primary_name().map_or("", ServerName::as_str),
-        backups.join(",")
-    );
 }
 
 /// Asks the address of a server whose stream broke until it refuses; after `patience` its silence

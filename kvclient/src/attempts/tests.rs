@@ -1,3 +1,5 @@
+//! What the attempts of a call add up to: done, certainly not done, or nobody knows.
+
 use super::*;
 use kvproto::{Changed, Generation, NotReady, OpNumber, RequestNumber, Version, ViewNumber};
 

@@ -1,3 +1,5 @@
+//! Streams to other copies over real connections.
+
 use kvproto::OpNumber;
 use kvproto::message::Opened;
 use kvproto::{ClusterId, Epoch, Generation, Incarnation, ServerName, ViewNumber};

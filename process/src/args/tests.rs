@@ -1,3 +1,5 @@
+//! Where a setting comes from, and what is said about one that makes no sense.
+
 use std::io::Write;
 
 use super::*;

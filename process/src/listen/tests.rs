@@ -1,3 +1,5 @@
+//! Which addresses are listened at, and what is said when one cannot be.
+
 use super::*;
 use tokio_stream::StreamExt;
 

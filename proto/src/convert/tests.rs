@@ -1,3 +1,5 @@
+//! Every message survives the way there and back, and bytes that make no sense are refused.
+
 use std::fmt::Debug;
 use std::sync::Arc;
 

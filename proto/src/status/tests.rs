@@ -1,3 +1,5 @@
+//! Every way to say no arrives as what it was.
+
 use super::*;
 use crate::command::Outcome;
 use crate::reply::LogPoint;

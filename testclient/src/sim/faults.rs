@@ -76,12 +76,12 @@ impl World<'_> {
     }
 
     fn primary_node(&self) -> Option<Node> {
-        self.node_of(self.views.state.view().primary.as_ref()?)
+        self.node_of(self.views.state().view().primary.as_ref()?)
     }
 
     /// Machines whose present process is eligible.
     pub(super) fn eligible_nodes(&self) -> Vec<Node> {
-        let eligible = &self.views.state.view().eligible;
+        let eligible = &self.views.state().view().eligible;
         let alive = |node: &Node| {
             let process = self.machines[*node].process.as_ref();
             process

@@ -4,7 +4,7 @@
 //! In reading order:
 //! - [`world`]: what there is, and the loop that takes the next event
 //! - [`servers`]: processes around a replica: a slow journal, pauses in the middle of a step
-//! - [`views`]: the view service around law, liveness and planner
+//! - [`views`]: the view service around the leader that runs in production
 //! - [`network`]: streams that keep their order or break, and links that are cut
 //! - [`faults`]: what goes wrong, and how everything heals
 //! - [`workload`]: clients that repeat their requests, give up, and read

@@ -1,21 +1,20 @@
-//! The view service of a simulation: law, liveness and planner, and the registration streams that
-//! carry records, pings and wishes. Pure.
+//! The view service of a simulation: its leader as it runs in production, and the registration
+//! streams that carry records, pings and wishes. Decides nothing about views. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use kvproto::registration::{PROTOCOL_LEVEL, Progress, RefusedReason, Wish};
-use kvproto::{ClusterId, Incarnation, Member, ServerName, Settings, Timestamp, View};
-use viewservice::assignment::law::{Applied, Command, ViewState};
-use viewservice::assignment::liveness::Liveness;
-use viewservice::assignment::planner;
-use viewservice::assignment::requests::{self, Admission, Granted, Registration};
+use kvproto::registration::{PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish};
+use kvproto::{ClusterId, Incarnation, Member, Settings, Timestamp, View};
+use kvserver::replica::event::Event as ServerEvent;
+use viewservice::assignment::law::ViewState;
+use viewservice::assignment::leader::{Effect, Event, Leader, Stream};
+use viewservice::assignment::notice::Notice;
+use viewservice::assignment::requests::Registration;
 
 use super::network::Node;
 use super::servers::Input;
 use super::world::{Happening, MS, World};
-
-/// Changes of view that one event may lead to.
-const CHANGES_PER_EVENT: usize = 8;
 
 /// What reaches the view service.
 #[derive(Clone, Debug)]
@@ -38,16 +37,24 @@ pub enum ToViews {
     /// A registration stream broke.
     Broken(u64, Member),
     /// The address of a server is asked for, until then.
-    Probe(u64, Member, u64),
+    Probe(Stream, u64),
+}
+
+/// The other end of a registration stream.
+#[derive(Clone, Debug)]
+struct Attendance {
+    node: Node,
+    life: u64,
+    stream: Stream,
 }
 
 /// The view service.
 #[derive(Debug)]
 pub struct Views {
-    pub(super) state: ViewState,
-    pub(super) liveness: Liveness,
-    /// Open streams by name: which one, and of whom.
-    pub(super) attending: BTreeMap<ServerName, (u64, Member, u64)>,
+    leader: Leader,
+    /// The open streams, by number.
+    attending: BTreeMap<u64, Attendance>,
+    /// Streams asked for so far.
     streams: u64,
     pub(super) paused: bool,
     pub(super) inbox: Vec<ToViews>,
@@ -55,15 +62,19 @@ pub struct Views {
 
 impl Views {
     pub(super) fn new(settings: Settings) -> Views {
-        let cluster = ClusterId([7; 16]);
+        let state = ViewState::new(ClusterId([7; 16]), settings);
         Views {
-            liveness: Liveness::new(&settings, [], Timestamp::default()),
-            state: ViewState::new(cluster, settings),
+            leader: Leader::new(state, Timestamp::default()),
             attending: BTreeMap::new(),
             streams: 0,
             paused: false,
             inbox: Vec::new(),
         }
+    }
+
+    /// The truth about views.
+    pub(super) fn state(&self) -> &ViewState {
+        self.leader.state()
     }
 }
 
@@ -82,209 +93,162 @@ impl World<'_> {
             }
             return;
         }
-        let now = self.views_clock();
         match what {
-            ToViews::Tick => {}
+            ToViews::Tick => self.step_views(Event::Tick, None),
             ToViews::Register { node, life, incarnation } => {
-                self.on_register(node, life, incarnation, now)
+                self.views.streams += 1;
+                let stream = self.views.streams;
+                let registration = Registration {
+                    name: self.machines[node].name.clone(),
+                    incarnation,
+                    cluster: None,
+                    protocol_level: PROTOCOL_LEVEL,
+                };
+                self.step_views(Event::Register { stream, registration }, Some((node, life)));
             }
-            ToViews::Ping(stream, member, progress) => {
-                if self.is_attending(stream, &member) {
-                    self.views.liveness.observe(&member, Some(progress), now);
-                    let view = self.views.state.view();
-                    if view.is_primary(&member)
-                        && view.is_activated()
-                        && progress.committed > self.views.state.committed_heard()
-                    {
-                        self.propose(Command::Heard {
-                            by: member,
-                            view: self.views.state.view_id(),
-                            committed: progress.committed,
-                        });
-                    }
-                }
+            ToViews::Ping(number, member, progress) => {
+                self.step_views(Event::Ping(Stream { member, number }, progress), None);
             }
-            ToViews::Wish(stream, member, wish) => {
-                if self.is_attending(stream, &member) {
-                    self.on_wish(&member, wish, now);
-                }
+            ToViews::Wish(number, member, wish) => {
+                self.step_views(Event::Wish(Stream { member, number }, wish), None);
             }
-            ToViews::Broken(stream, member) => {
-                if self.is_attending(stream, &member) {
-                    self.end_attendance(&member.name);
-                    self.views.liveness.suspect(&member);
-                    let until = self.now + self.settings.dead_after.as_micros() as u64;
-                    let probe = ToViews::Probe(stream, member, until);
-                    self.later(MS, Happening::ToViews(probe));
-                }
+            ToViews::Broken(number, member) => {
+                self.end_attendance(number);
+                self.step_views(Event::Broken(Stream { member, number }), None);
             }
-            ToViews::Probe(stream, member, until) => self.on_probe(stream, member, until, now),
+            ToViews::Probe(stream, until) => self.on_probe(stream, until),
         }
-        self.settle(now);
     }
 
-    fn is_attending(&self, stream: u64, member: &Member) -> bool {
-        let open = self.views.attending.get(&member.name);
-        open.is_some_and(|(open, of, _)| *open == stream && of == member)
+    /// One step of the leader; `asking` is whoever waits for the answer.
+    fn step_views(&mut self, event: Event, asking: Option<(Node, u64)>) {
+        let now = self.views_clock();
+        let mut effects = Vec::new();
+        self.views.leader.step(now, event, &mut effects);
+        for effect in effects {
+            self.perform_for_views(effect, asking);
+        }
+    }
+
+    fn perform_for_views(&mut self, effect: Effect, asking: Option<(Node, u64)>) {
+        match effect {
+            Effect::Publish(view) => self.push(&view),
+            Effect::Admitted(stream, view) => {
+                if let Some((node, life)) = asking {
+                    self.on_admitted(node, life, stream, view);
+                }
+            }
+            Effect::Rejected { reason, .. } => {
+                self.visits.note("registration refused");
+                if let Some((to, life)) = asking {
+                    let for_good = reason != RefusedReason::NameInUse;
+                    let delay = self.delay();
+                    let input = Input::Refused { for_good };
+                    self.later(delay, Happening::ToServer { to, life, input });
+                }
+            }
+            Effect::Tell(stream, message) => self.tell(&stream, message),
+            Effect::Close(stream) => self.end_attendance(stream.number),
+            Effect::Probe(stream, patience) => {
+                let until = self.now + micros(patience);
+                self.later(MS, Happening::ToViews(ToViews::Probe(stream, until)));
+            }
+            Effect::Forced(_) => {}
+            Effect::Notice(notice) => self.on_views_notice(&notice),
+        }
+    }
+
+    fn on_views_notice(&mut self, notice: &Notice) {
+        self.note(|| format!("views: {notice}"));
+        match notice {
+            Notice::Evicted(_) => self.visits.note("eviction"),
+            Notice::WantsToStop { leads: true, .. } => self.visits.note("hand-over"),
+            Notice::NobodyToTakeOver(_) => self.visits.note("nobody to take over"),
+            _ => {}
+        }
     }
 
     /// The other end of a stream hears of its end too, sooner or later.
-    fn end_attendance(&mut self, name: &ServerName) {
-        if let Some((stream, member, life)) = self.views.attending.remove(name)
-            && let Some(to) = self.node_of(&member)
-        {
+    fn end_attendance(&mut self, number: u64) {
+        if let Some(Attendance { node, life, .. }) = self.views.attending.remove(&number) {
             let at = self.random.between(1, 1500) * MS;
-            let input = Input::RegistrationBroken { stream };
-            self.later(at, Happening::ToServer { to, life, input });
+            let input = Input::RegistrationBroken { stream: number };
+            self.later(at, Happening::ToServer { to: node, life, input });
         }
     }
 
-    fn on_probe(&mut self, stream: u64, member: Member, until: u64, now: Timestamp) {
-        if self.now > until || self.views.attending.contains_key(&member.name) {
+    fn on_probe(&mut self, stream: Stream, until: u64) {
+        let back = self.views.attending.values().any(|it| it.stream.member == stream.member);
+        if self.now > until || back {
             return;
         }
-        let Some(node) = self.node_of(&member) else {
+        let Some(node) = self.node_of(&stream.member) else {
             return;
         };
         let views = self.machines.len();
         let reachable = !self.network.is_cut(node, views) && !self.network.is_cut(views, node);
         if reachable && self.machines[node].process.is_none() {
-            if self.views.state.is_present(&member) {
-                self.views.liveness.refused(&member, now);
-            }
+            self.step_views(Event::Gone(stream), None);
         } else {
-            let probe = ToViews::Probe(stream, member, until);
+            let probe = ToViews::Probe(stream, until);
             self.later(50 * MS, Happening::ToViews(probe));
         }
     }
 
-    fn on_register(
-        &mut self,
-        node: Node,
-        life: u64,
-        incarnation: Option<Incarnation>,
-        now: Timestamp,
-    ) {
-        self.views.liveness.tick(now);
-        let asked = Registration {
-            name: self.machines[node].name.clone(),
-            incarnation,
-            cluster: None,
-            protocol_level: PROTOCOL_LEVEL,
-        };
-        let member = match requests::register(&self.views.state, &self.views.liveness, &asked) {
-            Admission::Resumes(member) => member,
-            Admission::Refused(reason, _) => {
-                self.visits.note("registration refused");
-                let for_good = reason != RefusedReason::NameInUse;
-                let delay = self.delay();
-                let input = Input::Refused { for_good };
-                self.later(delay, Happening::ToServer { to: node, life, input });
-                return;
-            }
-            Admission::Begins { former, command } => {
-                let Some(Applied::Registered(member)) = self.propose(command) else {
-                    return;
-                };
-                if let Some(former) = former {
-                    self.views.liveness.ended(&former, now);
-                }
-                member
-            }
-        };
-        self.views.liveness.attend(&member, now);
-        self.views.streams += 1;
-        let stream = self.views.streams;
-        let attendance = (stream, member.clone(), life);
-        self.end_attendance(&member.name);
-        self.views.attending.insert(member.name.clone(), attendance);
-        let view = Box::new(self.views.state.view().clone());
-        let input = Input::Registered { stream, member: member.clone(), view };
+    fn on_admitted(&mut self, node: Node, life: u64, stream: Stream, view: Box<View>) {
+        let number = stream.number;
+        let member = stream.member.clone();
+        self.views.attending.insert(number, Attendance { node, life, stream });
         let views = self.machines.len();
         if self.network.is_cut(views, node) {
             let at = self.random.between(50, 1500) * MS;
-            self.later(at, Happening::ToViews(ToViews::Broken(stream, member)));
+            self.later(at, Happening::ToViews(ToViews::Broken(number, member)));
         } else {
             let delay = self.delay();
+            let input = Input::Registered { stream: number, member, view };
             self.later(delay, Happening::ToServer { to: node, life, input });
         }
     }
 
-    fn on_wish(&mut self, member: &Member, wish: Wish, now: Timestamp) {
-        match requests::wish(&self.views.state, &self.views.liveness, member, wish, now) {
-            Granted::Propose(command) => drop(self.propose(command)),
-            Granted::Evict(command, backup) => {
-                if self.propose(command).is_some() {
-                    self.visits.note("eviction");
-                    self.views.liveness.evicted(&backup, now);
-                }
+    fn tell(&mut self, stream: &Stream, message: ToServer) {
+        let Some(Attendance { node, life, .. }) = self.views.attending.get(&stream.number) else {
+            return;
+        };
+        let (to, life) = (*node, *life);
+        let input = match message {
+            ToServer::NobodyToTakeOver => Input::Event(Box::new(ServerEvent::NobodyToTakeOver)),
+            ToServer::Refused { reason, .. } => {
+                Input::Refused { for_good: reason != RefusedReason::NameInUse }
             }
-            Granted::Leaving => {
-                if self.views.state.view().is_primary(member) {
-                    self.visits.note("hand-over");
-                }
-                self.views.liveness.leaving(member);
-            }
-            Granted::NobodyToTakeOver => {
-                self.visits.note("nobody to take over");
-                if let Some((_, _, life)) = self.views.attending.get(&member.name)
-                    && let Some(to) = self.node_of(member)
-                {
-                    let (life, delay) = (*life, self.delay());
-                    let event = kvserver::replica::event::Event::NobodyToTakeOver;
-                    let input = Input::Event(Box::new(event));
-                    self.later(delay, Happening::ToServer { to, life, input });
-                }
-            }
-            Granted::Nothing => {}
-        }
-    }
-
-    fn settle(&mut self, now: Timestamp) {
-        self.views.liveness.tick(now);
-        for _ in 0..CHANGES_PER_EVENT {
-            let Some(command) = planner::next(&self.views.state, &self.views.liveness, now) else {
-                break;
-            };
-            if let Command::Forget { server } = &command {
-                self.views.liveness.forget(server);
-            }
-            if self.propose(command).is_none() {
-                break;
-            }
-        }
-    }
-
-    fn propose(&mut self, command: Command) -> Option<Applied> {
-        let before = self.views.state.view().clone();
-        let applied = self.views.state.apply(command.clone()).ok()?;
-        let view = self.views.state.view().clone();
-        if view.revision != before.revision {
-            self.note(|| format!("views: {command:?} -> {view:?}"));
-            self.check_eligible("a change of the record");
-            self.push(&view);
-        }
-        Some(applied)
+            // These come as effects of their own.
+            ToServer::Registered { .. } | ToServer::View(_) => return,
+        };
+        let delay = self.delay();
+        self.later(delay, Happening::ToServer { to, life, input });
     }
 
     /// Tells everybody who attends, each at its own pace; a stream that loses a record breaks.
     fn push(&mut self, view: &View) {
+        self.note(|| format!("views: {view:?}"));
+        self.check_eligible("a change of the record");
         let attending: Vec<_> = self.views.attending.values().cloned().collect();
         let views = self.machines.len();
-        for (stream, member, life) in attending {
-            let Some(to) = self.node_of(&member) else {
-                continue;
-            };
+        for Attendance { node: to, life, stream } in attending {
             if self.network.is_cut(views, to) || self.random.chance(self.faults.lost_records) {
                 let at = self.random.between(20, 1500) * MS;
-                self.later(at, Happening::ToViews(ToViews::Broken(stream, member)));
+                let broken = ToViews::Broken(stream.number, stream.member);
+                self.later(at, Happening::ToViews(broken));
                 continue;
             }
             let slow = self.random.chance(self.faults.slow_records);
             let at = self.delay() + if slow { self.random.between(0, 800 * MS) } else { 0 };
-            let event = kvserver::replica::event::Event::View(Box::new(view.clone()));
+            let event = ServerEvent::View(Box::new(view.clone()));
             let input = Input::Event(Box::new(event));
             self.later(at, Happening::ToServer { to, life, input });
         }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

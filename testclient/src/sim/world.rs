@@ -207,7 +207,7 @@ impl<'a> World<'a> {
     /// again when there are enough servers.
     fn prove_that_it_serves(&mut self) {
         let start = self.now;
-        if self.views.state.ever_activated() && self.eligible_nodes().is_empty() {
+        if self.views.state().ever_activated() && self.eligible_nodes().is_empty() {
             self.run_until(start + 3000 * MS);
             self.visits.note("every complete copy lost");
             return;
@@ -218,8 +218,9 @@ impl<'a> World<'a> {
             }
             done(world)
         };
-        let lost =
-            |world: &Self| world.views.state.ever_activated() && world.eligible_nodes().is_empty();
+        let lost = |world: &Self| {
+            world.views.state().ever_activated() && world.eligible_nodes().is_empty()
+        };
         let within = if self.settings.min_copies > 1 { REDUNDANCY_WITHIN } else { PROGRESS_WITHIN };
         let served = wait(self, within, &|world| world.workload.serves || lost(world));
         if lost(self) {
@@ -241,7 +242,7 @@ impl<'a> World<'a> {
     }
 
     fn is_fully_redundant(&self) -> bool {
-        let view = self.views.state.view();
+        let view = self.views.state().view();
         let wanted = self.machines.len().min(self.settings.copies as usize);
         view.is_activated()
             && view.eligible.len() == wanted
@@ -251,7 +252,7 @@ impl<'a> World<'a> {
     }
 
     fn describe(&self) -> String {
-        let mut text = format!("{:?}\n", self.views.state.view());
+        let mut text = format!("{:?}\n", self.views.state().view());
         for (node, machine) in self.machines.iter().enumerate() {
             let process = machine.process.as_ref();
             let member = process.and_then(|process| process.member.clone());

@@ -20,6 +20,9 @@ const DEATHS_FREE: usize = 3;
 const FLAP_WINDOW: Duration = Duration::from_secs(60);
 const BACK_OFF_FIRST: Duration = Duration::from_secs(5);
 const BACK_OFF_MAX: Duration = Duration::from_secs(600);
+/// A server repeats its wish to stop every 100 ms. One that pings on without repeating it for this
+/// long has given it up.
+const LEAVING_FADES: Duration = Duration::from_secs(2);
 /// A server that did not die for this long has a clean record again.
 const STABLE_AFTER: Duration = Duration::from_secs(600);
 
@@ -68,7 +71,8 @@ struct Life {
     moved: Timestamp,
     progress: Option<Progress>,
     suspected: bool,
-    leaving: bool,
+    /// When it last said that it wants to stop.
+    leaving: Option<Timestamp>,
     /// Its primary had it evicted then; it is recruited again only after a later sign of life.
     evicted: Option<Timestamp>,
     dead: Option<(Death, Timestamp)>,
@@ -120,16 +124,25 @@ impl Liveness {
         liveness
     }
 
-    /// A registration stream of this life stands.
+    /// A registration stream of this life stands. What it did while it was not heard cannot be held
+    /// against it, so it has a full `dead-after` again to be seen moving, unless it was already seen
+    /// to stand still.
     pub fn attend(&mut self, member: &Member, now: Timestamp) {
         self.observe(member, None, now);
-        self.life(member, now).suspected = false;
+        let life = self.life(member, now);
+        life.suspected = false;
+        if life.dead.is_none() {
+            life.moved = now;
+        }
     }
 
     /// A sign of life; of full servers with progress, which is what counts.
     pub fn observe(&mut self, member: &Member, progress: Option<Progress>, now: Timestamp) {
         let life = self.life(member, now);
         life.heard = now;
+        if life.leaving.is_some_and(|wished| now.since(wished) >= LEAVING_FADES) {
+            life.leaving = None;
+        }
         let stands_still = match (&progress, &life.progress) {
             (Some(new), Some(old)) => new.steps == old.steps,
             (None, Some(_)) => true,
@@ -151,11 +164,14 @@ impl Liveness {
         }
     }
 
-    /// Its address refuses connections, which with a broken stream is proof of death.
-    pub fn refused(&mut self, member: &Member, now: Timestamp) {
-        if self.lives.get(member).is_some_and(|life| life.suspected) {
+    /// Its address refuses connections, which with a broken stream is proof of death. Returns
+    /// whether it was.
+    pub fn refused(&mut self, member: &Member, now: Timestamp) -> bool {
+        let suspected = self.lives.get(member).is_some_and(|life| life.suspected);
+        if suspected {
             self.die(member, Death::Gone, now);
         }
+        suspected
     }
 
     /// A newer life of the server is registered, so this one is over.
@@ -165,9 +181,9 @@ impl Liveness {
     }
 
     /// It wants to stop.
-    pub fn leaving(&mut self, member: &Member) {
+    pub fn leaving(&mut self, member: &Member, now: Timestamp) {
         if let Some(life) = self.lives.get_mut(member) {
-            life.leaving = true;
+            life.leaving = Some(now);
         }
     }
 
@@ -270,7 +286,7 @@ impl Liveness {
             moved: now,
             progress: None,
             suspected: false,
-            leaving: false,
+            leaving: None,
             evicted: None,
             dead: None,
         })
@@ -282,7 +298,7 @@ impl Liveness {
         match self.lives.get(member) {
             None => State::Dead,
             Some(life) if life.dead.is_some() => State::Dead,
-            Some(life) if life.leaving => State::Leaving,
+            Some(life) if life.leaving.is_some() => State::Leaving,
             Some(life) if life.suspected => State::Suspected,
             Some(_) => State::Alive,
         }

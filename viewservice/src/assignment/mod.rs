@@ -7,9 +7,13 @@
 //! - [`planner`]: what would be good to do next, given the two. Can only propose.
 //! - [`requests`]: what full servers and operators ask for, turned into commands or a refusal.
 //! - [`plain`]: the same for the lab's pings.
+//! - [`leader`]: all of them as one value: an event comes in, effects come out; [`notice`] is what
+//!   it tells people.
 
 pub mod law;
+pub mod leader;
 pub mod liveness;
+pub mod notice;
 pub mod plain;
 pub mod planner;
 pub mod requests;

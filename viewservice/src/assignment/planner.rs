@@ -66,16 +66,16 @@ pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
         .cloned()
 }
 
-/// Why the cluster cannot go on, and what to do about it.
+/// Why the cluster cannot go on, or not with writes, and what to do about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Waiting {
-    /// The servers without which it cannot.
+    /// The servers without which it cannot; empty if any servers will do.
     pub for_servers: Vec<ServerName>,
     /// One sentence on what to do.
     pub advice: String,
 }
 
-/// For whom the cluster waits, and the ways out; `None` while it can go on.
+/// For whom or what the cluster waits, and the ways out; `None` while it can go on.
 #[must_use]
 pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     let view = state.view();
@@ -87,7 +87,7 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
         });
     };
     if can_lead(state, liveness, primary) || successor(state, liveness).is_some() {
-        return None;
+        return too_few_copies(state);
     }
     if !state.ever_activated() {
         return Some(Waiting {
@@ -106,15 +106,18 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     let advice = if silent.is_empty() {
         format!(
             "every complete copy is lost (the processes of {} ended, and data is in memory): \
-             start over from another server's copy with `kvctl force SERVER --accept-data-loss`",
-            names(&lost)
+             start over with what a running server holds, which is nothing if it is new, with \
+             `kvctl force {} --accept-data-loss`; if nothing was stored yet, that loses nothing",
+            names(&lost),
+            some_server_alive(state, liveness)
         )
     } else {
         format!(
             "bring back {}: its process still holds every committed op (resume it, mend its \
              network); or accept the loss of what only it holds with \
-             `kvctl force SERVER --accept-data-loss`",
-            names(&silent)
+             `kvctl force {} --accept-data-loss`",
+            names(&silent),
+            some_server_alive(state, liveness)
         )
     };
     let for_servers = if silent.is_empty() { lost } else { silent };
@@ -122,6 +125,28 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
         for_servers: for_servers.into_iter().map(|member| member.name.clone()).collect(),
         advice,
     })
+}
+
+/// `min-copies`: the data is safe and can be read, but the primary refuses writes.
+fn too_few_copies(state: &ViewState) -> Option<Waiting> {
+    let (complete, wanted) = (state.view().eligible.len(), state.view().settings.min_copies);
+    if !state.ever_activated() || complete >= wanted as usize {
+        return None;
+    }
+    Some(Waiting {
+        for_servers: Vec::new(),
+        advice: format!(
+            "{complete} complete copies, writes need --min-copies {wanted}: start another server, \
+             or wait for the joining ones"
+        ),
+    })
+}
+
+/// The server to start over from: of those alive, the one that says it holds most.
+fn some_server_alive(state: &ViewState, liveness: &Liveness) -> String {
+    let alive = state.servers().filter(|server| !liveness.is_dead(server));
+    let most = alive.max_by_key(|server| (liveness.appended(server), Reverse(server.incarnation)));
+    most.map_or_else(|| "SERVER".to_owned(), |server| server.name.to_string())
 }
 
 fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {

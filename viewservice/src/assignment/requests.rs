@@ -3,15 +3,13 @@
 
 use std::time::Duration;
 
+use kvproto::limits::SILENCE_BEFORE_FORCE;
 use kvproto::registration::{PROTOCOL_LEVEL, RefusedReason, Wish};
 use kvproto::{ClusterId, Generation, Incarnation, Member, ServerName, Timestamp, ViewNumber};
 
 use super::law::{Command, Kind, NAME_SIZE_MAX, ViewId, ViewState};
 use super::liveness::{Liveness, State};
 use super::planner;
-
-/// A member of the old generation must have been silent for this long before a new one is forced.
-pub const SILENCE_BEFORE_FORCE: Duration = Duration::from_secs(10);
 
 /// A server at the door.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -8,6 +8,7 @@ mod holes;
 mod lab;
 mod rules;
 mod scars;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use kvproto::{
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
-use super::liveness::Liveness;
-use super::plain::{self, Meaning};
+use super::leader::{Effect, Event, Leader, Stream};
+use super::notice::Notice;
 use super::planner;
 use super::requests::{self, Admission, Granted, Registration};
 
@@ -42,18 +43,21 @@ enum Habit {
 
 struct Process {
     member: Option<Member>,
+    stream: Option<Stream>,
     habit: Habit,
     number: ViewNumber,
     steps: u64,
     stuck: bool,
     appended: OpNumber,
+    committed: OpNumber,
 }
 
 /// A view service and the servers around it.
 struct World {
     kind: Kind,
-    state: ViewState,
-    liveness: Liveness,
+    leader: Leader,
+    /// Streams asked for so far.
+    streams: u64,
     now: Timestamp,
     steps: u64,
     servers: BTreeMap<&'static str, Process>,
@@ -69,11 +73,15 @@ fn settings(copies: u32) -> Settings {
 
 impl World {
     fn new(kind: Kind, copies: u32) -> World {
+        World::with(kind, settings(copies))
+    }
+
+    fn with(kind: Kind, settings: Settings) -> World {
         let now = Timestamp::from_nanos(1_000_000_000);
         World {
             kind,
-            state: ViewState::new(ClusterId([7; 16]), settings(copies)),
-            liveness: Liveness::new(&settings(copies), [], now),
+            leader: Leader::new(ViewState::new(ClusterId([7; 16]), settings), now),
+            streams: 0,
             now,
             steps: 0,
             servers: BTreeMap::new(),
@@ -96,16 +104,16 @@ impl World {
     }
 
     fn view(&self) -> View {
-        self.state.view().clone()
+        self.leader.state.view().clone()
     }
 
     fn number(&self) -> u64 {
-        self.state.view().number.0
+        self.leader.state.view().number.0
     }
 
     #[track_caller]
     fn check(&self, primary: &str, backup: &str, number: u64) {
-        let view = self.state.view();
+        let view = self.leader.state.view();
         let name = |member: Option<&Member>| member.map_or("", |m| m.name.as_str()).to_owned();
         assert_eq!(
             (name(view.primary.as_ref()), name(view.backups.first()), view.number.0),
@@ -114,11 +122,11 @@ impl World {
     }
 
     fn present(&self, name: &str) -> Member {
-        self.state.present(&name.into()).unwrap()
+        self.leader.state.present(&name.into()).unwrap()
     }
 
     fn id(&self) -> ViewId {
-        self.state.view_id()
+        self.leader.state.view_id()
     }
 
     /// A process starts at this address, as if there never was another.
@@ -127,32 +135,55 @@ impl World {
             name,
             Process {
                 member: None,
+                stream: None,
                 habit: Habit::Follows,
                 number: ViewNumber(0),
                 steps: 0,
                 stuck: false,
                 appended: OpNumber(0),
+                committed: OpNumber(0),
             },
         );
         self.ping(name);
     }
 
+    /// One step of the view service. Whatever the planner wants the law allows, and it comes to rest.
+    fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.leader.step(self.now, event, &mut effects);
+        for effect in &effects {
+            if let Effect::Notice(Notice::Refused(command, refusal)) = effect {
+                let planned = matches!(command, Command::Propose { .. } | Command::Forget { .. });
+                assert!(!planned, "{command:?} refused: {refusal}");
+            }
+        }
+        let (state, liveness) = (&self.leader.state, &self.leader.liveness);
+        let more = planner::next(state, liveness, self.now);
+        assert_eq!(more, None, "the planner never comes to rest: {:?}", self.view());
+        effects
+    }
+
     /// The process ends. The operating system tells the view service, unless it is a lab's.
     fn kill(&mut self, name: &'static str) {
-        let process = self.servers.remove(name).unwrap();
-        if self.kind == Kind::Full {
-            let member = process.member.unwrap();
-            self.liveness.suspect(&member);
-            self.liveness.refused(&member, self.now);
+        if let Some(stream) = self.cut(name) {
+            self.step(Event::Gone(stream));
         }
+        self.servers.remove(name);
         self.settle();
+    }
+
+    /// The stream of the server breaks, if it has one.
+    fn cut(&mut self, name: &'static str) -> Option<Stream> {
+        let stream = self.servers.get_mut(name).unwrap().stream.take()?;
+        let effects = self.step(Event::Broken(stream.clone()));
+        assert!(effects.contains(&Effect::Probe(stream.clone(), DEAD_AFTER)));
+        Some(stream)
     }
 
     /// The process ends and another one starts so fast that its address never refuses.
     fn restart_fast(&mut self, name: &'static str) {
-        if let Some(member) = self.servers.remove(name).unwrap().member {
-            self.liveness.suspect(&member);
-        }
+        self.cut(name);
+        self.servers.remove(name);
         self.start(name);
     }
 
@@ -180,24 +211,14 @@ impl World {
         }
     }
 
-    /// Proposes a command; the law may refuse.
+    /// Applies a command behind the leader's back; the law may refuse.
     fn propose(&mut self, command: Command) -> Result<Applied, Refusal> {
-        self.state.apply(command)
+        self.leader.state.apply(command)
     }
 
     /// Everything that the planner wants.
     fn settle(&mut self) {
-        self.liveness.tick(self.now);
-        for _ in 0..10 {
-            match planner::next(&self.state, &self.liveness, self.now) {
-                Some(command) => {
-                    self.propose(command.clone())
-                        .unwrap_or_else(|refusal| panic!("{command:?} refused: {refusal}"));
-                }
-                None => return,
-            }
-        }
-        panic!("the planner never comes to rest: {:?}", self.view());
+        self.step(Event::Tick);
     }
 
     fn ping(&mut self, name: &'static str) {
@@ -224,29 +245,11 @@ impl World {
         self.servers.get_mut(name).unwrap().member = member;
     }
 
-    /// One ping of the lab, as the shell handles it.
+    /// One ping of the lab. Whom it was taken for, unless it was inert.
     fn lab_ping(&mut self, name: &str, number: u64) -> Option<Member> {
-        let member = match plain::ping(&self.state, &name.into(), ViewNumber(number)) {
-            Meaning::Inert => None,
-            Meaning::Begins { former, command } => {
-                if let Some(former) = former {
-                    self.liveness.ended(&former, self.now);
-                }
-                self.propose(command).unwrap();
-                Some(self.present(name))
-            }
-            Meaning::Lives { member, commands } => {
-                for command in commands {
-                    self.propose(command).unwrap();
-                }
-                Some(member)
-            }
-        };
-        if let Some(member) = &member {
-            self.liveness.observe(member, None, self.now);
-        }
-        self.settle();
-        member
+        self.step(Event::PlainPing { server: name.into(), number: ViewNumber(number) });
+        let plain = self.leader.state.kind() == Some(Kind::Plain);
+        plain.then(|| self.present(name))
     }
 
     fn ping_full(&mut self, name: &'static str) {
@@ -260,15 +263,19 @@ impl World {
         let progress = Progress {
             view: view.order(),
             appended: process.appended,
-            committed: OpNumber(0),
+            committed: process.committed,
             applied: OpNumber(0),
             steps: process.steps,
             role: Role::Spare,
         };
         let habit = process.habit;
-        self.liveness.observe(&member, Some(progress), self.now);
-        self.settle();
-        if habit != Habit::Follows || !self.state.view().is_primary(&member) {
+        if process.stream.is_none() {
+            self.resume(name);
+        }
+        if let Some(stream) = self.servers[name].stream.clone() {
+            self.step(Event::Ping(stream, progress));
+        }
+        if habit != Habit::Follows || !self.view().is_primary(&member) {
             return;
         }
         let view = self.view();
@@ -293,35 +300,36 @@ impl World {
     }
 
     fn register(&mut self, name: &'static str) {
-        match requests::register(&self.state, &self.liveness, &newcomer(name)) {
-            Admission::Begins { former, command } => {
-                if let Some(former) = former {
-                    self.liveness.ended(&former, self.now);
-                }
-                self.propose(command).unwrap();
-                let member = self.present(name);
-                self.liveness.attend(&member, self.now);
-                self.servers.get_mut(name).unwrap().member = Some(member);
-            }
-            Admission::Resumes(_) => panic!("{name} asked for a new life"),
-            Admission::Refused(..) => {}
+        self.attend(name, newcomer(name));
+    }
+
+    /// A life whose stream broke opens another.
+    fn resume(&mut self, name: &'static str) {
+        let incarnation = self.servers[name].member.as_ref().map(|member| member.incarnation);
+        self.attend(name, Registration { incarnation, ..newcomer(name) });
+    }
+
+    fn attend(&mut self, name: &'static str, registration: Registration) {
+        self.streams += 1;
+        let effects = self.step(Event::Register { stream: self.streams, registration });
+        let admitted = effects.into_iter().find_map(|effect| match effect {
+            Effect::Admitted(stream, _) => Some(stream),
+            _ => None,
+        });
+        if let Some(stream) = admitted {
+            let process = self.servers.get_mut(name).unwrap();
+            process.member = Some(stream.member.clone());
+            process.stream = Some(stream);
         }
     }
 
+    /// A wish on the present stream of a server, and what became of it.
     fn wish(&mut self, by: &Member, wish: Wish) -> Granted {
-        let granted = requests::wish(&self.state, &self.liveness, by, wish, self.now);
-        match granted.clone() {
-            Granted::Propose(command) => {
-                let _refused_is_fine = self.propose(command);
-            }
-            Granted::Evict(command, backup) => {
-                self.propose(command).unwrap();
-                self.liveness.evicted(&backup, self.now);
-            }
-            Granted::Leaving => self.liveness.leaving(by),
-            Granted::NobodyToTakeOver | Granted::Nothing => {}
-        }
-        self.settle();
+        let (state, liveness) = (&self.leader.state, &self.leader.liveness);
+        let granted = requests::wish(state, liveness, by, wish.clone(), self.now);
+        let stream = self.leader.attending[&by.name].clone();
+        assert_eq!(stream.member, *by);
+        self.step(Event::Wish(stream, wish));
         granted
     }
 }

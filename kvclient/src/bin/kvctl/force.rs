@@ -5,13 +5,11 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use kvclient::ClusterStatus;
+use kvproto::limits::SILENCE_BEFORE_FORCE as SILENCE;
 
 use crate::commands::Session;
 use crate::output::{FAILED, Failure, USAGE};
 use crate::status;
-
-/// Silence after which a server is believed to have stopped: far longer than any lease.
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// How often silence is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -1,3 +1,5 @@
+//! What a request hears when the node is full, late or gone.
+
 use std::time::Duration;
 
 use kvproto::{Action, Change, Command};

@@ -1,7 +1,7 @@
 //! The primary's part: its life from appointment to deposition, the commit rule, and activation.
 //!
-//! Beside this file: [`requests`] orders what clients ask, [`reads`] proves that it still leads,
-//! [`copies`] keeps the streams to the others, [`membership`] says who of them counts.
+//! Beside this file: `requests` orders what clients ask, `reads` proves that it still leads,
+//! `copies` keeps the streams to the others, `membership` says who of them counts.
 
 mod copies;
 mod membership;

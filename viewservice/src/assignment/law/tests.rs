@@ -1,3 +1,5 @@
+//! What the law refuses, command by command.
+
 use super::*;
 
 fn state() -> ViewState {

@@ -1,3 +1,5 @@
+//! Who counts as dead, when, and what that costs.
+
 use super::*;
 use kvproto::{Incarnation, Role, ViewOrder};
 
@@ -178,7 +180,7 @@ fn four_deaths_spread_over_hours_cost_nothing() {
 fn suspected_leaving_and_dead_servers_are_not_recruited() {
     let mut watch = Watch::over(&["a", "b"]);
     watch.liveness.suspect(&server("a"));
-    watch.liveness.leaving(&server("b"));
+    watch.liveness.leaving(&server("b"), watch.now);
     assert!(!watch.recruitable("a") && !watch.recruitable("b"));
     assert!(!watch.recruitable("never heard of"));
 }

@@ -91,7 +91,7 @@ fn h12_a_primary_named_again_after_a_proposed_other_gets_a_new_epoch() {
 
 /// A server registers anew at once, as after a death that was noticed.
 fn restart(world: &mut World, name: &ServerName) -> Member {
-    let former = world.state.present(name).unwrap();
+    let former = world.leader.state.present(name).unwrap();
     let command = Command::Register {
         name: name.clone(),
         kind: Kind::Full,

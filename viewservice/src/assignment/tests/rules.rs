@@ -120,7 +120,7 @@ fn view_5_synced_makes_a_joiner_complete_without_a_new_view() {
 fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands_afterwards() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
     let old = world.present("s1");
-    let refused = requests::register(&world.state, &world.liveness, &newcomer("s1"));
+    let refused = requests::register(&world.leader.state, &world.leader.liveness, &newcomer("s1"));
     assert!(matches!(
         refused,
         Admission::Refused(kvproto::registration::RefusedReason::NameInUse, _)
@@ -138,11 +138,14 @@ fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands
     assert_eq!(world.number(), number);
     let resume = Registration { incarnation: Some(old.incarnation), ..newcomer("s1") };
     assert!(matches!(
-        requests::register(&world.state, &world.liveness, &resume),
+        requests::register(&world.leader.state, &world.leader.liveness, &resume),
         Admission::Refused(kvproto::registration::RefusedReason::StaleIncarnation, _)
     ));
     let resume = Registration { incarnation: Some(new.incarnation), ..newcomer("s1") };
-    assert_eq!(requests::register(&world.state, &world.liveness, &resume), Admission::Resumes(new));
+    assert_eq!(
+        requests::register(&world.leader.state, &world.leader.liveness, &resume),
+        Admission::Resumes(new)
+    );
 }
 
 #[test]
@@ -163,9 +166,9 @@ fn view_6_the_role_of_a_primary_does_not_survive_its_restart() {
 fn view_6_a_repeated_registration_ends_nobody() {
     let mut world = World::setup(Kind::Full, 2, &["s1"]);
     let repeated = Command::Register { name: "s1".into(), kind: Kind::Full, replaces: None };
-    let before = world.state.clone();
+    let before = world.leader.state.clone();
     assert!(matches!(world.propose(repeated), Err(Refusal::Overtaken { .. })));
-    assert_eq!(world.state, before);
+    assert_eq!(world.leader.state, before);
 }
 
 #[test]
@@ -173,8 +176,8 @@ fn view_6_a_restarted_backup_comes_back_as_a_newcomer_in_one_view_change() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
     world.habit("s1", Habit::Zero);
     let old = world.present("s2");
-    world.liveness.suspect(&old);
-    world.liveness.refused(&old, world.now);
+    world.cut("s2");
+    world.leader.liveness.refused(&old, world.now);
     world.start("s2");
     let view = world.view();
     assert_eq!(view.backups, [world.present("s2")]);
@@ -186,14 +189,15 @@ fn view_6_a_restarted_backup_comes_back_as_a_newcomer_in_one_view_change() {
 #[test]
 fn view_7_force_is_refused_while_a_complete_server_is_heard_and_soon_after() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
-    let ask =
-        |world: &World| requests::force(&world.state, &world.liveness, &"s3".into(), world.now);
+    let ask = |world: &World| {
+        requests::force(&world.leader.state, &world.leader.liveness, &"s3".into(), world.now)
+    };
     assert!(ask(&world).unwrap_err().contains("is heard"));
     world.habit("s1", Habit::Silent);
     world.habit("s2", Habit::Silent);
     world.pass(A_WHILE);
     assert!(ask(&world).unwrap_err().contains("try again in"));
-    world.pass(requests::SILENCE_BEFORE_FORCE);
+    world.pass(kvproto::limits::SILENCE_BEFORE_FORCE);
     let before = world.view();
     let command = ask(&world).unwrap();
     world.propose(command).unwrap();
@@ -215,14 +219,13 @@ fn a_killed_primary_is_replaced_at_once_and_a_silent_one_after_dead_after() {
 #[test]
 fn a_broken_stream_alone_kills_nobody() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
-    let s1 = world.present("s1");
-    world.liveness.suspect(&s1);
+    let stream = world.cut("s1").unwrap();
     world.habit("s1", Habit::Silent);
     world.pass(DEAD_AFTER / 2);
     world.check("s1", "s2", 2);
-    world.liveness.attend(&s1, world.now);
     world.habit("s1", Habit::Follows);
-    world.liveness.refused(&s1, world.now);
+    world.resume("s1");
+    world.step(Event::Gone(stream));
     world.pass(A_WHILE);
     world.check("s1", "s2", 2);
 }
@@ -284,10 +287,55 @@ fn an_evicted_backup_of_a_proposed_view_is_left_out_and_nobody_recruited() {
 fn a_leaving_primary_is_replaced_and_not_recruited_again() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
     let s1 = world.present("s1");
-    assert_eq!(world.wish(&s1, Wish::Leave), Granted::Leaving);
+    for _ in 0..40 {
+        assert_eq!(world.wish(&s1, Wish::Leave), Granted::Leaving);
+        world.check("s2", "", 3);
+        world.pass(PING_INTERVAL);
+    }
+}
+
+/// The mark was kept for ever: a server that could not leave in time and stayed was never recruited
+/// again.
+#[test]
+fn a_server_that_gave_up_leaving_is_recruited_again() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    let s1 = world.present("s1");
+    world.wish(&s1, Wish::Leave);
+    world.pass(Duration::from_millis(1900));
     world.check("s2", "", 3);
+    world.pass(Duration::from_millis(200));
+    world.check("s2", "s1", 4);
+}
+
+/// A primary that was cut off for nearly `dead-after` came back, and before its first ping could
+/// show that it had moved it was taken for stuck: a needless failover.
+#[test]
+fn a_server_that_attends_again_is_not_stuck_before_it_could_say_that_it_moved() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    world.cut("s1");
+    world.habit("s1", Habit::Silent);
+    world.pass(DEAD_AFTER - STEP * 2);
+    world.resume("s1");
+    world.pass(STEP * 4);
+    world.check("s1", "s2", 2);
+    world.habit("s1", Habit::Follows);
+    world.pass(A_WHILE);
+    world.check("s1", "s2", 2);
+}
+
+/// And one that is really stuck does not gain by coming back.
+#[test]
+fn a_stuck_server_stays_dead_until_it_moves_even_if_it_attends_again() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    world.servers.get_mut("s1").unwrap().stuck = true;
     world.pass(A_WHILE);
     world.check("s2", "", 3);
+    world.cut("s1");
+    world.resume("s1");
+    world.check("s2", "", 3);
+    world.servers.get_mut("s1").unwrap().stuck = false;
+    world.pass(A_WHILE);
+    world.check("s2", "s1", 4);
 }
 
 #[test]
@@ -312,21 +360,21 @@ fn a_leaving_backup_is_replaced_by_a_spare() {
 #[test]
 fn kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
-    let (before, s1) = (world.state.clone(), world.present("s1"));
+    let (before, s1) = (world.leader.state.clone(), world.present("s1"));
     world.habit("s1", Habit::Silent);
     for number in [0, 2, 1] {
         assert_eq!(world.lab_ping("s1", number), None);
     }
     assert_eq!(world.lab_ping("s9", 0), None);
-    assert_eq!(world.state, before, "neither an acknowledgement nor a restart");
-    let age = world.liveness.unheard_for(&s1, world.now);
+    assert_eq!(world.leader.state, before, "neither an acknowledgement nor a restart");
+    let age = world.leader.liveness.unheard_for(&s1, world.now);
     world.pass(PING_INTERVAL);
     world.lab_ping("s1", 2);
-    assert!(world.liveness.unheard_for(&s1, world.now) > age, "nor a sign of life");
+    assert!(world.leader.liveness.unheard_for(&s1, world.now) > age, "nor a sign of life");
 
     let world = World::setup(Kind::Plain, 2, &["s1"]);
     assert!(matches!(
-        requests::register(&world.state, &world.liveness, &newcomer("s2")),
+        requests::register(&world.leader.state, &world.leader.liveness, &newcomer("s2")),
         Admission::Refused(kvproto::registration::RefusedReason::WrongKind, _)
     ));
 }
@@ -354,7 +402,7 @@ fn a_server_long_dead_and_not_needed_is_forgotten_and_one_that_is_needed_is_not(
         world.now = world.now + Duration::from_secs(100);
         world.settle();
     }
-    let left: Vec<_> = world.state.servers().map(|server| server.name).collect();
+    let left: Vec<_> = world.leader.state.servers().map(|server| server.name).collect();
     assert_eq!(left, [ServerName::from("s1")], "only s1 is complete; it may be waited for");
 }
 
@@ -365,12 +413,43 @@ fn waiting_names_the_silent_complete_server_and_the_ways_out() {
     world.pass(A_WHILE);
     world.habit("s1", Habit::Silent);
     world.pass(A_WHILE);
-    let waiting = planner::waiting(&world.state, &world.liveness).unwrap();
+    let waiting = planner::waiting(&world.leader.state, &world.leader.liveness).unwrap();
     assert_eq!(waiting.for_servers, [ServerName::from("s1")]);
     assert!(waiting.advice.contains("resume it"), "{}", waiting.advice);
     world.habit("s1", Habit::Follows);
     world.pass(PING_INTERVAL * 2);
-    assert_eq!(planner::waiting(&world.state, &world.liveness), None);
+    assert_eq!(planner::waiting(&world.leader.state, &world.leader.liveness), None);
+}
+
+#[test]
+fn too_few_complete_copies_for_writes_are_waited_for_by_number() {
+    let settings = Settings { min_copies: 2, ..settings(2) };
+    let mut world = World::with(Kind::Full, settings);
+    let waiting = |world: &World| planner::waiting(&world.leader.state, &world.leader.liveness);
+    world.start("s1");
+    world.habit("s1", Habit::Zero);
+    assert_eq!(waiting(&world), None, "before the first activation no copy can be missing");
+    world.habit("s1", Habit::Follows);
+    world.pass(A_WHILE);
+    let too_few = waiting(&world).unwrap();
+    assert_eq!(too_few.for_servers, []);
+    assert!(too_few.advice.contains("--min-copies 2"), "{}", too_few.advice);
+    world.start("s2");
+    world.pass(A_WHILE);
+    assert_eq!(waiting(&world), None);
+}
+
+/// Somebody who tries things out stops the only server before the first put, and starts it again.
+#[test]
+fn the_advice_after_the_only_copy_is_gone_is_a_command_that_can_be_copied() {
+    let mut world = World::setup(Kind::Full, 2, &["s1"]);
+    world.kill("s1");
+    world.start("s1");
+    let waiting = planner::waiting(&world.leader.state, &world.leader.liveness).unwrap();
+    let command = "`kvctl force s1 --accept-data-loss`";
+    assert!(waiting.advice.contains(command), "{}", waiting.advice);
+    let nothing_lost = "if nothing was stored yet, that loses nothing";
+    assert!(waiting.advice.contains(nothing_lost), "{}", waiting.advice);
 }
 
 /// A server that keeps dying is moved to the end of the queue, but a cluster that would be left

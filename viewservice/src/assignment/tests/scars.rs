@@ -29,7 +29,7 @@ fn s2_h_an_idle_server_does_not_replace_a_dead_sole_primary() {
         world.start("s2");
         world.pass(A_WHILE);
         world.check("s1", "", 1);
-        let waiting = planner::waiting(&world.state, &world.liveness).unwrap();
+        let waiting = planner::waiting(&world.leader.state, &world.leader.liveness).unwrap();
         assert_eq!(waiting.for_servers, [ServerName::from("s1")]);
         assert!(waiting.advice.contains("--accept-data-loss"), "{}", waiting.advice);
     }
