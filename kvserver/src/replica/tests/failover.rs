@@ -243,6 +243,9 @@ fn a_membership_change_does_not_interrupt_the_primary() {
 #[test]
 fn a_shrink_takes_effect_only_when_its_activation_is_confirmed() {
     let mut world = World::with(a(), &[b(), c()]);
+    // A view later than the one in which b and c were asked to be counted in.
+    world.propose(a(), &[c(), b()]);
+    world.run(ms(200));
     world.cut(&a(), &c());
     world.grants = false;
     world.propose(a(), &[b()]);

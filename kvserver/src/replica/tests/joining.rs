@@ -340,7 +340,10 @@ fn a_transfer_that_does_not_add_up_is_not_taken() {
             }
             Body::TransferEnd(TransferEnd { .. }) => {
                 world.deliver(message);
-                assert!(!synced(&world, &b()));
+                assert!(
+                    !world.noticed(|notice| matches!(notice, Notice::TransferReceived { .. })),
+                    "its digest is not the one announced"
+                );
                 break;
             }
             _ => {}
@@ -351,6 +354,46 @@ fn a_transfer_that_does_not_add_up_is_not_taken() {
     world.run(ms(2500));
     assert!(synced(&world, &b()), "a second transfer mends it");
     assert_eq!(world.held(&b(), "k00").as_deref(), Some("old"));
+}
+
+/// The log reaches back to the beginning, but what the copy holds is half of something: the log
+/// alone cannot make a state of it.
+#[test]
+fn half_a_transfer_is_not_continued_from_the_log() {
+    let mut world = World::new();
+    world.tuning.chunk_bytes = 64;
+    world.tuning.chunks_in_flight = 1;
+    let mut world = world.formed(a(), &[]);
+    for n in 0..20 {
+        world.put(&a(), &format!("k{n:02}"), "old");
+    }
+    world.start(b());
+    world.propose(a(), &[b()]);
+    while world.held(&b(), "k07").is_none() {
+        let message = world.wire.pop_front().expect("b is brought up from the log");
+        world.deliver(message);
+    }
+    world.corrupt(&b(), "k07", "flipped");
+    while !world.noticed(|notice| matches!(notice, Notice::TransferStarted { .. })) {
+        world.now = world.now + ms(5);
+        world.step(&a(), Event::Tick);
+        while let Some(message) = world.wire.pop_front() {
+            world.deliver(message);
+            if world.noticed(|notice| matches!(notice, Notice::TransferStarted { .. })) {
+                break;
+            }
+        }
+        assert!(world.now.since(Timestamp::default()) < ms(10_000), "the fault is noticed");
+    }
+    for _ in 0..6 {
+        let message = world.wire.pop_front().expect("the transfer goes on");
+        world.deliver(message);
+    }
+    world.wire.clear();
+    world.break_streams(&a(), &b());
+    world.run(ms(700));
+    assert!(synced(&world, &b()));
+    assert_eq!(world.held(&b(), "k07").as_deref(), Some("old"));
 }
 
 #[test]
