@@ -32,6 +32,10 @@ fn s2_h_an_idle_server_does_not_replace_a_dead_sole_primary() {
         let waiting = planner::waiting(&world.leader.state, &world.leader.liveness).unwrap();
         assert_eq!(waiting.for_servers, [ServerName::from("s1")]);
         assert!(waiting.advice.contains("--accept-data-loss"), "{}", waiting.advice);
+        // And the law refuses it, whatever a planner may think.
+        let (after, idle) = (world.id(), world.present("s2"));
+        let usurper = Command::Propose { after, primary: idle.clone(), backups: Vec::new() };
+        assert_eq!(world.propose(usurper), Err(Refusal::NotEligible(idle)));
     }
 }
 
