@@ -13,7 +13,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::servers::{kv_server, view_service, with_causes};
+use crate::servers::{failed, kv_server, too_late, view_service};
 use crate::views::ANSWER_WITHIN;
 use crate::wire;
 
@@ -67,8 +67,8 @@ impl Client {
             let asked = client.status(pb::StatusRequest {});
             let status = match timeout(ANSWER_WITHIN, asked).await {
                 Ok(Ok(response)) => response.into_inner(),
-                Ok(Err(status)) => return Err(format!("{server}: {}", with_causes(&status))),
-                Err(_) => return Err(format!("{server}: no answer within {ANSWER_WITHIN:?}")),
+                Ok(Err(status)) => return Err(failed(&server, &status)),
+                Err(_) => return Err(too_late(&server)),
             };
             cluster_status(status).map_err(|error| format!("{server}: {error}"))
         })
@@ -92,14 +92,10 @@ impl Client {
         };
         let opened = async {
             let channel = self.shared().servers.connect(&server).await?;
-            kv_server(channel)
-                .dump(DumpRequest {})
-                .await
-                .map_err(|status| format!("{server}: {}", with_causes(&status)))
+            kv_server(channel).dump(DumpRequest {}).await.map_err(|status| failed(&server, &status))
         };
-        let opened = timeout(self.timeout(), opened)
-            .await
-            .unwrap_or_else(|_| Err(format!("{server}: no answer within {:?}", self.timeout())));
+        let opened =
+            timeout(self.timeout(), opened).await.unwrap_or_else(|_| Err(too_late(&server)));
         match opened {
             Ok(response) => Ok(Dump {
                 server,
@@ -122,16 +118,17 @@ impl Client {
         let patience = self.timeout();
         // Only a server that was not reached is passed over for the next: a second command after
         // one whose answer was lost could start a second generation.
-        let answer = self
+        let (view_server, answer) = self
             .ask_view_servers(|views, view_server| {
                 let request = request.clone();
                 async move {
                     let channel = views.connections().connect(&view_server).await?;
                     let mut client = view_service(channel);
-                    Ok(match timeout(patience, client.force(request)).await {
+                    let answer = match timeout(patience, client.force(request)).await {
                         Ok(answer) => answer.map(tonic::Response::into_inner),
                         Err(_) => Err(Status::deadline_exceeded("no answer")),
-                    })
+                    };
+                    Ok((view_server, answer))
                 }
             })
             .await?;
@@ -149,7 +146,7 @@ impl Client {
                 ErrorKind::OutcomeUnknown,
                 format!(
                     "outcome unknown: {}; see `kvctl status` before you repeat it",
-                    with_causes(&status)
+                    failed(&view_server, &status)
                 ),
             )),
         }
@@ -193,7 +190,7 @@ impl Dump {
         let message = timeout(self.patience, self.pairs.message())
             .await
             .map_err(|_| dump_failed(&format!("{}: nothing more arrives", self.server)))?
-            .map_err(|status| dump_failed(&format!("{}: {}", self.server, with_causes(&status))))?;
+            .map_err(|status| dump_failed(&failed(&self.server, &status)))?;
         let incomplete = |what: &str| dump_failed(&format!("{}: {what}", self.server));
         match message.and_then(|message| message.body) {
             Some(dump_response::Body::Record(pair)) => {

@@ -206,13 +206,9 @@ impl Shared {
         let mut request = tonic::Request::new(wire::request(operation, id, cluster));
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         let mut server = kv_server(channel);
-        let end = match self.race(server.execute(request), target, views, deadline).await {
-            Ok(answer) => wire::attempt_end(answer.map(tonic::Response::into_inner)),
-            Err(why) => AttemptEnd::Lost(why),
-        };
-        match end {
-            AttemptEnd::Lost(why) => AttemptEnd::Lost(format!("{target}: {why}")),
-            end => end,
+        match self.race(server.execute(request), target, views, deadline).await {
+            Ok(answer) => wire::attempt_end(target, answer.map(tonic::Response::into_inner)),
+            Err(why) => AttemptEnd::Lost(format!("{target}: {why}")),
         }
     }
 

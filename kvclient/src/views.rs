@@ -13,7 +13,7 @@ use tonic::Code;
 use tracing::debug;
 
 use crate::backoff::Backoff;
-use crate::servers::{Servers, view_service, with_causes};
+use crate::servers::{Servers, failed, too_late, view_service};
 use crate::wire;
 
 /// A view server that has not answered after this is passed over for the next one.
@@ -93,12 +93,10 @@ impl Views {
             let response = view_service(channel)
                 .get_view(GetViewRequest {})
                 .await
-                .map_err(|status| format!("{server}: {}", with_causes(&status)))?;
+                .map_err(|status| failed(server, &status))?;
             wire::view(response.into_inner().view).map_err(|error| format!("{server}: {error}"))
         };
-        let answer = timeout(ANSWER_WITHIN, asked)
-            .await
-            .unwrap_or_else(|_| Err(format!("{server} did not answer within {ANSWER_WITHIN:?}")));
+        let answer = timeout(ANSWER_WITHIN, asked).await.unwrap_or_else(|_| Err(too_late(server)));
         match &answer {
             Ok(view) => self.heard(view.clone()),
             Err(_) => self.connections.forget(server),

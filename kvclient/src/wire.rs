@@ -5,11 +5,11 @@ use std::error::Error as StdError;
 use kvproto::convert::{Execute, ExecuteOperation};
 use kvproto::pb::kvserver as pb;
 use kvproto::status::{Attempt, from_status};
-use kvproto::{ClusterId, Command, Query, Reply, RequestId, SessionId, Settings, View};
+use kvproto::{ClusterId, Command, Query, Reply, RequestId, ServerName, SessionId, Settings, View};
 use tonic::{ConnectError, Status};
 
 use crate::attempts::AttemptEnd;
-use crate::servers::with_causes;
+use crate::servers::failed;
 
 /// What a call asks for, the same in all its attempts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,17 +33,22 @@ pub(crate) fn request(
     Execute { cluster, operation }.into()
 }
 
-/// What came of an attempt that reached a connection.
-pub(crate) fn attempt_end(answer: Result<pb::ExecuteResponse, Status>) -> AttemptEnd {
+/// What came of an attempt at `server` that reached a connection.
+pub(crate) fn attempt_end(
+    server: &ServerName,
+    answer: Result<pb::ExecuteResponse, Status>,
+) -> AttemptEnd {
     match answer {
         Ok(response) => match Reply::try_from(response) {
             Ok(reply) => AttemptEnd::Reply(reply),
-            Err(malformed) => AttemptEnd::Lost(format!("the answer made no sense: {malformed}")),
+            Err(malformed) => {
+                AttemptEnd::Lost(format!("{server}: the answer made no sense: {malformed}"))
+            }
         },
-        Err(status) if never_connected(&status) => AttemptEnd::NotSent(with_causes(&status)),
+        Err(status) if never_connected(&status) => AttemptEnd::NotSent(failed(server, &status)),
         Err(status) => match from_status(&status) {
             Attempt::NotDone(not_done) => AttemptEnd::Reply(Reply::NotDone(not_done)),
-            Attempt::Unknown => AttemptEnd::Lost(status.message().to_owned()),
+            Attempt::Unknown => AttemptEnd::Lost(failed(server, &status)),
         },
     }
 }
@@ -81,14 +86,14 @@ mod tests {
             Status::cancelled("Timeout expired"),
             Status::deadline_exceeded("late"),
         ] {
-            let end = attempt_end(Err(status));
+            let end = attempt_end(&"s1:1".into(), Err(status));
             assert!(matches!(end, AttemptEnd::Lost(_)), "{end:?}");
         }
     }
 
     #[test]
     fn an_answer_that_makes_no_sense_is_a_lost_attempt() {
-        let end = attempt_end(Ok(pb::ExecuteResponse::default()));
+        let end = attempt_end(&"s1:1".into(), Ok(pb::ExecuteResponse::default()));
         assert!(matches!(end, AttemptEnd::Lost(_)), "{end:?}");
     }
 

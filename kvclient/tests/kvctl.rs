@@ -132,7 +132,9 @@ async fn no_primary_ends_with_four_and_a_missing_answer_with_five() {
 #[tokio::test(flavor = "multi_thread")]
 async fn values_go_through_as_the_bytes_they_are() {
     let (cluster, _) = Cluster::with_primary().await;
-    let (code, _, stderr) = piped(&cluster, &["put", "raw", "-"], b"\xff\x00\n").await;
+    let (code, _, stderr) = piped(&cluster, &["put", "raw", "-"], b"old").await;
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) = piped(&cluster, &["cas", "raw", "old", "-"], b"\xff\x00\n").await;
     assert_eq!(code, 0, "{stderr}");
     let mut command = kvctl(&cluster);
     command.args(["get", "raw"]);
@@ -156,7 +158,7 @@ async fn view_status_and_dump_are_readable() {
     assert!(stdout.contains(server.name.as_str()), "{stdout}");
     let (code, stdout, _) = run(&cluster, &["status"]).await;
     assert_eq!(code, 0);
-    for part in ["View 1", "primary", "3 ops", "Wait until localhost:7"] {
+    for part in ["View 1", "primary", "joining", "LAG: in ops", "Wait until localhost:7"] {
         assert!(stdout.contains(part), "{part}: {stdout}");
     }
     assert!(!stdout.contains('\u{1b}'), "no colours in a pipe");
@@ -167,6 +169,17 @@ async fn view_status_and_dump_are_readable() {
     assert_eq!(code, 0);
     let json: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(json["view"]["primary"], server.name.as_str());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_without_a_server_is_refused_while_nobody_is_primary() {
+    let cluster = Cluster::start().await;
+    let (code, stdout, stderr) = run(&cluster, &["dump"]).await;
+    assert_eq!((code, &stdout[..]), (4, ""), "{stderr}");
+    assert!(stderr.contains("--server NAME"), "{stderr}");
+    let spare = cluster.server().await;
+    let (code, _, stderr) = run(&cluster, &["dump", "--server", spare.name.as_str()]).await;
+    assert_eq!(code, 0, "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,12 +197,37 @@ async fn commands_can_be_piped_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn force_is_refused_by_the_view_service_while_it_would_lose_data_for_nothing() {
+async fn force_of_an_unknown_server_names_the_known_ones_at_once() {
+    let (cluster, server) = Cluster::with_primary().await;
+    let args = ["force", "nobody:1", "--accept-data-loss", "--yes"];
+    let (code, _, stderr) = run(&cluster, &args).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains(server.name.as_str()), "{stderr}");
+    assert!(!stderr.contains("new generation"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_the_view_service_to_force_is_passed_on() {
+    // The fakes call nobody eligible, and the view service knows better.
     let (cluster, server) = Cluster::with_primary().await;
     let args = ["force", server.name.as_str(), "--accept-data-loss", "--yes"];
     let (code, _, stderr) = run(&cluster, &args).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("hand over instead"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_service_that_refuses_connections_is_said_in_plain_words() {
+    let nobody = nobody().await;
+    for verb in [&["get", "a"][..], &["view"], &["status"], &["dump"]] {
+        let mut command = kvctl_at(nobody.as_str());
+        command.args(["--timeout", "500ms"]).args(verb);
+        let (_, _, stderr) = finished(output(command).await);
+        assert!(!stderr.contains("Error") && !stderr.contains("transport"), "{verb:?}: {stderr}");
+        if verb != ["get", "a"] {
+            assert!(stderr.contains(&format!("{nobody} refuses connections")), "{stderr}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

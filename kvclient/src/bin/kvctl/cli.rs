@@ -11,7 +11,8 @@ use kvprocess::logging::LogFormat;
 /// line.
 ///
 /// Exit codes: 0 done; 1 failed; 2 usage; 3 not found or condition false; 4 no primary or
-/// unreachable; 5 deadline passed, outcome unknown; 130 interrupted.
+/// unreachable; 5 deadline passed, outcome unknown; 130 interrupted. Commands from stdin all run,
+/// and the code is that of the last one that failed.
 #[derive(Parser, Debug)]
 #[command(name = "kvctl", version = kvprocess::VERSION)]
 pub(crate) struct Cli {
@@ -57,7 +58,8 @@ pub(crate) enum Format {
 /// What `kvctl` can do.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
-    /// Print the value of a key. Exit code 3 when it does not exist.
+    /// Print the value of a key, and a newline that is not part of it. Exit code 3 when it does
+    /// not exist.
     Get {
         /// The key.
         key: OsString,
@@ -92,11 +94,15 @@ pub(crate) enum Verb {
         #[arg(long)]
         watch: bool,
     },
-    /// Print the state of the cluster: who does what, who lags, what to do next.
+    /// Print the state of the cluster: who does what, who lags, what to do next. #N after a server
+    /// is its incarnation: it rises with every start of the process.
     Status,
     /// Print every pair of one server's copy, and a summary on stderr.
+    ///
+    /// The text form, key, tab and value, is for reading: keys and values may hold tabs and newlines
+    /// themselves. Use `-o json` for anything else.
     Dump {
-        /// Whose copy, host:port; the primary's by default.
+        /// Whose copy, host:port, whatever its role; the acting primary's by default.
         #[arg(long)]
         server: Option<String>,
     },
@@ -119,7 +125,8 @@ pub(crate) struct Cas {
     /// The key.
     pub(crate) key: OsString,
     /// The value it must hold (unless --missing or --version says otherwise), then the new value
-    /// (unless --delete). One that begins with a dash goes after `--`.
+    /// (unless --delete), where `-` reads NEW from stdin, as it is. One that begins with a dash
+    /// goes after `--`.
     #[arg(value_name = "EXPECTED NEW", num_args = 0..=2, allow_negative_numbers = true)]
     pub(crate) values: Vec<OsString>,
     /// It must not exist.

@@ -5,13 +5,16 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use bytes::Bytes;
-use kvclient::{CasResult, Client, Expect, Version};
+use kvclient::{CasResult, Client, ClusterStatus, Expect, Version};
+use kvproto::Role;
 use kvproto::limits::MESSAGE_SIZE_MAX;
 use serde_json::json;
 
 use crate::cli::{Cas, Verb};
 use crate::force;
-use crate::output::{Failure, INTERRUPTED, NOT_FOUND, Output, USAGE, bytes_json};
+use crate::output::{
+    Failure, INTERRUPTED, NOT_FOUND, Output, UNAVAILABLE, USAGE, bytes_json, terminal_width,
+};
 use crate::status;
 
 /// What the verbs of one run share.
@@ -72,8 +75,10 @@ impl Session {
             Verb::View { watch } => self.view(watch).await,
             Verb::Status => {
                 let status = self.client.status().await?;
-                self.output
-                    .print(|| status::screen(&status).into_bytes(), || status::status_json(&status))
+                self.output.print(
+                    || status::screen(&status, terminal_width()).into_bytes(),
+                    || status::status_json(&status),
+                )
             }
             Verb::Dump { server } => self.dump(server.as_deref()).await,
             Verb::Force { server, yes, .. } => force::run(self, &server, yes).await,
@@ -98,6 +103,10 @@ impl Session {
     async fn cas(&self, cas: Cas) -> Result<(), Failure> {
         let key = cas.key.clone();
         let (expect, new_value) = condition(cas)?;
+        let new_value = match new_value {
+            Some(value) => Some(self.value(value).await?),
+            None => None,
+        };
         let swapped = self.client.compare_and_set(key.as_bytes(), expect, new_value);
         match swapped.await? {
             CasResult::Done(changed) => self
@@ -132,7 +141,11 @@ impl Session {
     }
 
     async fn dump(&self, server: Option<&str>) -> Result<(), Failure> {
-        let mut dump = self.client.dump(server).await?;
+        let primary = match server {
+            Some(_) => None,
+            None => Some(acting_primary(&self.client.status().await?)?),
+        };
+        let mut dump = self.client.dump(server.or(primary.as_deref())).await?;
         while let Some((key, record)) = dump.next().await? {
             self.output.print(
                 || [&key[..], b"\t", &record.value[..]].concat(),
@@ -154,6 +167,11 @@ impl Session {
                 dump.server(),
                 summary.role
             ));
+            // It may have lost its part since the view service was asked.
+            if primary.is_some() && summary.role != Role::Primary.as_str() {
+                let what = format!("{} is not the primary but {}", dump.server(), summary.role);
+                return Err(no_primary(&what));
+            }
         }
         Ok(())
     }
@@ -189,8 +207,34 @@ fn not_found(key: &OsStr) -> Failure {
     Failure::new(NOT_FOUND, [b"not found: ".to_vec(), quoted(key)].concat())
 }
 
+/// The server whose copy is the cluster's, or why there is none.
+fn acting_primary(status: &ClusterStatus) -> Result<String, Failure> {
+    let Some(primary) = &status.view.primary else {
+        return Err(no_primary("no server was primary yet"));
+    };
+    let heard = status.servers.iter().find(|it| it.member == *primary);
+    if status.waiting_for.is_empty() && heard.is_some_and(|it| it.state != "dead") {
+        return Ok(primary.name.to_string());
+    }
+    Err(no_primary(&if status.waiting_for.is_empty() {
+        format!("{primary} is not heard")
+    } else {
+        format!("the cluster waits for {}", status.waiting_for.join(", "))
+    }))
+}
+
+fn no_primary(why: &str) -> Failure {
+    Failure::new(
+        UNAVAILABLE,
+        format!(
+            "no primary acts, so there is no copy to speak for the cluster: {why}; see `kvctl \
+             status`, or name a server: `dump --server NAME` prints its copy whatever its role"
+        ),
+    )
+}
+
 /// Sorts the words of a `cas` into what is expected and what is to be.
-fn condition(cas: Cas) -> Result<(Expect, Option<Bytes>), Failure> {
+fn condition(cas: Cas) -> Result<(Expect, Option<OsString>), Failure> {
     let usage = || {
         Failure::new(
             USAGE,
@@ -198,11 +242,11 @@ fn condition(cas: Cas) -> Result<(Expect, Option<Bytes>), Failure> {
              --delete for NEW",
         )
     };
-    let mut values = cas.values.into_iter().map(|it| Bytes::from(it.into_vec()));
+    let mut values = cas.values.into_iter();
     let expect = match (cas.missing, cas.version) {
         (true, _) => Expect::Missing,
         (false, Some(version)) => Expect::Version(Version(version)),
-        (false, None) => Expect::Value(values.next().ok_or_else(usage)?),
+        (false, None) => Expect::Value(values.next().ok_or_else(usage)?.into_vec().into()),
     };
     let new_value = if cas.delete { None } else { Some(values.next().ok_or_else(usage)?) };
     if values.next().is_some() {
@@ -215,8 +259,11 @@ fn condition(cas: Cas) -> Result<(Expect, Option<Bytes>), Failure> {
 mod tests {
     use super::*;
     use crate::cli::Cli;
+    use kvclient::{ServerStatus, View};
+    use kvproto::{ClusterId, Incarnation, Member, OpNumber, Settings};
+    use std::time::Duration;
 
-    fn condition_of(words: &str) -> Option<(Expect, Option<Bytes>)> {
+    fn condition_of(words: &str) -> Option<(Expect, Option<OsString>)> {
         let words = ["kvctl", "cas", "k"].into_iter().chain(words.split(' '));
         let cli: Cli = kvprocess::args::try_parse_from(words.map(OsString::from)).ok()?;
         match cli.verb {
@@ -247,5 +294,38 @@ mod tests {
         ] {
             assert_eq!(condition_of(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn only_an_acting_primary_speaks_for_the_cluster() {
+        let member =
+            |incarnation| Member { name: "s1:1".into(), incarnation: Incarnation(incarnation) };
+        let server = ServerStatus {
+            member: member(1),
+            role: "primary".into(),
+            state: "alive".into(),
+            appended: OpNumber(1),
+            committed: OpNumber(1),
+            applied: OpNumber(1),
+            ping_age: Duration::ZERO,
+            plain: false,
+        };
+        let mut view = View::none(ClusterId([1; 16]), Settings::default());
+        view.primary = Some(member(1));
+        let mut status = ClusterStatus {
+            view,
+            servers: vec![server],
+            waiting_for: vec![],
+            advice: String::new(),
+            rpcs_handled: Default::default(),
+            version: "1".into(),
+        };
+        assert_eq!(acting_primary(&status).ok().as_deref(), Some("s1:1"));
+        // The same name, started anew and empty.
+        status.servers[0].member = member(2);
+        assert!(acting_primary(&status).is_err());
+        status.servers[0].member = member(1);
+        status.waiting_for = vec!["s2:1".into()];
+        assert!(acting_primary(&status).is_err());
     }
 }

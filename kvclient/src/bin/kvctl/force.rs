@@ -1,10 +1,11 @@
 //! The one command that may lose data. It asserts that nobody serves the old generation any more,
 //! so it names everybody who might, waits until each has been silent for long enough, and asks.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use kvclient::ClusterStatus;
+use kvclient::{ClusterStatus, ServerStatus};
 use kvproto::limits::SILENCE_BEFORE_FORCE as SILENCE;
 
 use crate::commands::Session;
@@ -19,28 +20,37 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
     if !yes && !may_ask {
         return Err(Failure::new(
             USAGE,
-            "force asks for confirmation, which needs a terminal: say --yes when you are sure",
+            if session.stdin_is_free {
+                "force asks for confirmation, which needs a terminal: say --yes when you are sure"
+            } else {
+                "force cannot ask for confirmation here: at the prompt, add --yes when you are sure"
+            },
         ));
     }
+    let mut status = session.client.status().await?;
+    check(&status, server).map_err(Failure::failed)?;
+    let mut announced = false;
     let mut before: Vec<Rival> = Vec::new();
     loop {
-        let rivals = rivals(&session.client.status().await?, server);
+        let rivals = rivals(&status, server);
         if let Some(rival) = heard_again(&before, &rivals) {
             return Err(Failure::new(
                 FAILED,
                 format!("{rival} is still running: stop it first; nothing was changed"),
             ));
         }
-        let rest = rivals.iter().map(|it| SILENCE.saturating_sub(it.silent_for));
+        let rest = rivals.iter().map(|it| SILENCE.saturating_sub(it.silent_for.unwrap_or(SILENCE)));
         let rest = rest.max().unwrap_or_default();
-        if before.is_empty() {
+        if !announced {
             announce(session, server, &rivals, rest);
+            announced = true;
         }
         if rest.is_zero() {
             break;
         }
         before = rivals;
         tokio::time::sleep(rest.min(LOOK_EVERY)).await;
+        status = session.client.status().await?;
     }
     if !yes && !confirmed(session, server).await? {
         return Err(Failure::new(FAILED, "not confirmed: nothing was changed"));
@@ -49,41 +59,63 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
     session.output.print(|| status::view_block(&view).into_bytes(), || status::view_json(&view))
 }
 
+/// What the view service would refuse after all the waiting, said at once.
+fn check(status: &ClusterStatus, server: &str) -> Result<(), String> {
+    let heard = |state: &str| matches!(state, "alive" | "leaving");
+    let Some(target) = status.servers.iter().find(|it| it.member.name.as_str() == server) else {
+        let known: Vec<_> = status.servers.iter().map(|it| it.member.name.as_str()).collect();
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        return Err(format!(
+            "no server {server} is registered (registered: {known}); nothing was changed"
+        ));
+    };
+    let eligible = |it: &&ServerStatus| status.view.eligible.contains(&it.member);
+    if let Some(complete) = status.servers.iter().filter(eligible).find(|it| heard(&it.state)) {
+        return Err(format!(
+            "{} is heard and holds every committed op: nothing needs to be lost",
+            complete.member.name
+        ));
+    }
+    if target.state == "dead" {
+        return Err(format!("{server} is not alive: start it first; nothing was changed"));
+    }
+    Ok(())
+}
+
 /// A server that might still be serving the old generation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Rival {
     name: String,
-    silent_for: Duration,
+    /// `None` when the view service has not heard it at all.
+    silent_for: Option<Duration>,
 }
 
-/// The primary and everyone who may become primary, but for the one to go on from. One that the
-/// view service does not know any more has been silent for longer than it remembers.
+/// The primary and everyone who may become primary, but for the one to go on from, and for those
+/// whose name belongs to a newer process: they are gone.
 fn rivals(status: &ClusterStatus, server: &str) -> Vec<Rival> {
     let view = &status.view;
-    let mut names: Vec<&str> = view
-        .primary
-        .iter()
-        .chain(&view.eligible)
-        .map(|member| member.name.as_str())
-        .filter(|name| *name != server)
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let silent_for = |name: &str| {
-        let entries = status.servers.iter();
-        let ages = entries.filter(|it| it.member.name.as_str() == name).map(|it| it.ping_age);
-        ages.min().unwrap_or(SILENCE)
-    };
-    names
-        .into_iter()
-        .map(|name| Rival { name: name.to_owned(), silent_for: silent_for(name) })
-        .collect()
+    let mut rivals = Vec::new();
+    for member in view.primary.iter().chain(&view.eligible).collect::<BTreeSet<_>>() {
+        let present = status.servers.iter().find(|it| it.member.name == member.name);
+        let gone = present.is_some_and(|it| it.member.incarnation > member.incarnation);
+        if member.name.as_str() == server || gone {
+            continue;
+        }
+        let same = present.filter(|it| it.member == *member);
+        rivals
+            .push(Rival { name: member.name.to_string(), silent_for: same.map(|it| it.ping_age) });
+    }
+    rivals
 }
 
 /// A rival whose silence has become shorter: it is alive.
 fn heard_again<'a>(before: &[Rival], now: &'a [Rival]) -> Option<&'a str> {
     let shorter = |rival: &&Rival| {
-        before.iter().any(|it| it.name == rival.name && rival.silent_for < it.silent_for)
+        let Some(silent_for) = rival.silent_for else {
+            return false;
+        };
+        let known = |it: &&Rival| it.name == rival.name;
+        before.iter().find(known).is_some_and(|it| it.silent_for.is_none_or(|was| silent_for < was))
     };
     now.iter().find(shorter).map(|rival| rival.name.as_str())
 }
@@ -94,10 +126,13 @@ fn announce(session: &Session, server: &str, rivals: &[Rival], rest: Duration) {
          up."
     ));
     for rival in rivals {
+        let heard = match rival.silent_for {
+            Some(age) => format!("last heard {} s ago", age.as_secs()),
+            None => "not heard lately".into(),
+        };
         session.output.remark(&format!(
-            "  {} might still serve the old one; last heard {} s ago. Make sure that it is stopped.",
-            rival.name,
-            rival.silent_for.as_secs()
+            "  {} might still serve the old one; {heard}. Make sure that it is stopped.",
+            rival.name
         ));
     }
     if !rest.is_zero() {
@@ -123,9 +158,70 @@ async fn confirmed(session: &Session, server: &str) -> Result<bool, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvclient::View;
+    use kvproto::{ClusterId, Incarnation, Member, OpNumber, Settings};
 
     fn rival(name: &str, seconds: u64) -> Rival {
-        Rival { name: name.into(), silent_for: Duration::from_secs(seconds) }
+        Rival { name: name.into(), silent_for: Some(Duration::from_secs(seconds)) }
+    }
+
+    fn member(name: &str, incarnation: u64) -> Member {
+        Member { name: name.into(), incarnation: Incarnation(incarnation) }
+    }
+
+    fn server(member: Member, state: &str) -> ServerStatus {
+        ServerStatus {
+            member,
+            role: "spare".into(),
+            state: state.into(),
+            appended: OpNumber(0),
+            committed: OpNumber(0),
+            applied: OpNumber(0),
+            ping_age: Duration::from_secs(2),
+            plain: false,
+        }
+    }
+
+    /// `a` and `b` hold everything; `a` is primary.
+    fn status(servers: Vec<ServerStatus>) -> ClusterStatus {
+        let mut view = View::none(ClusterId([1; 16]), Settings::default());
+        view.primary = Some(member("a:1", 1));
+        view.eligible = [member("a:1", 1), member("b:1", 2)].into();
+        ClusterStatus {
+            view,
+            servers,
+            waiting_for: vec![],
+            advice: String::new(),
+            rpcs_handled: Default::default(),
+            version: "1".into(),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_forced_is_said_before_any_waiting() {
+        let servers = vec![server(member("a:1", 1), "dead"), server(member("c:1", 3), "alive")];
+        let mut status = status(servers);
+        assert_eq!(check(&status, "c:1"), Ok(()));
+        let unknown = check(&status, "x:1").expect_err("not registered");
+        assert!(unknown.contains("registered: a:1, c:1"), "{unknown}");
+        let dead = check(&status, "a:1").expect_err("dead");
+        assert!(dead.contains("not alive"), "{dead}");
+        status.servers.push(server(member("b:1", 2), "alive"));
+        for name in ["a:1", "b:1", "c:1"] {
+            let needless = check(&status, name).expect_err("b is complete");
+            assert!(needless.starts_with("b:1 is heard and holds every"), "{name}: {needless}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_was_replaced_is_no_rival() {
+        let servers = vec![server(member("a:1", 3), "alive"), server(member("b:1", 2), "dead")];
+        let mut status = status(servers);
+        assert_eq!(rivals(&status, "a:1"), [rival("b:1", 2)]);
+        assert_eq!(rivals(&status, "c:1"), [rival("b:1", 2)]);
+        status.servers.clear();
+        let silent = |name: &str| Rival { name: name.into(), silent_for: None };
+        assert_eq!(rivals(&status, "c:1"), [silent("a:1"), silent("b:1")]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How results and failures leave the program: text or JSON on stdout, messages on stderr, one exit
 //! code.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -105,6 +105,16 @@ impl Output {
         // A remark that nobody can read is not worth a failure.
         let _ = writeln!(io::stderr(), "{text}");
     }
+}
+
+/// Columns of the terminal that shows results; `None` when they go elsewhere.
+pub(crate) fn terminal_width() -> Option<usize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let editor = rustyline::DefaultEditor::new().ok();
+    let (columns, _) = editor.and_then(|mut editor| editor.dimensions())?;
+    Some(usize::from(columns)).filter(|columns| *columns > 0)
 }
 
 /// Bytes as JSON: a string if they are UTF-8, else `{"b64": "…"}`.

@@ -1,7 +1,7 @@
 //! The screens that show views and the state of the cluster. Pure.
 
-use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
 use kvclient::{ClusterStatus, ServerStatus, View};
 use kvproto::Role;
 use serde_json::{Value, json};
@@ -15,24 +15,44 @@ pub(crate) fn view_block(view: &View) -> String {
     lines.join("\n")
 }
 
-/// The state of the cluster on one screen.
-pub(crate) fn screen(status: &ClusterStatus) -> String {
-    let mut lines = vec![headline(&status.view)];
+/// The state of the cluster on one screen; sentences are broken at `width`, if there is one.
+pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
+    let mut lines = wrapped(&headline(&status.view), width);
     if !status.servers.is_empty() {
         let table = table(status).to_string();
         lines.push(String::new());
         lines.extend(table.lines().map(|line| line.trim_end().to_owned()));
+        lines.extend(wrapped(FOOTNOTE, width));
     }
     if !status.waiting_for.is_empty() || !status.advice.is_empty() {
         lines.push(String::new());
     }
     if !status.waiting_for.is_empty() {
-        lines.push(format!("Waiting for {}.", status.waiting_for.join(", ")));
+        let waiting = format!("Waiting for {}.", status.waiting_for.join(", "));
+        lines.extend(wrapped(&waiting, width));
     }
     if !status.advice.is_empty() {
-        lines.push(status.advice.clone());
+        lines.extend(wrapped(&status.advice, width));
     }
     lines.join("\n")
+}
+
+/// Breaks a text between words, so that lines fit where a word does.
+fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
+    let Some(width) = width else {
+        return vec![text.to_owned()];
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 fn headline(view: &View) -> String {
@@ -52,23 +72,23 @@ fn activation(view: &View) -> &'static str {
     if view.is_activated() { "activated" } else { "proposed, not yet activated" }
 }
 
+/// What the columns cannot say: rows of different age may show a backup ahead of its primary.
+const FOOTNOTE: &str = "Each row as of the last ping of its server. #N: incarnation. LAG: in ops.";
+
+/// Columns before the first that holds numbers.
+const TEXT_COLUMNS: usize = 3;
+
+/// The last column.
+const PING_AGE: usize = 6;
+
 fn table(status: &ClusterStatus) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header([
-        "SERVER",
-        "ROLE",
-        "STATE",
-        "APPENDED",
-        "COMMITTED",
-        "APPLIED",
-        "LAG",
-        "LAST PING",
-    ]);
+    table.set_header(["SERVER", "ROLE", "STATE", "APPENDED", "COMMITTED", "LAG", "PING AGE"]);
     for server in &status.servers {
         let lag = match lag(status, server) {
             Some(0) => "none".into(),
-            Some(ops) => format!("{ops} ops"),
+            Some(ops) => format!("{ops}"),
             None => "-".into(),
         };
         table.add_row([
@@ -77,10 +97,15 @@ fn table(status: &ClusterStatus) -> Table {
             server.state.clone(),
             server.appended.to_string(),
             server.committed.to_string(),
-            server.applied.to_string(),
             lag,
             age(server),
         ]);
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if index == PING_AGE { 0 } else { 2 }));
+        if index >= TEXT_COLUMNS {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table
 }
@@ -97,7 +122,7 @@ fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
 
 fn age(server: &ServerStatus) -> String {
     let millis = server.ping_age.as_millis();
-    if millis < 10_000 { format!("{millis} ms ago") } else { format!("{} s ago", millis / 1000) }
+    if millis < 10_000 { format!("{millis} ms") } else { format!("{} s", millis / 1000) }
 }
 
 /// A view for programs.
@@ -206,21 +231,36 @@ mod tests {
         let expected = "\
 View 5, generation 2, activated: primary s1:1 since view 4
 
- SERVER  ROLE     STATE  APPENDED  COMMITTED  APPLIED  LAG      LAST PING
- s1:1#3  primary  alive  120       120        120      -        80 ms ago
- s2:1#1  backup   alive  120       120        120      none     90 ms ago
- s3:1#2  joining  alive  20        20         20       100 ops  12 s ago
- s4:1#1  spare    alive  0         0          0        -        70 ms ago
+SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG  PING AGE
+s1:1#3  primary  alive       120        120     -     80 ms
+s2:1#1  backup   alive       120        120  none     90 ms
+s3:1#2  joining  alive        20         20   100      12 s
+s4:1#1  spare    alive         0          0     -     70 ms
+Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
 
 Wait until s3:1 has caught up.";
-        assert_eq!(screen(&status()), expected);
+        assert_eq!(screen(&status(), None), expected);
+    }
+
+    #[test]
+    fn the_screen_fits_a_terminal_of_eighty_columns() {
+        let mut status = status();
+        let long = |incarnation| member("127.0.0.1:40001", incarnation);
+        status.servers[0] = server(long(3), "primary", 123_456_789, 9_999);
+        status.view.primary = Some(long(3));
+        status.servers[1] = server(long(2), "backup", 123_450_000, 9_999);
+        status.servers[1].state = "suspected".into();
+        status.advice = "words of advice ".repeat(30);
+        for line in screen(&status, Some(80)).lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 
     #[test]
     fn the_screen_names_whom_the_cluster_waits_for() {
         let mut status = status();
         status.waiting_for = vec!["s1:1".into(), "s2:1".into()];
-        assert!(screen(&status).contains("\nWaiting for s1:1, s2:1.\n"));
+        assert!(screen(&status, None).contains("\nWaiting for s1:1, s2:1.\n"));
     }
 
     #[test]
@@ -239,7 +279,7 @@ View 5, generation 2, activated: primary s1:1 since view 4
         status.view = View::none(ClusterId([1; 16]), Settings::default());
         status.servers.clear();
         status.advice = "Start a kvserver.".into();
-        let screen = screen(&status);
+        let screen = screen(&status, None);
         assert!(screen.starts_with("No view yet"), "{screen}");
         assert!(screen.ends_with("\n\nStart a kvserver."), "{screen}");
     }
