@@ -164,6 +164,6 @@ pub async fn main(flags: Flags, config: Config) -> anyhow::Result<()> {
     let listeners = kvprocess::listen::bind(&flags.addr, flags.insecure)?;
     let addresses: Vec<_> = listeners.addresses().iter().map(ToString::to_string).collect();
     let name = config.name(listeners.port());
-    eprintln!("kvserver ready on {} as {name}", addresses.join(", "));
+    kvprocess::logging::say(format!("kvserver ready on {} as {name}", addresses.join(", ")));
     run(config, listeners, signals.token()).await
 }
