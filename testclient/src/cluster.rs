@@ -224,16 +224,6 @@ impl Cluster {
         self.servers[index].signal(Signal::CONT);
     }
 
-    /// Whether a server that was asked to stop has ended.
-    pub fn server_ended(&mut self, index: usize) -> bool {
-        self.servers[index].exit_status().is_some()
-    }
-
-    /// Whether a server that was asked to stop still runs.
-    pub fn server_ending(&mut self, index: usize) -> bool {
-        !self.servers[index].is_started() && self.servers[index].exit_status().is_none()
-    }
-
     /// Ends the view service at once (SIGKILL).
     pub fn kill_view_service(&mut self) {
         self.view_service.kill();
