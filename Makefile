@@ -39,7 +39,7 @@ run: build ## a cluster on this machine: view service and three servers, until C
 # logs/, so that `make clean` can stop it.
 define foreground
 	@mkdir -p logs
-	@echo $$$$ >logs/$(1).pid; exec $(2) 2> >(tee -a logs/$(1).log >&2)
+	@echo $$$$ >logs/$(1).pid; exec $(2) 2> >(tee -i -a logs/$(1).log >&2)
 endef
 
 run-vs: build ## the view service alone, in the foreground

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match runtime.block_on(kvserver::server::main(flags, config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
-            eprintln!("kvserver: {cause:#}");
+            kvprocess::logging::say(format!("kvserver: {cause:#}"));
             ExitCode::FAILURE
         }
     }

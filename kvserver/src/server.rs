@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use kvprocess::listen::Listeners;
+use kvproto::Role;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -112,11 +113,25 @@ async fn leave(
     node.event(Event::Leave).await;
     let settled = timeout(within, node.stands(|now| now.left || now.only_copy)).await;
     if settled.is_err() {
-        if another_is_complete(&node.standing()) {
+        let standing = node.standing();
+        let another = another_is_complete(&standing);
+        if another && standing.role != Role::Primary {
             bail!(
                 "leaving took more than {within:?}: the view service or the other copies do not \
                  answer; another copy holds everything, so this server stops as if it had crashed"
             );
+        }
+        if another {
+            // The others may be asked to stop as well, and each would count on the next: the one
+            // that leads stays.
+            warn!(
+                "leaving took more than {within:?}: the view service or the other copies do not \
+                 answer, so nobody takes over: serving on; a second signal stops this server"
+            );
+            node.event(Event::Stay).await;
+            hand_over_when_possible(node, within).await;
+            sleep(REDIRECT_FOR).await;
+            return Ok(());
         }
         warn!(
             "leaving took more than {within:?}: the view service does not answer, and it last named \
@@ -164,6 +179,6 @@ pub async fn main(flags: Flags, config: Config) -> anyhow::Result<()> {
     let listeners = kvprocess::listen::bind(&flags.addr, flags.insecure)?;
     let addresses: Vec<_> = listeners.addresses().iter().map(ToString::to_string).collect();
     let name = config.name(listeners.port());
-    eprintln!("kvserver ready on {} as {name}", addresses.join(", "));
+    kvprocess::logging::say(format!("kvserver ready on {} as {name}", addresses.join(", ")));
     run(config, listeners, signals.token()).await
 }

@@ -66,3 +66,19 @@ fn it_says_where_it_listens_and_stops_at_the_first_signal() {
     server.0.stdout.take().expect("it is piped").read_to_string(&mut said).expect("text");
     assert!(said.is_empty(), "stdout is for data");
 }
+
+/// A log collector restarted, or somebody looked at the first lines with `head`: the server lost its
+/// copy of the data to a panic about a log line.
+#[test]
+fn a_reader_of_its_log_that_goes_away_costs_the_lines_and_nothing_else() {
+    let child = kvserver(&["-addr", "localhost:0", "-vs=localhost:1"]).spawn().expect("it runs");
+    let mut server = Started(child);
+    let stderr = server.0.stderr.take().expect("it is piped");
+    let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+    lines.find(|line| line.starts_with("kvserver ready on ")).expect("a ready line");
+    drop(lines);
+    // Stopping has several things to say.
+    let killed = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    assert_eq!(server.0.wait().expect("it ends").code(), Some(0));
+}

@@ -1,6 +1,8 @@
-//! Logs go to stderr; stdout belongs to data.
+//! Logs go to stderr; stdout belongs to data. Whoever reads stderr may go away: then the lines are
+//! lost, and nothing else.
 
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
@@ -16,6 +18,12 @@ pub enum LogFormat {
     Json,
 }
 
+/// Writes one line to stderr, as it is.
+pub fn say(line: impl Display) {
+    // `eprintln` panics when the reader is gone.
+    let _lost = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Begins to log at level info, or as `RUST_LOG` says. A second call changes nothing.
 pub fn init(format: LogFormat) {
     let filter =
@@ -23,6 +31,8 @@ pub fn init(format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would complain on stderr that stderr is gone, which is a panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let _already_logging = match format {
         LogFormat::Text => builder.try_init(),

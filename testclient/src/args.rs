@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-/// Tries the store out: four basic tests, then a put and a get every second until Ctrl-C.
+/// Tries the store out: four basic tests, then a put and a get every second until Ctrl-C. It writes
+/// the keys a, b, c and key0 to key9.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "testclient", version = kvprocess::VERSION)]
 pub struct Args {
@@ -39,7 +40,7 @@ pub struct Args {
 /// What to do instead of the basic tests.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Measure how fast a running cluster answers.
+    /// Measure how fast a running cluster answers. Leaves its keys, key-00000000 and so on.
     Bench(Bench),
     /// Start a cluster of its own, make its primary fail again and again under load, measure how
     /// long writers waited and check that nothing acknowledged was lost.

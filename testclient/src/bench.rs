@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::Bench;
 use crate::calls::{connect, end, end_of};
 use crate::ledger::End;
-use crate::report::{duration, millis, say, table, write_json};
+use crate::report::{check_writable, duration, millis, say, table, write_json};
 use crate::workload::{Mix, Random, Step, key};
 
 /// How long one call may take before it counts as failed.
@@ -38,6 +38,7 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), 
 /// # Errors
 /// When the cluster cannot be reached or the result cannot be written.
 pub async fn run(vs: &str, options: &Bench, stop: CancellationToken) -> Result<ExitCode> {
+    check_writable(options.json.as_deref())?;
     tokio::select! {
         code = measure(vs, options) => code,
         () = stop.cancelled() => Ok(ExitCode::from(130)),

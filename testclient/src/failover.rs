@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Failover, Fault};
 use crate::cluster::{Cluster, Options, PATIENCE, wait_for};
-use crate::report::{duration, millis, percentile, say, table, write_json};
+use crate::report::{check_writable, duration, millis, percentile, say, table, write_json};
 use writer::{Crew, Meter};
 
 /// How long a frozen primary stays frozen: well beyond the moment at which it is given up.
@@ -45,6 +45,7 @@ pub struct Round {
 /// # Errors
 /// When the cluster does not come up or does not repair itself.
 pub async fn run(options: &Failover, stop: CancellationToken) -> Result<ExitCode> {
+    check_writable(options.json.as_deref())?;
     if options.servers < options.copies {
         bail!("--servers {} must be at least --copies {}", options.servers, options.copies);
     }

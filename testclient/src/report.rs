@@ -15,6 +15,23 @@ pub fn say(line: impl Display) -> Result<()> {
     writeln!(std::io::stdout().lock(), "{line}").context("write to stdout")
 }
 
+/// Checks that a file can be written, before minutes are spent on what goes into it.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_writable(path: Option<&Path>) -> Result<()> {
+    match path {
+        None => Ok(()),
+        Some(path) if path == Path::new("-") => Ok(()),
+        Some(path) => std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map(drop)
+            .with_context(|| format!("write --json {}", path.display())),
+    }
+}
+
 /// Writes JSON to a file, or to stdout when the path is `-`.
 ///
 /// # Errors

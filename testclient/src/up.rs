@@ -10,8 +10,8 @@ use crate::args::Up;
 use crate::cluster::{Cluster, Options};
 use crate::report::say;
 
-/// A server that ended is started again at the next look.
-const RESTART_AFTER: Duration = Duration::from_secs(2);
+/// How often it is looked whether a server has ended and is to be started again.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Starts the cluster, waits until it is ready, prints lines to copy and keeps it running until
 /// `stop`. A server that ends, killed by the user perhaps, is started again after a while. Whatever
@@ -37,7 +37,7 @@ pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(RESTART_AFTER) => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         for (index, what) in cluster.restart_ended()? {
             let name = cluster.server_name(index);
@@ -78,5 +78,7 @@ fn introduce(cluster: &Cluster, primary: usize) -> Result<()> {
     ))?;
     let pid_file = cluster.log_dir().join(format!("s{}.pid", primary + 1));
     say(format!("  kill -9 $(cat {})", pid_file.display()))?;
-    say("\nA server that was killed comes back after two seconds, empty. Ctrl-C stops everything.")
+    say(
+        "\nA server that was killed is started again within two seconds, empty. Ctrl-C stops everything.",
+    )
 }

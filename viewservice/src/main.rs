@@ -21,7 +21,7 @@ async fn main() -> ExitCode {
     match serve(&config, settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("viewservice: {error:#}");
+            logging::say(format!("viewservice: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -31,6 +31,6 @@ async fn serve(config: &Config, settings: Settings) -> anyhow::Result<()> {
     let signals = Signals::install().context("listen to signals")?;
     let listeners = listen::bind(&config.addr, config.insecure)?;
     let addresses: Vec<_> = listeners.addresses().iter().map(ToString::to_string).collect();
-    eprintln!("viewservice ready on {}", addresses.join(", "));
+    logging::say(format!("viewservice ready on {}", addresses.join(", ")));
     viewservice::run(settings, listeners, signals.token()).await
 }

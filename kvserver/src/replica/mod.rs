@@ -302,7 +302,11 @@ impl Replica {
         }
         self.adopt(message.epoch, out);
         match (&mut self.primary, message.body.is_from_primary()) {
-            (None, true) => self.following.on_message(&mut self.copy, now, message, out),
+            (None, true) => {
+                // Counted on as a backup again, whatever it led before.
+                self.copy.led = None;
+                self.following.on_message(&mut self.copy, now, message, out);
+            }
             (Some(primary), false) => primary.on_message(&mut self.copy, now, message, out),
             // An answer to a primaryship that is over, or another primary of our own epoch, which
             // cannot be.

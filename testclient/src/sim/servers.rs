@@ -86,6 +86,7 @@ pub struct Machine {
     /// The next step that wants something done is followed by a pause of this length.
     pub(super) pause_after_step: Option<u64>,
     pub(super) held: Vec<Effect>,
+    pub(super) door: Vec<kvserver::replica::event::Request>,
     pub(super) inbox: VecDeque<Input>,
     pub(super) journal_delay: u64,
     pub(super) options: ReplicaOptions,
@@ -126,6 +127,7 @@ impl World<'_> {
         machine.leaving = false;
         machine.pause_after_step = None;
         machine.held.clear();
+        machine.door.clear();
         machine.inbox.clear();
         for input in [Input::Attend, Input::Tick, Input::Ping] {
             let at = self.random.between(0, TICK);

@@ -124,6 +124,12 @@ impl World<'_> {
             self.begin(client, None, Operation::KeepAlive(session));
             return;
         }
+        if !calm && self.random.chance(6) {
+            self.workload.clients[client].session = None;
+            let command = Command::CloseSession(session);
+            self.begin(client, None, Operation::Command { id: None, command });
+            return;
+        }
         let command = self.command(client);
         if self.random.chance(60) {
             if let Command::Change(Change { action: Action::Put(_), .. }) = &command {
@@ -195,13 +201,24 @@ impl World<'_> {
         open.token = token;
         let attempt =
             Attempt { client, call, floor, operation: open.operation.clone(), answered: false };
-        self.workload.attempts.insert(token, attempt);
+        self.workload.attempts.insert(token, attempt.clone());
         if self.workload.attempts.len() > 20_000 {
             self.workload.attempts.pop_first();
         }
         let late = self.random.chance(40);
         let at = self.delay() + if late { self.random.between(0, 1500 * MS) } else { 0 };
         self.later(at, Happening::Asked { to, token });
+        if let Operation::Command { id: Some(_), .. } = &attempt.operation
+            && self.random.chance(80)
+        {
+            // The network delivers it twice.
+            self.workload.next_token += 1;
+            let token = self.workload.next_token;
+            self.workload.attempts.insert(token, attempt);
+            let at = at + self.random.between(0, 20 * MS);
+            let to = if self.random.chance(200) { self.random.below(servers) } else { to };
+            self.later(at, Happening::Asked { to, token });
+        }
         let patience = self.random.between(150, 700) * MS;
         self.later(patience, Happening::TimedOut { token });
     }
@@ -215,15 +232,34 @@ impl World<'_> {
             Some(process) if process.replica.is_some() => {
                 let life = process.life;
                 let token = Token(token);
-                let requests = vec![Request { token, operation }];
-                let event = Event::Requests(requests);
-                self.input(to, life, Input::Event(Box::new(event)));
+                self.machines[to].door.push(Request { token, operation });
+                if self.random.chance(350) {
+                    let at = self.random.between(0, 30 * MS);
+                    self.later(at, Happening::DoorOpens { to, life });
+                } else {
+                    self.on_door(to, life);
+                }
             }
             _ => {
                 let answer = Answer::NobodyThere;
                 self.later(MS, Happening::Answered { token, answer });
             }
         }
+    }
+
+    /// What gathered at a door becomes one event.
+    pub(super) fn on_door(&mut self, to: Node, life: u64) {
+        if self.machines[to].process.as_ref().is_none_or(|process| process.life != life) {
+            return;
+        }
+        let requests = std::mem::take(&mut self.machines[to].door);
+        if requests.is_empty() {
+            return;
+        }
+        if requests.len() > 1 {
+            self.visits.note("several requests in one step");
+        }
+        self.input(to, life, Input::Event(Box::new(Event::Requests(requests))));
     }
 
     /// A server answers: the reply is checked here, whether or not it reaches its client.

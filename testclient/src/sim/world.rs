@@ -43,6 +43,7 @@ pub(super) enum Happening {
     JournalHeals(Node),
     ClientActs(usize),
     Asked { to: Node, token: u64 },
+    DoorOpens { to: Node, life: u64 },
     Answered { token: u64, answer: Answer },
     TimedOut { token: u64 },
     Again { client: usize, call: u64 },
@@ -80,7 +81,7 @@ impl<'a> World<'a> {
     pub(super) fn new(seed: u64, trace: Trace<'a>) -> World<'a> {
         let mut random = Random::new(seed);
         let settings = settings(&mut random);
-        let servers = random.between(2, 5) as usize;
+        let servers = random.between(2, 6) as usize;
         let tuning = tuning(&mut random);
         let reads = if random.chance(700) { Reads::Lease } else { Reads::Confirm };
         let options = ReplicaOptions { reads, tuning };
@@ -95,6 +96,7 @@ impl<'a> World<'a> {
                 leaving: false,
                 pause_after_step: None,
                 held: Vec::new(),
+                door: Vec::new(),
                 inbox: Default::default(),
                 journal_delay,
                 options: options.clone(),
@@ -197,6 +199,7 @@ impl<'a> World<'a> {
             Happening::JournalHeals(node) => self.machines[node].journal_delay = 500,
             Happening::ClientActs(client) => self.on_client_acts(client),
             Happening::Asked { to, token } => self.on_asked(to, token),
+            Happening::DoorOpens { to, life } => self.on_door(to, life),
             Happening::Answered { token, answer } => self.on_answered(token, answer),
             Happening::TimedOut { token } => self.on_timed_out(token),
             Happening::Again { client, call } => self.attempt(client, call),
@@ -268,7 +271,7 @@ impl<'a> World<'a> {
 }
 
 fn settings(random: &mut Random) -> Settings {
-    let copies = u32::try_from(random.pick(&[1, 2, 2, 2, 3, 3, 4]).unwrap_or(2)).unwrap_or(2);
+    let copies = u32::try_from(random.pick(&[1, 2, 2, 2, 3, 3, 4, 5]).unwrap_or(2)).unwrap_or(2);
     let mut settings = Settings {
         copies,
         min_copies: if copies > 1 && random.chance(100) { 2 } else { 1 },
@@ -276,7 +279,22 @@ fn settings(random: &mut Random) -> Settings {
     };
     if random.chance(500) {
         settings.session_lease = Duration::from_millis(3200);
+        if random.chance(300) {
+            settings.sessions_max = random.between(3, 5);
+        }
     }
+    if random.chance(200) {
+        settings.value_size_max = random.between(20, 200);
+    }
+    if random.chance(400) {
+        let ms = Duration::from_millis;
+        settings.heartbeat_interval = ms(random.pick(&[20, 50, 100]).unwrap_or(100));
+        settings.lease = settings.heartbeat_interval * random.between(3, 6) as u32;
+        settings.stall_after = settings.lease + ms(random.between(1, 500));
+        settings.ping_interval = ms(random.pick(&[100, 300, 500]).unwrap_or(500));
+        settings.dead_after = (settings.ping_interval * 3).max(settings.lease + ms(1));
+    }
+    settings.validate().expect("settings that make sense");
     settings
 }
 

@@ -71,3 +71,25 @@ async fn the_last_copy_does_not_stop_before_it_is_asked_twice() {
     let code = cluster.wait_for_exit(0).await.expect("it ends");
     assert_eq!(code, Some(143), "a second signal ends it at once");
 }
+
+/// Everybody is asked to stop while no view service answers. Each copy counted on the other, and both
+/// stopped as if they had crashed: one polite signal to each lost everything.
+#[tokio::test]
+async fn asked_to_stop_all_at_once_without_a_view_service_the_primary_stays() {
+    let mut cluster = running(Options::default(), 2).await;
+    let layout = cluster.wait_until_redundant().await.expect("both in sync");
+    let (primary, backup) = (layout.primary.expect("a primary"), layout.synced[0]);
+    let client = cluster.client().await;
+    put(&client, "a", "1").await;
+    cluster.kill_view_service();
+    cluster.term(primary);
+    cluster.term(backup);
+    let said = cluster.wait_for_log(primary, "serving on; a second signal").await;
+    said.expect("nobody takes over, so it stays");
+    // Without the backup, which has gone, and a view service that leaves it out, nothing is served;
+    // but the data is there for a dump.
+    let name = cluster.server_name(primary).to_owned();
+    let mut dump = client.dump(Some(&name)).await.expect("the primary still runs");
+    let (key, record) = dump.next().await.expect("a pair").expect("one pair");
+    assert_eq!((key.as_ref(), record.value.as_ref()), (&b"a"[..], &b"1"[..]));
+}

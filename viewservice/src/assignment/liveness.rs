@@ -258,7 +258,10 @@ impl Liveness {
             Some((known, _)) => *known = death,
             None => {
                 life.dead = Some((death, now));
-                self.record_death(&member.name, now);
+                // Who stopped in good order is not flapping.
+                if life.leaving.is_none() {
+                    self.record_death(&member.name, now);
+                }
             }
         }
     }

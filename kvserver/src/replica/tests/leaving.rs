@@ -67,3 +67,23 @@ fn the_only_copy_of_nothing_may_go() {
     world.step(&a(), Event::NobodyToTakeOver);
     assert!(world.left.contains(&a()));
 }
+
+/// A server that led long ago is a backup like any other: the view that another server's death
+/// brings about is no hand-over of its own.
+#[test]
+fn a_backup_that_led_an_older_epoch_stays_until_the_view_without_it_is_activated() {
+    let mut world = World::with(a(), &[b(), c()]);
+    world.put(&a(), "k", "v");
+    world.settle();
+    world.propose(b(), &[a(), c()]);
+    world.run(ms(500));
+    assert!(world.acting(&b()) && world.view.eligible.contains(&a()), "a is a backup now");
+    world.grants = false;
+    world.step(&a(), Event::Leave);
+    world.run(ms(20));
+    world.kill(&b());
+    world.propose(c(), &[]);
+    world.settle();
+    assert!(world.view.eligible.contains(&a()) && !world.view.is_activated());
+    assert!(!world.left.contains(&a()), "c has not activated its view: a may still be needed");
+}

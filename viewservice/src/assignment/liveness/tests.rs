@@ -184,3 +184,21 @@ fn suspected_leaving_and_dead_servers_are_not_recruited() {
     assert!(!watch.recruitable("a") && !watch.recruitable("b"));
     assert!(!watch.recruitable("never heard of"));
 }
+
+/// A rolling restart, again and again: nobody is to be kept out of the view for stopping politely.
+#[test]
+fn who_stops_in_good_order_is_not_flapping() {
+    let mut watch = Watch::over(&["a", "b"]);
+    for _ in 0..10 {
+        watch.pass(SECOND, &["a", "b"]);
+        watch.liveness.leaving(&server("a"), watch.now);
+        watch.fall_and_rise("a");
+    }
+    watch.pass(SECOND * 3, &["a", "b"]);
+    assert!(watch.recruitable("a"));
+    for _ in 0..10 {
+        watch.pass(SECOND, &["a", "b"]);
+        watch.fall_and_rise("a");
+    }
+    assert!(!watch.recruitable("a"), "crashes are another matter");
+}
