@@ -160,8 +160,9 @@ impl Session {
         }
         if let Some(summary) = dump.summary() {
             self.output.remark(&format!(
-                "{} pairs, digest {:032x}, as of op {} on {} ({})",
+                "{} {}, digest {:032x}, as of op {} on {} ({})",
                 summary.count,
+                if summary.count == 1 { "pair" } else { "pairs" },
                 summary.digest.0,
                 summary.op,
                 dump.server(),
