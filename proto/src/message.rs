@@ -119,7 +119,7 @@ pub struct Ack {
 pub struct TransferEnd {
     /// Start of each epoch in the primary's log through the op of the copy.
     pub epochs: Vec<Position>,
-    /// Log time at that op.
+    /// The newest log time that the primary knows; not before that of the op.
     pub log_time: LogTime,
     /// Digest of the copy.
     pub digest: Digest,

@@ -431,7 +431,8 @@ impl Replica {
         }
     }
 
-    /// Requests that wait for something, for tests and metrics.
+    /// Requests that wait to be committed or confirmed. A simulation sees by it that nobody is
+    /// forgotten.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.primary.as_ref().map_or(0, Primary::waiting)

@@ -202,13 +202,14 @@ impl Primary {
         progress: &mut CopyProgress,
         out: &mut Vec<Effect>,
     ) {
-        let tuning = copy.options.tuning.clone();
+        let (window, chunk_bytes) =
+            (copy.options.tuning.chunks_in_flight, copy.options.tuning.chunk_bytes);
         while let Phase::Transferring(transfer) = &mut progress.phase {
-            if transfer.ended || transfer.sent - transfer.received >= tuning.chunks_in_flight {
+            if transfer.ended || transfer.sent - transfer.received >= window {
                 return;
             }
             progress.waiting_since.get_or_insert(now);
-            if let Some(records) = copy.store.next_chunk(transfer.scan, tuning.chunk_bytes) {
+            if let Some(records) = copy.store.next_chunk(transfer.scan, chunk_bytes) {
                 transfer.sent += 1;
                 let chunk = Body::TransferChunk { number: transfer.sent, records };
                 out.push(copy.send(self.epoch, member.clone(), progress.stream, chunk));
