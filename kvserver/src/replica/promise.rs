@@ -7,7 +7,7 @@ use kvproto::ids::{Epoch, Member};
 use kvproto::time::Timestamp;
 
 /// Promises by holder and by the epoch in which it held them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct Promises {
     until: BTreeMap<(Epoch, Member), Timestamp>,
 }
