@@ -47,6 +47,8 @@ pub enum Command {
     Failover(Failover),
     /// Start a cluster on this machine and keep it running until Ctrl-C.
     Cluster(Up),
+    /// Explore small worlds made of the production code, in every order in which things can happen.
+    Explore(Explore),
 }
 
 /// Measure how fast a running cluster answers.
@@ -147,6 +149,32 @@ pub struct Up {
     /// Where the logs go.
     #[arg(long, value_name = "DIR", default_value = "logs")]
     pub log_dir: PathBuf,
+}
+
+/// Explore small worlds exhaustively.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Explore {
+    /// Models to explore; all of them when none is named.
+    #[arg(value_name = "MODEL")]
+    pub models: Vec<String>,
+    /// Stop each model after this many seconds.
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// Stop each model after this many states; a million take about 3 GB.
+    #[arg(long, default_value_t = 4_000_000)]
+    pub states: usize,
+    /// Threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: u8,
+    /// Walk this many times at random instead.
+    #[arg(long, default_value_t = 0)]
+    pub walks: u64,
+    /// Seed of the first walk; the others follow.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Steps of a walk.
+    #[arg(long, default_value_t = 1000)]
+    pub depth: usize,
 }
 
 fn addresses(text: &str) -> Result<String, String> {

@@ -16,6 +16,7 @@ pub mod basic;
 pub mod bench;
 pub mod calls;
 pub mod cluster;
+pub mod explore;
 pub mod failover;
 pub mod ledger;
 pub mod report;

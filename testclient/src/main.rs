@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
-use testclient::{basic, bench, failover, up};
+use testclient::{basic, bench, explore, failover, up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,6 +23,7 @@ async fn main() -> ExitCode {
         Some(Command::Bench(options)) => bench::run(&args.vs, options, stop).await,
         Some(Command::Failover(options)) => failover::run(options, stop).await,
         Some(Command::Cluster(options)) => up::run(options, stop).await,
+        Some(Command::Explore(options)) => explore::command::run(options, stop).await,
     };
     result.unwrap_or_else(|error| fail(&error))
 }

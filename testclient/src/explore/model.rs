@@ -1,0 +1,129 @@
+//! What a model bounds: how many servers, what may go wrong and how often, what must be reached.
+//! Pure.
+
+use std::time::Duration;
+
+use kvproto::Settings;
+use kvserver::replica::{Reads, ReplicaOptions, Tuning};
+
+use super::goals::Goal;
+
+/// How often something may still happen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Budget {
+    /// Proposals of the policy, right or wrong.
+    pub proposals: u8,
+    /// Servers that restart empty.
+    pub restarts: u8,
+    /// Streams that break though both ends live.
+    pub breaks: u8,
+    /// Writes that clients begin.
+    pub writes: u8,
+    /// Reads that clients begin.
+    pub reads: u8,
+    /// Steps of time.
+    pub passes: u8,
+    /// Pauses of a server between deciding and acting.
+    pub pauses: u8,
+    /// Servers that are asked to stop.
+    pub leaves: u8,
+}
+
+/// Where a model begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// All servers are registered, and there is no view yet.
+    Fresh,
+    /// S0 leads an activated view in which this many backups, S1 first, are synced.
+    Led {
+        /// How many.
+        backups: usize,
+    },
+}
+
+/// One bounded world.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// Servers that exist.
+    pub servers: usize,
+    /// Where it begins.
+    pub start: Start,
+    /// What may happen.
+    pub budget: Budget,
+    /// Each step of time has one of these lengths, in milliseconds.
+    pub quanta: &'static [u64],
+    /// How reads are proven.
+    pub reads: Reads,
+    /// The journal finishes as an event of its own, not at once.
+    pub slow_journal: bool,
+    /// Nothing committed is kept in the log, so that only a full transfer brings a copy up.
+    pub forgetful: bool,
+    /// What has become void (old records, granted or refused wishes) is still tried.
+    pub stale: bool,
+    /// Most members of a proposed view.
+    pub members_max: usize,
+    /// The wedge check is made in one of this many states.
+    pub wedge_every: u64,
+    /// What must be reached, or the model proves less than it seems to.
+    pub goals: &'static [Goal],
+    /// Explored to the end by the tests.
+    pub in_ci: bool,
+}
+
+impl Model {
+    /// A model of two servers in which nothing happens yet.
+    #[must_use]
+    pub const fn new(name: &'static str, about: &'static str) -> Model {
+        Model {
+            name,
+            about,
+            servers: 2,
+            start: Start::Led { backups: 1 },
+            budget: Budget {
+                proposals: 0,
+                restarts: 0,
+                breaks: 0,
+                writes: 0,
+                reads: 0,
+                passes: 0,
+                pauses: 0,
+                leaves: 0,
+            },
+            quanta: &[],
+            reads: Reads::Lease,
+            slow_journal: false,
+            forgetful: false,
+            stale: false,
+            members_max: usize::MAX,
+            wedge_every: 64,
+            goals: &[],
+            in_ci: true,
+        }
+    }
+
+    /// The settings of the cluster. A primary holds its lease for 78 ms, its backups promise 100.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            heartbeat_interval: Duration::from_millis(30),
+            lease: Duration::from_millis(100),
+            stall_after: Duration::from_millis(150),
+            copies: u32::try_from(self.servers).unwrap_or(u32::MAX),
+            ..Settings::default()
+        }
+    }
+
+    /// The choices of each server.
+    #[must_use]
+    pub fn options(&self) -> ReplicaOptions {
+        let mut tuning = Tuning::default();
+        if self.forgetful {
+            tuning.retain_bytes = 0;
+        }
+        ReplicaOptions { reads: self.reads, tuning }
+    }
+}
