@@ -249,6 +249,7 @@ impl State {
         self.end_life(at);
         self.begin_life(model, at, replaces, seen);
         self.forget_wishes(model);
+        self.forget_mail(model);
         self.loose.retain(|message| self.law.is_present(&message.to));
     }
 

@@ -83,7 +83,7 @@ fn prove(model: &Model, state: &State, leader: usize, others: bool) -> Result<()
     let mut backups = 0;
     state.install(model, leader, backups, &mut seen);
     for at in 0..state.servers.len() {
-        state.resume(model, at, &mut seen);
+        state.wake(model, at, &mut seen);
         state.step(model, at, Event::Stay, &mut seen);
     }
     let alone = state.commits(model, leader, &mut seen);

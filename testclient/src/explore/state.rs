@@ -404,6 +404,21 @@ impl State {
         self.tidy_streams();
     }
 
+    /// Drops what was addressed to a life that is over, and that nobody there now would take.
+    pub(super) fn forget_mail(&mut self, model: &Model) {
+        if model.stale {
+            return;
+        }
+        for at in 0..self.streams.len() {
+            let stream = &self.streams[at];
+            if !stream.up.is_empty() && self.alive(&stream.to).is_none() {
+                let up = VecDeque::new();
+                self.streams[at] = Shared::new(Stream { up, ..Stream::clone(stream) });
+            }
+        }
+        self.tidy_streams();
+    }
+
     /// Forgets streams that can carry nothing any more.
     pub(super) fn tidy_streams(&mut self) {
         self.streams
@@ -594,6 +609,15 @@ impl State {
         }
         self.servers[at] = Some(Shared::new(server));
         self.perform(model, at, held, seen);
+    }
+
+    /// A server that is paused, or is about to be, goes on without a pause.
+    pub(super) fn wake(&mut self, model: &Model, at: usize, seen: &mut Seen) {
+        if let Some(server) = self.server(at).filter(|server| server.pausing) {
+            let awake = Server { pausing: false, ..server.clone() };
+            self.servers[at] = Some(Shared::new(awake));
+        }
+        self.resume(model, at, seen);
     }
 
     /// Time passes: every server that is not paused hears of it.
