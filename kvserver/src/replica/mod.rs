@@ -41,6 +41,7 @@ use kvproto::ids::{Epoch, Member, OpNumber, StreamNumber};
 use kvproto::message::{Body, Message};
 use kvproto::registration::{Progress, Wish};
 use kvproto::reply::{NotDone, Reply};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 use kvproto::view::{Role, View};
 
@@ -276,7 +277,8 @@ impl Replica {
     }
 
     fn on_message(&mut self, now: Timestamp, message: Message, out: &mut Vec<Effect>) {
-        if message.cluster != self.copy.view.cluster || message.to != self.copy.me {
+        let for_me = message.to == self.copy.me || !keeps(Rule::TargetIncarnation);
+        if message.cluster != self.copy.view.cluster || !for_me {
             return;
         }
         match message.body {
@@ -292,7 +294,7 @@ impl Replica {
             }
             _ => {}
         }
-        if message.epoch < self.copy.epoch {
+        if message.epoch < self.copy.epoch && keeps(Rule::OldEpochIsRefused) {
             if message.body.is_from_primary() {
                 let fenced = Body::Fenced(Box::new(self.copy.view.clone()));
                 let epoch = self.copy.epoch;
@@ -321,7 +323,13 @@ impl Replica {
         }
         // The record that came with the registration is given again as the first event.
         let first = self.primary.is_none() && view == self.copy.view;
-        if !first && view.order() <= self.copy.view.order() {
+        let known = &self.copy.view;
+        let older = if keeps(Rule::RecordsByRevision) {
+            view.order() <= known.order()
+        } else {
+            (view.generation, view.number) < (known.generation, known.number) || view == *known
+        };
+        if older && !first {
             return;
         }
         let changed = view.number != self.copy.view.number;
@@ -358,7 +366,7 @@ impl Replica {
         }
         self.copy.epoch = epoch;
         self.following = Following::default();
-        if let Some(primary) = self.primary.take() {
+        if let Some(primary) = self.primary.take_if(|_| keeps(Rule::DeposedStops)) {
             primary.depose(&mut self.copy, out);
             self.release_due = true;
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use kvproto::ids::{Epoch, Member};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
 /// Promises by holder and by the epoch in which it held them.
@@ -22,7 +23,9 @@ impl Promises {
     /// The holder has stopped before `epoch`: promises made to it in older epochs are void, later
     /// ones stand (a release may come late).
     pub fn release(&mut self, holder: &Member, epoch: Epoch) {
-        self.until.retain(|(granted_in, to), _| to != holder || *granted_in >= epoch);
+        self.until.retain(|(granted_in, to), _| {
+            to != holder || *granted_in >= epoch && keeps(Rule::ReleaseIsBoundToItsEpoch)
+        });
     }
 
     /// When the last promise to an epoch before this one ends.

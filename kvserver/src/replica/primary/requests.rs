@@ -6,6 +6,7 @@ use std::time::Duration;
 use kvproto::command::{Command, Entry, RequestId};
 use kvproto::ids::{OpNumber, Position, SessionId};
 use kvproto::reply::{NotDone, NotReady, Reply};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
 use super::Primary;
@@ -84,6 +85,9 @@ impl Primary {
         out: &mut Vec<Effect>,
     ) -> bool {
         self.note_session_alive(id.session, now);
+        if !keeps(Rule::RepeatsAreRecognised) {
+            return false;
+        }
         if let Some(op) = self.in_flight.get(&(id.session, id.number)).copied() {
             let ordered = match copy.log.get(op) {
                 Some(entry) => Some(entry),
