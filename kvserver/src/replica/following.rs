@@ -17,7 +17,7 @@ use super::copy::Copy;
 use super::effect::{Effect, Notice};
 
 /// What a copy knows of the primary of its epoch.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct Following {
     /// The open stream; only a higher number replaces it (REP-3).
     stream: StreamNumber,
@@ -35,7 +35,7 @@ pub struct Following {
 }
 
 /// A transfer under way.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Receiving {
     at: Position,
     began_at: Timestamp,

@@ -37,6 +37,8 @@ pub mod promise;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{Hash, Hasher};
+
 use kvproto::ids::{Epoch, Member, OpNumber, StreamNumber};
 use kvproto::message::{Body, Message};
 use kvproto::registration::{Progress, Wish};
@@ -50,10 +52,11 @@ use copy::Copy;
 use effect::{Effect, Notice};
 use event::{Event, Request};
 use following::Following;
+use log::Log;
 use primary::Primary;
 
 /// How a primary proves that it still leads before it answers a read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reads {
     /// By a lease that its backups granted; falls back to confirming.
     Lease,
@@ -62,7 +65,7 @@ pub enum Reads {
 }
 
 /// What this server may decide for itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReplicaOptions {
     /// How reads are proven.
     pub reads: Reads,
@@ -71,7 +74,7 @@ pub struct ReplicaOptions {
 }
 
 /// Windows and budgets in bytes and counts. The defaults suit production; simulations shrink them.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Tuning {
     /// Entries sent to one copy and not yet acknowledged.
     pub window_bytes: usize,
@@ -111,7 +114,7 @@ impl Default for Tuning {
 }
 
 /// One copy of the data for one life of a server process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     copy: Copy,
     following: Following,
@@ -124,6 +127,26 @@ pub struct Replica {
     wished_to_leave_at: Option<Timestamp>,
     stepped_at: Timestamp,
     steps: u64,
+}
+
+/// Everything that decides what the replica will do. The count of its steps is left out, so that
+/// states that differ in nothing else are one to whoever explores them.
+impl Hash for Replica {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Replica {
+            copy,
+            following,
+            primary,
+            leaving,
+            release_due,
+            role,
+            wished_to_leave_at,
+            stepped_at,
+            steps: _,
+        } = self;
+        (copy, following, primary, leaving, release_due).hash(state);
+        (role, wished_to_leave_at, stepped_at).hash(state);
+    }
 }
 
 /// A wish that the view service has not granted is repeated this often.
@@ -233,6 +256,12 @@ impl Replica {
     /// The data, for scans.
     pub fn store_mut(&mut self) -> &mut Store {
         &mut self.copy.store
+    }
+
+    /// The log, uncommitted tail included.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.copy.log
     }
 
     /// The newest epoch this server has heard of.

@@ -8,7 +8,7 @@ use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
 /// Promises by holder and by the epoch in which it held them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct Promises {
     until: BTreeMap<(Epoch, Member), Timestamp>,
 }

@@ -22,7 +22,7 @@ use super::sessions::{Session, Sessions};
 pub struct ScanId(u64);
 
 /// The running scans of a store.
-#[derive(Default, Debug)]
+#[derive(Clone, Hash, Default, Debug)]
 pub(super) struct Scans {
     begun: u64,
     running: BTreeMap<ScanId, Scan>,
@@ -88,7 +88,7 @@ impl Scans {
     }
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Hash, Default, Debug)]
 struct Scan {
     passed: Passed,
     /// Taken from the store but not yet handed out.
@@ -100,7 +100,7 @@ struct Scan {
 }
 
 /// How far a scan has come.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum Passed {
     /// Through this session.
     Session(Option<SessionId>),

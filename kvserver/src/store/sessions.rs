@@ -19,14 +19,14 @@ use kvproto::rules::{Rule, keeps};
 use super::digest::{self, Rolling};
 
 /// All sessions.
-#[derive(Default, Debug)]
+#[derive(Clone, Hash, Default, Debug)]
 pub(super) struct Sessions {
     table: BTreeMap<SessionId, Session>,
     rolling: Rolling,
 }
 
 /// One session.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Session {
     /// Requests below are forgotten. Never falls.
     pub(super) floor: RequestNumber,

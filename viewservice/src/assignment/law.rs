@@ -36,7 +36,7 @@ pub const SERVERS_MAX: usize = 1024;
 pub const NAME_SIZE_MAX: usize = 260;
 
 /// How the servers of a cluster talk to the view service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Kind {
     /// Registers, attends and reports.
     Full,
@@ -45,7 +45,7 @@ pub enum Kind {
 }
 
 /// Names one view; what commands are conditional on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ViewId {
     /// Its generation.
     pub generation: Generation,
@@ -62,7 +62,7 @@ impl ViewId {
 }
 
 /// Something to be done, if the law allows.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Command {
     /// A server begins a life. Whether its former life is over is for the proposer to know.
     Register {
@@ -187,7 +187,7 @@ pub enum Refusal {
 }
 
 /// One registered server.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Server {
     incarnation: Incarnation,
     /// A plain server that has pinged with a number other than 0 in this life.
@@ -195,7 +195,7 @@ struct Server {
 }
 
 /// Everything that must never be forgotten: the whole truth about views.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ViewState {
     /// The current record. Written by `renew` only.
     view: View,

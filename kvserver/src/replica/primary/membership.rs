@@ -27,7 +27,7 @@ const REACH: usize = 16;
 
 /// Copies that disagree about the data (REP-8). It stands until the differing ones are out of an
 /// activated view, or another primary has taken over.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Disagreement {
     pub(super) at: OpNumber,
     differing: BTreeSet<Member>,

@@ -31,7 +31,7 @@ use membership::Disagreement;
 use reads::WaitingRead;
 
 /// One primaryship: from the record that appoints this server to the newer epoch that ends it.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Primary {
     epoch: Epoch,
     /// The op that marks the start of this epoch; nothing is served before it is committed.

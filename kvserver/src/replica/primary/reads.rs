@@ -16,7 +16,7 @@ use crate::replica::effect::Effect;
 use crate::replica::event::{Operation, Token};
 
 /// A read that waits for confirmations of appends sent after it arrived.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct WaitingRead {
     pub(super) token: Token,
     operation: Operation,
