@@ -45,6 +45,8 @@ rules! {
     PlainPingIsInert,
     /// REP-1: what a stream repeats is not applied again.
     AppliedOnce,
+    /// REP-2: a write is answered when it is committed, not when it is ordered.
+    ReplyAfterCommit,
     /// REP-2: an op commits only when others have it too.
     CommitWaitsForCopies,
     /// REP-2: an op commits only when every required copy has it.

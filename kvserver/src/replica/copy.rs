@@ -97,15 +97,6 @@ impl Copy {
         }
     }
 
-    /// What a test has done that drops the rule against it.
-    pub(super) fn drop_uncommitted(&mut self, out: &mut Vec<Effect>) {
-        let after = self.committed;
-        if self.log.truncate_after(after).is_some() {
-            self.safe = self.safe.min(after);
-            out.push(Effect::Truncate { after });
-        }
-    }
-
     /// The journal holds everything through this position. A completion for an entry that was
     /// truncated meanwhile says nothing.
     pub(super) fn note_safe(&mut self, position: Position) {

@@ -13,6 +13,7 @@ use kvproto::message::{Ack, Append, Body, Message, Opened, StateRecord, Transfer
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
+use super::broken;
 use super::copy::Copy;
 use super::effect::{Effect, Notice};
 
@@ -81,7 +82,7 @@ impl Following {
         out: &mut Vec<Effect>,
     ) {
         if !keeps(Rule::PrimaryDropsTails) {
-            copy.drop_uncommitted(out);
+            broken::drop_tail(copy, out);
         }
         self.stream = stream;
         self.primary = primary;

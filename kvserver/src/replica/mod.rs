@@ -11,6 +11,7 @@
 //! - [`progress`]: what a primary knows of one other copy
 //! - [`primary`]: ordering, commit, promotion, reads, who is counted in and who is left out
 //! - [`divergence`]: comparing digests, and who leaves when they differ
+//! - `broken`: what breaking a rule would do, for tests that drop one
 //!
 //! The invariants, named here and told in `docs/protocol.md`; [`Replica::check_invariants`] looks
 //! at them after every step:
@@ -27,6 +28,7 @@
 pub mod effect;
 pub mod event;
 
+mod broken;
 pub mod copy;
 pub mod divergence;
 pub mod following;

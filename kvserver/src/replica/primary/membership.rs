@@ -50,7 +50,7 @@ impl Primary {
         for member in joining {
             let Some(progress) = self.copies.get_mut(member) else { continue };
             let Phase::Streaming { next } = progress.phase else { continue };
-            if progress.counted_from.is_none() {
+            if progress.counted_from.is_none() && keeps(Rule::SyncedHoldsEverything) {
                 let (bytes_under_way, _) = progress.in_flight();
                 let in_reach = next > copy.log.last().op
                     && bytes_under_way <= copy.options.tuning.window_bytes / REACH;

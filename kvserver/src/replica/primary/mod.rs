@@ -16,12 +16,13 @@ use kvproto::ids::{
     Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, ViewNumber,
 };
 use kvproto::registration::Wish;
-use kvproto::reply::{NotDone, Reply};
+use kvproto::reply::{LogPoint, NotDone, Reply};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::{LogTime, Timestamp};
 use kvproto::view::ViewStatus;
 
 use super::WISH_AGAIN;
+use super::broken;
 use super::copy::Copy;
 use super::divergence::Digests;
 use super::effect::{Effect, Notice};
@@ -79,7 +80,7 @@ impl Primary {
             copy.complete = true;
         }
         if !keeps(Rule::NewPrimaryKeepsItsTail) {
-            copy.drop_uncommitted(out);
+            broken::drop_tail(copy, out);
         }
         copy.led = Some(epoch);
         let mut in_flight = BTreeMap::new();
@@ -279,14 +280,19 @@ impl Primary {
                 }
                 _ => {}
             }
-            for token in self.waiting.remove(&entry.op()).into_iter().flatten() {
-                let at = kvproto::LogPoint { generation, op: entry.op() };
-                let reply = Reply::Done { at, outcome: outcome.clone() };
-                out.push(Effect::Reply { token, reply, valid_until: None });
-            }
+            let at = LogPoint { generation, op: entry.op() };
+            self.answer(at, &outcome, out);
         });
         if self.acting_since.is_none() {
             self.begin_to_act(copy, now, out);
+        }
+    }
+
+    /// Answers everybody who waits for an op.
+    fn answer(&mut self, at: LogPoint, outcome: &Outcome, out: &mut Vec<Effect>) {
+        for token in self.waiting.remove(&at.op).into_iter().flatten() {
+            let reply = Reply::Done { at, outcome: outcome.clone() };
+            out.push(Effect::Reply { token, reply, valid_until: None });
         }
     }
 

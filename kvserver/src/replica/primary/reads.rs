@@ -11,6 +11,7 @@ use kvproto::{Outcome, Refusal};
 use super::Primary;
 use super::requests::refuse;
 use crate::replica::Reads;
+use crate::replica::broken;
 use crate::replica::copy::Copy;
 use crate::replica::effect::Effect;
 use crate::replica::event::{Operation, Token};
@@ -124,6 +125,10 @@ impl Primary {
     fn evaluate(&mut self, copy: &Copy, now: Timestamp, operation: &Operation) -> Reply {
         let at = copy.point();
         match operation {
+            Operation::Query(query) if !keeps(Rule::ReadIsCommitted) => {
+                let (store, _) = broken::as_if_committed(copy);
+                Reply::Records { at, records: store.query(query) }
+            }
             Operation::Query(query) => Reply::Records { at, records: copy.store.query(query) },
             Operation::KeepAlive(session) => self.keep_alive(copy, now, *session),
             Operation::Command { .. } => unreachable!("commands are ordered, not evaluated"),

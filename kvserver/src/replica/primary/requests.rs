@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use kvproto::command::{Command, Entry, RequestId};
 use kvproto::ids::{OpNumber, Position, SessionId};
-use kvproto::reply::{NotDone, NotReady, Reply};
+use kvproto::reply::{LogPoint, NotDone, NotReady, Reply};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
 use super::Primary;
+use crate::replica::broken;
 use crate::replica::copy::Copy;
 use crate::replica::effect::Effect;
 use crate::replica::event::{Operation, Request, Token};
@@ -53,6 +54,12 @@ impl Primary {
             self.waiting.entry(op).or_default().push(token);
         }
         copy.append(batch, out);
+        if !keeps(Rule::ReplyAfterCommit) {
+            let generation = copy.view.generation;
+            for (op, outcome) in broken::as_if_committed(copy).1 {
+                self.answer(LogPoint { generation, op }, &outcome, out);
+            }
+        }
     }
 
     fn refuses_writes(&self, copy: &Copy, leaving: bool) -> Option<NotDone> {

@@ -269,9 +269,44 @@ fn h2_an_older_record_of_the_same_view_is_ignored() {
     assert!(world.view.eligible.contains(&b()));
     before.eligible = [a()].into();
     before.status = ViewStatus::Activated;
-    world.step(&a(), Event::View(Box::new(before)));
     world.cut(&a(), &b());
+    world.break_streams(&a(), &b());
+    world.step(&a(), Event::View(Box::new(before)));
     let write = world.put(&a(), "k", "v");
     world.run(ms(100));
     assert!(!world.answered(write), "b may be promoted at any moment");
+}
+
+/// H10, before anything is committed: a repeated message names an older end of the log, and what was
+/// acknowledged after it must stay, since the primary counts on it.
+#[test]
+fn h10_a_repeated_message_drops_nothing_that_was_acknowledged_after_it() {
+    let mut world = World::with(a(), &[b()]);
+    let mut seen = Vec::new();
+    for n in 0..3 {
+        world.put(&a(), "k", &n.to_string());
+        let sent = std::mem::take(&mut world.wire);
+        seen.extend(sent.into_iter().filter(|message| message.to == b()));
+    }
+    let again = seen[0].clone();
+    for message in seen {
+        world.deliver(message);
+    }
+    let last = world.replicas[&b()].copy.log.last();
+    world.deliver(again);
+    assert_eq!(world.replicas[&b()].copy.log.last(), last);
+}
+
+/// A full lease from the promotion on: an outage of ours costs nobody a session.
+#[test]
+fn a_new_primary_gives_every_session_a_full_lease() {
+    let mut world = World::with(a(), &[b()]);
+    let session = world.open_session(&a());
+    world.run(ms(29_000));
+    world.kill(&a());
+    world.propose(b(), &[]);
+    world.run(ms(29_000));
+    assert!(world.replicas[&b()].store().has_session(session), "its lease began anew");
+    world.run(ms(3000));
+    assert!(!world.replicas[&b()].store().has_session(session), "and ends");
 }

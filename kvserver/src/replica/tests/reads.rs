@@ -98,6 +98,24 @@ fn confirm_reads_ask_every_required_backup() {
     assert_eq!(world.value(read), None);
 }
 
+/// From the asking on the newcomer may be counted eligible, and so lead, before the primary hears of
+/// it.
+#[test]
+fn a_copy_that_was_asked_to_be_counted_in_grants_the_lease_too() {
+    let mut world = World::with(a(), &[]);
+    world.start(b());
+    world.grants = false;
+    world.propose(a(), &[b()]);
+    let (generation, number) = (world.view.generation, world.view.number);
+    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
+    world.run(ms(300));
+    assert!(world.wished(|wish| matches!(wish, Wish::Synced { .. })));
+    world.cut(&a(), &b());
+    world.run(ms(500));
+    let read = world.get(&a(), "k");
+    assert!(!world.answered(read), "b may lead by now");
+}
+
 #[test]
 fn a_primary_without_backups_reads_by_itself() {
     let mut world = World::with(a(), &[]);
