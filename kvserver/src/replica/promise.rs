@@ -66,17 +66,4 @@ mod tests {
         promises.forget_past(at(100));
         assert_eq!(promises.last_before(epoch(4)), None);
     }
-
-    /// H13 (c): a release of an earlier epoch that arrives late must not clear a promise that was
-    /// given afterwards, or the holder would serve stale reads beside the next primary.
-    #[test]
-    fn h13_a_late_release_leaves_promises_of_later_epochs_alone() {
-        let mut promises = Promises::default();
-        promises.promise(&member("a"), epoch(1), at(100));
-        promises.promise(&member("a"), epoch(5), at(500));
-        promises.promise(&member("b"), epoch(1), at(50));
-        promises.release(&member("a"), epoch(3));
-        assert_eq!(promises.last_before(epoch(6)), Some(at(500)));
-        assert_eq!(promises.last_before(epoch(2)), Some(at(50)), "another holder's stands");
-    }
 }

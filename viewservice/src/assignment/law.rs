@@ -380,7 +380,9 @@ impl ViewState {
         }
         let number = self.view.number.next();
         let same_epoch = self.view.is_primary(&primary)
-            || !keeps(Rule::EpochByTheRecordReplaced) && !self.view.is_activated();
+            || self.view.number.0 > 0
+                && !self.view.is_activated()
+                && !keeps(Rule::EpochByTheRecordReplaced);
         if !same_epoch {
             self.view.primary_since = number;
         }

@@ -6,6 +6,7 @@
 
 mod holes;
 mod lab;
+mod mutants;
 mod rules;
 mod scars;
 mod steps;

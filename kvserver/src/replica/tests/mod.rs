@@ -4,6 +4,7 @@
 mod failover;
 mod joining;
 mod leaving;
+mod mutants;
 mod reads;
 mod writes;
 
