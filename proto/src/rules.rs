@@ -176,12 +176,12 @@ mod switch {
     }
 }
 
-#[cfg(all(test, debug_assertions))]
+#[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
+    #[cfg(debug_assertions)]
     fn a_dropped_rule_is_kept_again_afterwards_and_elsewhere_all_the_time() {
+        use super::{Rule, keeps, without};
         assert!(keeps(Rule::FreshRound));
         without(&[Rule::FreshRound], || {
             assert!(!keeps(Rule::FreshRound));

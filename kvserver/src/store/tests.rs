@@ -551,6 +551,7 @@ fn sessions_of_different_generations_have_different_ids() {
 
 /// Tests of the tests: every rule of exactly-once beside the story that must fail without it.
 #[test]
+#[cfg(debug_assertions)]
 fn every_rule_of_the_store_is_missed_by_a_named_story() {
     use kvproto::rules::{Rule, without};
     let mutants: [(Rule, fn()); 5] = [

@@ -6,6 +6,7 @@
 
 mod holes;
 mod lab;
+#[cfg(debug_assertions)]
 mod mutants;
 mod rules;
 mod scars;
