@@ -17,6 +17,13 @@ pub(super) fn drop_tail(copy: &mut Copy, out: &mut Vec<Effect>) {
     }
 }
 
+/// Has the last op applied once more when the primary speaks of it again.
+pub(super) fn forget_last_applied(copy: &mut Copy) {
+    if copy.committed > copy.log.base().op {
+        copy.committed = OpNumber(copy.committed.0 - 1);
+    }
+}
+
 /// The store as if everything ordered were committed, and what the uncommitted entries would do.
 pub(super) fn as_if_committed(copy: &Copy) -> (Store, Vec<(OpNumber, Outcome)>) {
     let mut store = copy.store.clone();

@@ -84,6 +84,9 @@ impl Following {
         if !keeps(Rule::PrimaryDropsTails) {
             broken::drop_tail(copy, out);
         }
+        if !keeps(Rule::AppliedOnce) {
+            broken::forget_last_applied(copy);
+        }
         self.stream = stream;
         self.primary = primary;
         self.nonce = Nonce(0);
@@ -119,9 +122,6 @@ impl Following {
                 return Err("entries out of order");
             }
             through = entry.position;
-        }
-        if !keeps(Rule::AppliedOnce) {
-            copy.committed = copy.committed.min(append.previous.op);
         }
         let fresh = self.take_place(copy, append.entries, out)?;
         let appended = !fresh.is_empty();

@@ -212,7 +212,7 @@ pub(super) fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
 
 /// H10: nothing that was matched in an epoch is dropped in it, however late a message repeats.
 #[test]
-pub(super) fn h10_a_repeated_message_of_the_epoch_drops_nothing() {
+fn h10_a_repeated_message_of_the_epoch_drops_nothing() {
     let mut world = World::with(a(), &[b()]);
     let mut seen = Vec::new();
     for n in 0..5 {

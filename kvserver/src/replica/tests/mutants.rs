@@ -15,7 +15,7 @@ macro_rules! story {
 }
 
 const MUTANTS: &[Mutant] = &[
-    story!([AppliedOnce] failover::h10_a_repeated_message_of_the_epoch_drops_nothing),
+    story!([AppliedOnce] writes::s2_f_copies_apply_in_one_order_whatever_the_wire_does),
     story!([ReplyAfterCommit] writes::every_copy_has_a_write_before_it_is_acknowledged),
     story!([CommitWaitsForCopies] writes::s2_a_a_write_that_cannot_be_forwarded_is_not_acknowledged),
     story!([EveryCopyCounts] writes::every_copy_has_a_write_before_it_is_acknowledged),

@@ -45,7 +45,7 @@ fn s2_b_an_answer_without_progress_is_no_acknowledgement() {
 
 /// S2 (f): concurrent writes were forwarded by calls of their own, in any order.
 #[test]
-fn s2_f_copies_apply_in_one_order_whatever_the_wire_does() {
+pub(super) fn s2_f_copies_apply_in_one_order_whatever_the_wire_does() {
     let mut world = World::with(a(), &[b()]);
     let first = world.put(&a(), "k", "first");
     let second = world.put(&a(), "k", "second");
