@@ -97,6 +97,8 @@ rules! {
     SessionsTravel,
     /// REP-7: a tail goes by the primary's word, never by the returning copy's own decision.
     PrimaryDropsTails,
+    /// REP-10: until it hears a newer epoch, a primary that wanted to leave may resume.
+    LeavingMayResume,
     /// REP-10: a release is about promises made in older epochs only.
     ReleaseIsBoundToItsEpoch,
     /// Leases: a read is answered only under one.

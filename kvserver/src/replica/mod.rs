@@ -416,7 +416,7 @@ impl Replica {
     }
 
     fn stay(&mut self) {
-        self.leaving = false;
+        self.leaving = !keeps(Rule::LeavingMayResume);
         self.wished_to_leave_at = None;
     }
 

@@ -59,7 +59,7 @@ fn a_release_by_the_old_primary_ends_the_wait() {
 /// H13 (a), (b): nothing is released before the new epoch is adopted, so an aborted hand-over
 /// leaves a primary that serves on.
 #[test]
-fn h13_a_primary_releases_only_when_a_newer_epoch_binds_it() {
+pub(super) fn h13_a_primary_releases_only_when_a_newer_epoch_binds_it() {
     let mut world = World::with(a(), &[b()]);
     world.grants = false;
     world.step(&a(), Event::Leave);
