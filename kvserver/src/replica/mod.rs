@@ -11,6 +11,7 @@
 //! - [`progress`]: what a primary knows of one other copy
 //! - [`primary`]: ordering, commit, promotion, reads, who is counted in and who is left out
 //! - [`divergence`]: comparing digests, and who leaves when they differ
+//! - `broken`: what breaking a rule would do, for tests that drop one
 //!
 //! The invariants, named here and told in `docs/protocol.md`; [`Replica::check_invariants`] looks
 //! at them after every step:
@@ -27,6 +28,7 @@
 pub mod effect;
 pub mod event;
 
+mod broken;
 pub mod copy;
 pub mod divergence;
 pub mod following;
@@ -43,6 +45,7 @@ use kvproto::ids::{Epoch, Member, OpNumber, StreamNumber};
 use kvproto::message::{Body, Message};
 use kvproto::registration::{Progress, Wish};
 use kvproto::reply::{NotDone, Reply};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 use kvproto::view::{Role, View};
 
@@ -305,7 +308,8 @@ impl Replica {
     }
 
     fn on_message(&mut self, now: Timestamp, message: Message, out: &mut Vec<Effect>) {
-        if message.cluster != self.copy.view.cluster || message.to != self.copy.me {
+        let for_me = message.to == self.copy.me || !keeps(Rule::TargetIncarnation);
+        if message.cluster != self.copy.view.cluster || !for_me {
             return;
         }
         match message.body {
@@ -321,7 +325,7 @@ impl Replica {
             }
             _ => {}
         }
-        if message.epoch < self.copy.epoch {
+        if message.epoch < self.copy.epoch && keeps(Rule::OldEpochIsRefused) {
             if message.body.is_from_primary() {
                 let fenced = Body::Fenced(Box::new(self.copy.view.clone()));
                 let epoch = self.copy.epoch;
@@ -350,7 +354,13 @@ impl Replica {
         }
         // The record that came with the registration is given again as the first event.
         let first = self.primary.is_none() && view == self.copy.view;
-        if !first && view.order() <= self.copy.view.order() {
+        let known = &self.copy.view;
+        let older = if keeps(Rule::RecordsByRevision) {
+            view.order() <= known.order()
+        } else {
+            (view.generation, view.number) < (known.generation, known.number) || view == *known
+        };
+        if older && !first {
             return;
         }
         let changed = view.number != self.copy.view.number;
@@ -387,7 +397,7 @@ impl Replica {
         }
         self.copy.epoch = epoch;
         self.following = Following::default();
-        if let Some(primary) = self.primary.take() {
+        if let Some(primary) = self.primary.take_if(|_| keeps(Rule::DeposedStops)) {
             primary.depose(&mut self.copy, out);
             self.release_due = true;
         }
@@ -406,7 +416,7 @@ impl Replica {
     }
 
     fn stay(&mut self) {
-        self.leaving = false;
+        self.leaving = !keeps(Rule::LeavingMayResume);
         self.wished_to_leave_at = None;
     }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use kvproto::command::Record;
 use kvproto::ids::SessionId;
 use kvproto::message::{SessionRecord, StateRecord};
+use kvproto::rules::{Rule, keeps};
 
 use super::keys::Keys;
 use super::sessions::{Session, Sessions};
@@ -136,6 +137,7 @@ impl Scan {
     ) -> Option<StateRecord> {
         while self.pieces.is_empty() && matches!(self.passed, Passed::Session(_)) {
             match self.next_session(sessions) {
+                Some(_) if !keeps(Rule::SessionsTravel) => {}
                 Some((id, session)) => self.pieces = in_pieces(id, session, bytes_max).into(),
                 None => self.passed = Passed::Key(None),
             }
