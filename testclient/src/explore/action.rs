@@ -91,7 +91,7 @@ impl State {
 
     fn actions_of(&self, at: u8, model: &Model, actions: &mut Vec<Action>) {
         let budget = &self.budget;
-        if budget.restarts > 0 {
+        if budget.restarts > 0 && (!model.keeps_one || self.can_spare(usize::from(at))) {
             actions.push(Action::Restart(at));
         }
         let Some(server) = self.server(usize::from(at)) else {
@@ -140,6 +140,13 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Whether another eligible server is alive.
+    fn can_spare(&self, at: usize) -> bool {
+        let eligible = &self.law.view().eligible;
+        let others = (0..self.servers.len()).filter(|other| *other != at);
+        others.filter_map(|other| self.server(other)).any(|it| eligible.contains(&it.member))
     }
 
     fn is_held(&self, at: usize) -> bool {
@@ -273,6 +280,7 @@ impl State {
             let at_first = match model.start {
                 Start::Fresh => self.servers.len(),
                 Start::Led { backups } => backups + 1,
+                Start::Joining => 1,
             };
             if server.member.incarnation.0 > at_first as u64 {
                 seen.goals.reach(Goal::NewcomerPromoted);

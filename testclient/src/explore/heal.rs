@@ -24,20 +24,30 @@ const QUANTA_MAX: usize = 100;
 #[must_use]
 pub fn beginning(model: &Model) -> State {
     let mut state = State::fresh(model);
-    if let Start::Led { backups } = model.start {
-        let mut seen = Seen::default();
-        let all = (1..=backups).fold(0, |all, at| all | 1 << at);
-        let proposal = state.proposal(0, all).expect("all servers are registered");
-        state.law(model, proposal, &mut seen);
-        let members = backups + 1;
-        let led = state.run(model, &mut seen, |state, _| {
-            state.law.view().eligible.len() == members && acts(state, 0)
-        });
-        assert!(led && seen.broken.is_none(), "the beginning is not reached: {seen:?}");
-        // The backups hear how far it is.
-        state.pass(model, model.settings().heartbeat_interval, &mut seen);
-        state.settle(model, &mut seen);
+    let mut seen = Seen::default();
+    match model.start {
+        Start::Fresh => {}
+        Start::Led { backups } => {
+            let all = (1..=backups).fold(0, |all, at| all | 1 << at);
+            state.lead(model, all, &mut seen);
+            // The backups hear how far it is.
+            state.pass(model, model.settings().heartbeat_interval, &mut seen);
+            state.settle(model, &mut seen);
+        }
+        Start::Joining => {
+            state.lead(model, 0, &mut seen);
+            state.install(model, 0, 0b10, &mut seen);
+            for round in 0..2 {
+                let view = Box::new(state.law.view().clone());
+                state.step(model, 0, Event::View(view), &mut seen);
+                if round == 0 {
+                    let wish = Law::clone(&state.wishes[0]);
+                    state.law(model, wish, &mut seen);
+                }
+            }
+        }
     }
+    assert!(seen.broken.is_none(), "the beginning is broken: {seen:?}");
     state.records.clear();
     state.wishes.clear();
     state.loose.clear();
@@ -113,6 +123,16 @@ fn acts(state: &State, at: usize) -> bool {
 }
 
 impl State {
+    /// S0 leads, with these backups synced.
+    fn lead(&mut self, model: &Model, backups: u8, seen: &mut Seen) {
+        self.install(model, 0, backups, seen);
+        let members = 1 + backups.count_ones() as usize;
+        let led = self.run(model, seen, |state, _| {
+            state.law.view().eligible.len() == members && acts(state, 0)
+        });
+        assert!(led, "the beginning is not reached: {seen:?}");
+    }
+
     /// The policy proposes this configuration, if it is another than the present one.
     fn install(&mut self, model: &Model, leader: usize, backups: u8, seen: &mut Seen) {
         if let Some(proposal) = self.proposal(leader, backups) {

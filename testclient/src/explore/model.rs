@@ -34,6 +34,8 @@ pub struct Budget {
 pub enum Start {
     /// All servers are registered, and there is no view yet.
     Fresh,
+    /// S0 leads an activated view in which S1 is joining, and nothing has reached it yet.
+    Joining,
     /// S0 leads an activated view in which this many backups, S1 first, are synced.
     Led {
         /// How many.
@@ -70,7 +72,10 @@ pub struct Model {
     pub wedge_every: u64,
     /// What must be reached, or the model proves less than it seems to.
     pub goals: &'static [Goal],
-    /// Explored to the end by the tests.
+    /// A server restarts only while another eligible one is alive: for walks, which would end in
+    /// waiting for the dead soon.
+    pub keeps_one: bool,
+    /// Explored by the tests.
     pub in_ci: bool,
 }
 
@@ -101,6 +106,7 @@ impl Model {
             members_max: usize::MAX,
             wedge_every: 64,
             goals: &[],
+            keeps_one: false,
             in_ci: true,
         }
     }

@@ -8,6 +8,7 @@
 //! - **Linearizable**: a read returns committed data, and nothing older than what was committed
 //!   anywhere when it began.
 //! - **EligibleIsWhole**: no eligible copy is in the middle of a transfer.
+//! - **CommittedIsSafe**: what an eligible copy committed has left its journal's hands.
 //!
 //! Others are looked at where they could break: nothing applied is forgotten, the primary of a view
 //! is eligible ([`state`](super::state)), and whatever the production code asserts of itself.
@@ -34,6 +35,13 @@ pub fn check(state: &State, seen: &mut Seen) {
 fn check_eligible(server: &Server, committed: &[Arc<Entry>], seen: &mut Seen) {
     if !server.replica.is_complete() {
         seen.broken(|| format!("EligibleIsWhole: {} is half transferred", server.member));
+    }
+    let (log, through) = (server.replica.log(), server.replica.committed());
+    let early = server.unfinished.iter().find(|position| {
+        position.op <= through && log.position_at(position.op) == Some(**position)
+    });
+    if let Some(position) = early {
+        seen.broken(|| format!("CommittedIsSafe: {} has yet to write {position}", server.member));
     }
     for entry in committed {
         if !holds(server, entry) {
