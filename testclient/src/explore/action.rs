@@ -301,10 +301,9 @@ impl State {
                 let names: Vec<_> = all.filter(|at| backups & 1 << at != 0).map(name).collect();
                 format!("the policy proposes primary S{primary}, backups {names:?}")
             }
-            Action::Wish(wish) => format!(
-                "the view service hears: {}",
-                brief_law(&self.wishes[usize::from(wish)])
-            ),
+            Action::Wish(wish) => {
+                format!("the view service hears: {}", brief_law(&self.wishes[usize::from(wish)]))
+            }
             Action::Hear(at, record) => {
                 let view = &self.records[usize::from(record)];
                 format!(
@@ -348,4 +347,3 @@ fn first_primary() -> Member {
 fn count(len: usize) -> u8 {
     u8::try_from(len).expect("a bounded world holds few things of a kind")
 }
-

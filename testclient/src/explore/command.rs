@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::goals::Goals;
+use super::model::Model;
 use super::models;
 use super::search::{Ending, Limits, Outcome, explore, walk};
 use crate::args::Explore;
@@ -32,21 +33,12 @@ fn explore_all(options: &Explore) -> anyhow::Result<ExitCode> {
         let names: Vec<_> = all.iter().map(|model| model.name).collect();
         anyhow::bail!("there is no model {name}; there are {}", names.join(", "));
     }
-    let chosen = |name: &str| options.models.is_empty() || options.models.iter().any(|it| it == name);
+    let chosen =
+        |name: &str| options.models.is_empty() || options.models.iter().any(|it| it == name);
     let mut failed = false;
     for model in all.iter().filter(|model| chosen(model.name)) {
         if options.walks > 0 {
-            let mut goals = Goals::default();
-            let last = options.seed.saturating_add(options.walks);
-            let found = (options.seed..last).find_map(|seed| {
-                walk(model, seed, options.depth, &mut goals).map(|violation| (seed, violation))
-            });
-            let reached = goals.reached();
-            say(format!("{}: {} walks, reached {reached:?}", model.name, options.walks))?;
-            if let Some((seed, violation)) = found {
-                failed = true;
-                say(format!("seed {seed}\n{violation}"))?;
-            }
+            failed |= walk_through(model, options)?;
             continue;
         }
         let limits = Limits {
@@ -62,6 +54,23 @@ fn explore_all(options: &Explore) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Walks at random; whether a property broke.
+fn walk_through(model: &Model, options: &Explore) -> anyhow::Result<bool> {
+    let (mut goals, mut steps) = (Goals::default(), 0);
+    for seed in options.seed..options.seed.saturating_add(options.walks) {
+        let walked = walk(model, seed, options.depth);
+        goals.add(walked.goals);
+        steps += walked.steps;
+        if let Some(violation) = walked.violation {
+            say(format!("{}, seed {seed}\n{violation}", model.name))?;
+            return Ok(true);
+        }
+    }
+    let (name, walks, reached) = (model.name, options.walks, goals.reached());
+    say(format!("{name}: {walks} walks, {steps} steps, reached {reached:?}"))?;
+    Ok(false)
 }
 
 /// One line about an outcome.

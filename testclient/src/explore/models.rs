@@ -125,7 +125,10 @@ pub fn joins() -> Vec<Model> {
             forgetful: true,
             budget: Budget { proposals: 2, writes: 1, ..NOTHING },
             goals: &[Goal::NewcomerSynced, Goal::Transferred],
-            ..Model::new("rejoin-transfer", "a former copy is emptied only when nobody counts on it")
+            ..Model::new(
+                "rejoin-transfer",
+                "a former copy is emptied only when nobody counts on it",
+            )
         },
     ]
 }
@@ -204,7 +207,6 @@ pub fn big() -> Vec<Model> {
             Goal::NewcomerPromoted,
             Goal::OldPrimaryReappointed,
             Goal::TailDropped,
-            Goal::Transferred,
             Goal::LeaseRead,
             Goal::ConfirmedRead,
             Goal::HandedOver,
@@ -237,7 +239,14 @@ pub fn big() -> Vec<Model> {
             start: Start::Joining,
             forgetful: true,
             reads: Reads::Confirm,
-            budget: Budget { proposals: 3, writes: 2, breaks: 1, restarts: 1, passes: 1, ..NOTHING },
+            budget: Budget {
+                proposals: 3,
+                writes: 2,
+                breaks: 1,
+                restarts: 1,
+                passes: 1,
+                ..NOTHING
+            },
             quanta: &[160],
             in_ci: false,
             ..Model::new("join3", "transfers among three servers")
@@ -248,6 +257,7 @@ pub fn big() -> Vec<Model> {
             slow_journal: true,
             name: "e20-transfer",
             about: "the same with full transfers and slow journals",
+            goals: &[Goal::WriteAfterFailover, Goal::NewcomerPromoted, Goal::Transferred],
             ..walked.clone()
         },
         Model {

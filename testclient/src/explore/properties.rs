@@ -121,12 +121,7 @@ fn value_at(committed: &[Arc<Entry>], through: OpNumber) -> Option<Vec<u8>> {
 }
 
 /// A write was answered as done at an op.
-pub(super) fn check_acknowledged(
-    state: &State,
-    op: OpNumber,
-    command: &Command,
-    seen: &mut Seen,
-) {
+pub(super) fn check_acknowledged(state: &State, op: OpNumber, command: &Command, seen: &mut Seen) {
     let entry = op.0.checked_sub(1).and_then(|index| state.committed.get(index as usize));
     if entry.is_none_or(|entry| entry.command != *command) {
         seen.broken(|| format!("AcknowledgedIsKept: a write was answered, op {op} is another's"));
@@ -134,12 +129,7 @@ pub(super) fn check_acknowledged(
 }
 
 /// A read was answered with what is there.
-pub(super) fn check_read(
-    state: &State,
-    read: &OpenRead,
-    record: Option<&Record>,
-    seen: &mut Seen,
-) {
+pub(super) fn check_read(state: &State, read: &OpenRead, record: Option<&Record>, seen: &mut Seen) {
     let value = record.map(|record| record.value.to_vec());
     let ops = read.floor.0..=state.committed.len() as u64;
     let mut possible = ops.map(|op| value_at(&state.committed, OpNumber(op)));

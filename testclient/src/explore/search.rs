@@ -245,7 +245,8 @@ impl Search<'_> {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..self.limits.threads).map(|_| scope.spawn(work)).collect();
             for thread in threads {
-                let (reached, mut found) = thread.join().expect("panics are caught where they may come");
+                let (reached, mut found) =
+                    thread.join().expect("panics are caught where they may come");
                 goals.add(reached);
                 next.append(&mut found);
             }
@@ -319,27 +320,30 @@ fn check(model: &Model, state: &State, wedge: bool) -> Result<(), String> {
     }
 }
 
-/// Walks at random through a model, from a seed.
+/// What a walk came to.
+#[derive(Clone, Debug)]
+pub struct Walk {
+    /// Steps made.
+    pub steps: usize,
+    /// What was reached.
+    pub goals: Goals,
+    /// What was broken, if anything.
+    pub violation: Option<Violation>,
+}
+
+/// Walks at random through a model, from a seed, for so many steps or until nothing can happen.
 ///
 /// # Panics
 /// When the model's beginning cannot be reached.
-pub fn walk(model: &Model, seed: u64, depth: usize, goals: &mut Goals) -> Option<Violation> {
+#[must_use]
+pub fn walk(model: &Model, seed: u64, depth: usize) -> Walk {
     let mut random = Random::new(seed);
     let mut state = beginning(model);
     let mut actions = Vec::new();
-    while actions.len() < depth {
-        let possible = state.actions(model);
-        let total = possible.iter().map(|action| weight(*action)).sum::<u64>();
-        if total == 0 {
-            break;
-        }
-        let mut draw = random.between(1, total);
-        let chosen = possible.into_iter().find(|action| {
-            let reached = draw <= weight(*action);
-            draw = draw.saturating_sub(weight(*action));
-            reached
-        });
-        let Some(action) = chosen else {
+    let mut goals = Goals::default();
+    let mut violation = None;
+    while actions.len() < depth && violation.is_none() {
+        let Some(action) = draw(&mut random, &state.actions(model)) else {
             break;
         };
         actions.push(action);
@@ -355,11 +359,22 @@ pub fn walk(model: &Model, seed: u64, depth: usize, goals: &mut Goals) -> Option
             Ok(after) => state = after,
             Err(what) => {
                 let trace = replay(model, &actions);
-                return Some(Violation { what, actions, trace });
+                violation = Some(Violation { what, actions: actions.clone(), trace });
             }
         }
     }
-    None
+    Walk { steps: actions.len(), goals, violation }
+}
+
+/// One of these, by weight.
+fn draw(random: &mut Random, possible: &[Action]) -> Option<Action> {
+    let total = possible.iter().map(|action| weight(*action)).sum::<u64>();
+    let mut left = random.between(1, total.max(1));
+    possible.iter().copied().find(|action| {
+        let drawn = left <= weight(*action);
+        left = left.saturating_sub(weight(*action));
+        drawn
+    })
 }
 
 /// How often each kind of thing happens in a walk: what carries the protocol on, often; what
