@@ -49,6 +49,11 @@ fn newcomers_join_in_every_order() {
 }
 
 #[test]
+fn writes_are_repeated_in_every_order() {
+    all_sound(models::repeats());
+}
+
+#[test]
 fn reads_and_hand_overs_happen_in_every_order() {
     all_sound(models::reads());
 }

@@ -37,6 +37,8 @@ pub enum Action {
     Finish(u8),
     /// A client asks a server to write.
     Write(u8),
+    /// A client asks a server again for its last write.
+    Again(u8),
     /// A client asks a server to read.
     Read(u8),
     /// A server restarts empty.
@@ -49,6 +51,8 @@ pub enum Action {
     Leave(u8),
     /// A server that was asked to stop is asked to stay.
     Stay(u8),
+    /// The view service has nobody to take over from a server.
+    Nobody(u8),
     /// This quantum of time passes.
     Pass(u8),
 }
@@ -84,7 +88,7 @@ impl State {
             actions.extend((0..count(model.quanta.len())).map(Action::Pass));
         }
         if budget.proposals > 0 {
-            self.proposals(model, &mut actions);
+            self.proposals(&mut actions);
         }
         actions
     }
@@ -114,6 +118,9 @@ impl State {
             if budget.writes > 0 {
                 actions.push(Action::Write(at));
             }
+            if budget.repeats > 0 && budget.writes < model.budget.writes {
+                actions.push(Action::Again(at));
+            }
             if budget.reads > 0 {
                 actions.push(Action::Read(at));
             }
@@ -125,17 +132,16 @@ impl State {
             actions.push(Action::Leave(at));
         }
         if model.budget.leaves > 0 {
-            actions.push(Action::Stay(at));
+            actions.extend([Action::Stay(at), Action::Nobody(at)]);
         }
     }
 
     /// Every configuration of present servers. The law refuses what is not allowed.
-    fn proposals(&self, model: &Model, actions: &mut Vec<Action>) {
+    fn proposals(&self, actions: &mut Vec<Action>) {
         let servers = count(self.servers.len());
         for primary in 0..servers {
             for backups in 0..1_u8 << servers {
-                let members = 1 + backups.count_ones() as usize;
-                if backups & 1 << primary == 0 && members <= model.members_max {
+                if backups & 1 << primary == 0 {
                     actions.push(Action::Propose(primary, backups));
                 }
             }
@@ -221,8 +227,15 @@ impl State {
                 }
             }
             Action::Finish(at) => self.finish_journal(model, usize::from(at), seen),
-            Action::Write(at) => self.ask(model, usize::from(at), true, seen),
-            Action::Read(at) => self.ask(model, usize::from(at), false, seen),
+            Action::Write(at) => {
+                self.budget.writes -= 1;
+                self.ask_to_write(model, usize::from(at), seen);
+            }
+            Action::Again(at) => {
+                self.budget.repeats -= 1;
+                self.ask_to_write(model, usize::from(at), seen);
+            }
+            Action::Read(at) => self.ask_to_read(model, usize::from(at), seen),
             Action::Restart(at) => self.restart(model, usize::from(at), seen),
             Action::Pause(at) => {
                 self.budget.pauses -= 1;
@@ -237,6 +250,7 @@ impl State {
                 self.step(model, usize::from(at), Event::Leave, seen);
             }
             Action::Stay(at) => self.step(model, usize::from(at), Event::Stay, seen),
+            Action::Nobody(at) => self.step(model, usize::from(at), Event::NobodyToTakeOver, seen),
             Action::Pass(quantum) => {
                 self.budget.passes -= 1;
                 let time = Duration::from_millis(model.quanta[usize::from(quantum)]);
@@ -326,12 +340,14 @@ impl State {
             }
             Action::Finish(at) => format!("S{at}'s journal finishes"),
             Action::Write(at) => format!("a client asks S{at} to write"),
+            Action::Again(at) => format!("a client asks S{at} again for its last write"),
             Action::Read(at) => format!("a client asks S{at} to read"),
             Action::Restart(at) => format!("S{at} restarts empty"),
             Action::Pause(at) => format!("S{at} will pause before it acts"),
             Action::Resume(at) => format!("S{at} goes on"),
             Action::Leave(at) => format!("S{at} is asked to stop"),
             Action::Stay(at) => format!("S{at} is asked to stay"),
+            Action::Nobody(at) => format!("S{at} hears that nobody can take over"),
             Action::Pass(quantum) => {
                 format!("{} ms pass", model.quanta[usize::from(quantum)])
             }

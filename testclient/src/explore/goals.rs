@@ -43,6 +43,8 @@ pub enum Goal {
     LateMessage,
     /// A server acted on what it had decided before a pause, while time passed.
     ActedAfterPause,
+    /// A repeated write was answered.
+    RepeatAnswered,
 }
 
 /// All goals, in the order of their bits.
@@ -67,6 +69,7 @@ pub const ALL: &[Goal] = &[
     Goal::CountedOnRestarted,
     Goal::LateMessage,
     Goal::ActedAfterPause,
+    Goal::RepeatAnswered,
 ];
 
 /// A set of goals.

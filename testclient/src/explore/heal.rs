@@ -96,6 +96,10 @@ fn prove(model: &Model, state: &State, leader: usize, others: bool) -> Result<()
         state.wake(model, at, &mut seen);
         state.step(model, at, Event::Stay, &mut seen);
     }
+    if state.server(leader).is_none() {
+        // It had decided to leave already, which is as good as a crash.
+        return Ok(());
+    }
     let alone = state.commits(model, leader, &mut seen);
     let mut done = alone;
     if alone && others {
@@ -131,6 +135,10 @@ impl State {
             state.law.view().eligible.len() == members && acts(state, 0)
         });
         assert!(led, "the beginning is not reached: {seen:?}");
+        if model.sessions {
+            self.open_session(model, 0, seen);
+            self.settle(model, seen);
+        }
     }
 
     /// The policy proposes this configuration, if it is another than the present one.

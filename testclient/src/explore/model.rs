@@ -19,6 +19,8 @@ pub struct Budget {
     pub breaks: u8,
     /// Writes that clients begin.
     pub writes: u8,
+    /// Writes that clients repeat, not knowing what became of them.
+    pub repeats: u8,
     /// Reads that clients begin.
     pub reads: u8,
     /// Steps of time.
@@ -66,8 +68,8 @@ pub struct Model {
     pub forgetful: bool,
     /// What has become void (old records, granted or refused wishes) is still tried.
     pub stale: bool,
-    /// Most members of a proposed view.
-    pub members_max: usize,
+    /// Clients write through a session, so that what they repeat is done once.
+    pub sessions: bool,
     /// The wedge check is made in one of this many states.
     pub wedge_every: u64,
     /// What must be reached, or the model proves less than it seems to.
@@ -93,6 +95,7 @@ impl Model {
                 restarts: 0,
                 breaks: 0,
                 writes: 0,
+                repeats: 0,
                 reads: 0,
                 passes: 0,
                 pauses: 0,
@@ -103,7 +106,7 @@ impl Model {
             slow_journal: false,
             forgetful: false,
             stale: false,
-            members_max: usize::MAX,
+            sessions: false,
             wedge_every: 64,
             goals: &[],
             keeps_one: false,

@@ -12,7 +12,7 @@ const NOTHING: Budget = Model::new("", "").budget;
 /// All models.
 #[must_use]
 pub fn all() -> Vec<Model> {
-    [views(), joins(), reads(), big()].concat()
+    [views(), joins(), repeats(), reads(), big()].concat()
 }
 
 /// View changes, failover, restarts.
@@ -78,6 +78,30 @@ pub fn views() -> Vec<Model> {
             goals: &[Goal::WriteAfterFailover, Goal::TailDropped, Goal::ShrinkConfirmed],
             ..Model::new("failover3", "failover among three copies")
         },
+    ]
+}
+
+/// Requests that are repeated.
+#[must_use]
+pub fn repeats() -> Vec<Model> {
+    let once = Model {
+        sessions: true,
+        reads: Reads::Confirm,
+        budget: Budget { proposals: 2, writes: 1, repeats: 2, ..NOTHING },
+        goals: &[Goal::RepeatAnswered, Goal::WriteAfterFailover],
+        ..Model::new("once", "a write is repeated, before and after a failover")
+    };
+    vec![
+        Model {
+            name: "once-transfer",
+            about: "a write is repeated to a copy that was brought up by a transfer",
+            start: Start::Joining,
+            forgetful: true,
+            budget: Budget { proposals: 1, writes: 1, repeats: 1, ..NOTHING },
+            goals: &[Goal::RepeatAnswered, Goal::Transferred],
+            ..once.clone()
+        },
+        once,
     ]
 }
 
@@ -188,6 +212,7 @@ pub fn big() -> Vec<Model> {
         restarts: 6,
         breaks: 30,
         writes: 60,
+        repeats: 60,
         reads: 60,
         passes: 200,
         pauses: 20,
@@ -198,6 +223,7 @@ pub fn big() -> Vec<Model> {
         start: Start::Led { backups: 2 },
         budget: everything,
         quanta: &[20, 50, 90, 160],
+        sessions: true,
         keeps_one: true,
         in_ci: false,
         goals: &[
@@ -211,6 +237,7 @@ pub fn big() -> Vec<Model> {
             Goal::ConfirmedRead,
             Goal::HandedOver,
             Goal::ActedAfterPause,
+            Goal::RepeatAnswered,
         ],
         ..Model::new("e20", "three servers and everything that can happen to them")
     };

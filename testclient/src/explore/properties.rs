@@ -107,11 +107,14 @@ fn check_positions(state: &State, seen: &mut Seen) {
     }
 }
 
-/// What the committed log makes of the one key, through an op.
+/// What the committed log makes of the one key, through an op: each request is done once, however
+/// often it was ordered.
 fn value_at(committed: &[Arc<Entry>], through: OpNumber) -> Option<Vec<u8>> {
     let mut value: Option<Vec<u8>> = None;
-    for entry in committed.iter().take_while(|entry| entry.op() <= through) {
-        if let Command::Change(change) = &entry.command
+    for (index, entry) in committed.iter().enumerate() {
+        if entry.op() <= through
+            && !is_repeated(&committed[..index], entry)
+            && let Command::Change(change) = &entry.command
             && let Action::Append(suffix) = &change.action
         {
             value.get_or_insert_default().extend_from_slice(suffix);
@@ -120,10 +123,17 @@ fn value_at(committed: &[Arc<Entry>], through: OpNumber) -> Option<Vec<u8>> {
     value
 }
 
-/// A write was answered as done at an op.
+/// Whether a request was ordered before.
+fn is_repeated(earlier: &[Arc<Entry>], entry: &Entry) -> bool {
+    entry.id.is_some() && earlier.iter().any(|other| other.id == entry.id)
+}
+
+/// A write was answered as done at an op: a repeated one at any op from its own on.
 pub(super) fn check_acknowledged(state: &State, op: OpNumber, command: &Command, seen: &mut Seen) {
-    let entry = op.0.checked_sub(1).and_then(|index| state.committed.get(index as usize));
-    if entry.is_none_or(|entry| entry.command != *command) {
+    let is_it = |entry: &&Arc<Entry>| entry.command == *command && entry.op() <= op;
+    let found = state.committed.iter().find(is_it);
+    let in_place = |entry: &Arc<Entry>| entry.id.is_some() || entry.op() == op;
+    if !found.is_some_and(in_place) {
         seen.broken(|| format!("AcknowledgedIsKept: a write was answered, op {op} is another's"));
     }
 }

@@ -384,9 +384,9 @@ fn weight(action: Action) -> u64 {
         Action::DeliverUp(_) | Action::DeliverDown(_) | Action::Finish(_) => 60,
         Action::Wish(_) | Action::Resume(_) => 30,
         Action::Hear(..) => 12,
-        Action::Write(_) | Action::Read(_) | Action::Pass(_) => 10,
+        Action::Write(_) | Action::Again(_) | Action::Read(_) | Action::Pass(_) => 10,
         Action::DeliverLoose(_) | Action::Pause(_) | Action::Break(_) => 3,
-        Action::Leave(_) | Action::Stay(_) => 2,
+        Action::Leave(_) | Action::Stay(_) | Action::Nobody(_) => 2,
         Action::Propose(..) | Action::Restart(_) => 1,
     }
 }

@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvproto::command::{Action, Change, Command, Entry, Query};
+use kvproto::command::{Action, Change, Command, Entry, Outcome, Query, RequestId};
 use kvproto::message::{Body, Message};
 use kvproto::registration::Wish;
 use kvproto::view::Role;
 use kvproto::{
-    ClusterId, Incarnation, Member, OpNumber, Position, Reply, ServerName, StreamNumber, Timestamp,
-    View,
+    ClusterId, Incarnation, Member, OpNumber, Position, Reply, RequestNumber, ServerName,
+    SessionId, StreamNumber, Timestamp, View,
 };
 use kvserver::replica::Replica;
 use kvserver::replica::effect::{Effect, Notice};
@@ -29,10 +29,12 @@ use super::shared::{Shared, hash_of};
 
 /// The one key of all clients; writes append to it, so that its value tells their order.
 pub const KEY: &[u8] = b"k";
-/// Tokens from here on are writes.
+/// Tokens from here on are writes: of a hundred, those of one attempt.
 const WRITES_FROM: u64 = 100;
 /// The token of the write that proves progress.
-pub const PROOF: Token = Token(1000);
+const PROOF: Token = Token(1_000_000);
+/// The token of the request that opens the clients' session.
+const SESSION: Token = Token(1_000_001);
 
 /// A live server.
 #[derive(Clone, Hash, Debug)]
@@ -101,6 +103,8 @@ pub struct State {
     pub loose: Vec<Shared<Message>>,
     /// What was ever committed anywhere, from op 1.
     pub committed: Shared<Vec<Arc<Entry>>>,
+    /// The session of all clients, if the model has one.
+    pub session: Option<SessionId>,
     /// Reads under way.
     pub reads: Vec<OpenRead>,
     /// What may still happen.
@@ -168,6 +172,7 @@ impl State {
             streams: Vec::new(),
             loose: Vec::new(),
             committed: Shared::new(Vec::new()),
+            session: None,
             reads: Vec::new(),
             budget: Budget::default(),
         };
@@ -181,8 +186,9 @@ impl State {
     #[must_use]
     pub fn hash(&self) -> u64 {
         let State { now, law, records, wishes, servers, streams, loose, committed, .. } = self;
-        let State { reads, budget, .. } = self;
-        hash_of(&(now, law, records, wishes, servers, streams, loose, committed, reads, budget))
+        let State { session, reads, budget, .. } = self;
+        let clients = (session, reads, budget);
+        hash_of(&(now, law, records, wishes, servers, streams, loose, committed, clients))
     }
 
     /// A server that is alive, paused or not.
@@ -496,12 +502,21 @@ impl State {
             seen.proved |= matches!(reply, Some(Reply::Done { .. }));
             return;
         }
+        if token == SESSION {
+            if let Some(Reply::Done { outcome: Outcome::SessionOpened(session), .. }) = reply {
+                self.session = Some(session);
+            }
+            return;
+        }
         if token.0 >= WRITES_FROM {
-            let left = u8::try_from(token.0 - WRITES_FROM).unwrap_or(0);
+            let left = u8::try_from(token.0 % 100).unwrap_or(0);
             if let Some(Reply::Done { at: point, .. }) = &reply {
                 seen.goals.reach(Goal::WriteDone);
                 if later(self) {
                     seen.goals.reach(Goal::WriteAfterFailover);
+                }
+                if self.session.is_some() && token.0 < WRITES_FROM * 90 {
+                    seen.goals.reach(Goal::RepeatAnswered);
                 }
                 properties::check_acknowledged(self, point.op, &suffix(left), seen);
             }
@@ -524,22 +539,36 @@ impl State {
         }
     }
 
-    /// A client asks a server to append, or to read.
-    pub(super) fn ask(&mut self, model: &Model, at: usize, write: bool, seen: &mut Seen) {
-        let (token, operation) = if write {
-            self.budget.writes -= 1;
-            let command = suffix(self.budget.writes);
-            let token = Token(WRITES_FROM + u64::from(self.budget.writes));
-            (token, Operation::Command { id: None, command })
-        } else {
-            self.budget.reads -= 1;
-            let token = Token(u64::from(self.budget.reads));
-            let floor = OpNumber(self.committed.len() as u64);
-            self.reads.push(OpenRead { token, server: at, floor });
-            let keys = vec![bytes::Bytes::from_static(KEY)];
-            (token, Operation::Query(Query::Get(keys)))
-        };
+    /// A client asks a server to append what it appends at this point, maybe not for the first time.
+    pub(super) fn ask_to_write(&mut self, model: &Model, at: usize, seen: &mut Seen) {
+        let Budget { writes, repeats, .. } = self.budget;
+        let id = self.session.map(|session| RequestId {
+            session,
+            number: RequestNumber(u64::from(model.budget.writes - writes)),
+            first_open: RequestNumber(1),
+        });
+        let attempt = 90 - u64::from(model.budget.repeats - repeats);
+        let token = Token(WRITES_FROM * attempt + u64::from(writes));
+        let operation = Operation::Command { id, command: suffix(writes) };
         self.step(model, at, Event::Requests(vec![Request { token, operation }]), seen);
+    }
+
+    /// A client asks a server to read.
+    pub(super) fn ask_to_read(&mut self, model: &Model, at: usize, seen: &mut Seen) {
+        self.budget.reads -= 1;
+        let token = Token(u64::from(self.budget.reads));
+        let floor = OpNumber(self.committed.len() as u64);
+        self.reads.push(OpenRead { token, server: at, floor });
+        let keys = vec![bytes::Bytes::from_static(KEY)];
+        let operation = Operation::Query(Query::Get(keys));
+        self.step(model, at, Event::Requests(vec![Request { token, operation }]), seen);
+    }
+
+    /// The clients open their session.
+    pub(super) fn open_session(&mut self, model: &Model, at: usize, seen: &mut Seen) {
+        let operation = Operation::Command { id: None, command: Command::OpenSession };
+        let request = Request { token: SESSION, operation };
+        self.step(model, at, Event::Requests(vec![request]), seen);
     }
 
     /// A client asks for the write that proves progress.
