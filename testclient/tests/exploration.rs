@@ -103,3 +103,49 @@ fn one_seed_walks_one_way_and_one_model_has_one_number_of_states() {
     let (alone, together) = (visited(1), visited(2));
     assert_eq!((alone.states, alone.depth), (together.states, together.depth));
 }
+
+/// Tests that are themselves tested: without a rule of the protocol a model breaks, soon.
+#[cfg(debug_assertions)]
+mod rules {
+    use kvproto::rules::Rule::{self, *};
+    use kvproto::rules::without;
+
+    use super::{explore, limits, named};
+
+    /// Rules, a model that misses them, and the states within which it does.
+    const MISSED: &[(&[Rule], &str, usize)] = &[
+        (&[PrimaryIsEligible], "pair3v", 1000),
+        (&[FirstViewIsFree], "fresh", 100),
+        (&[EpochByTheRecordReplaced], "pair3v", 100),
+        (&[ReconciledByIncarnation], "pair-restart", 5000),
+        (&[SyncedNamesItsView], "join", 30_000),
+        (&[RestartedIsNew], "pair-restart", 100),
+        (&[AppliedOnce], "e17", 100),
+        (&[ReplyAfterCommit], "e16", 100),
+        (&[CommitWaitsForCopies], "pair3v", 100),
+        (&[EveryCopyCounts], "failover3", 1000),
+        (&[OwnJournalCounts], "journal", 1000),
+        (&[AskedIsRequired], "join-break", 10_000),
+        (&[AskedEnds], "pair3v", 2000),
+        (&[ShrinkWaits], "pair3v", 40_000),
+        (&[DeposedStops], "pair3v", 100),
+        (&[NewestStreamCounts], "join-transfer", 10_000),
+        (&[AppliedIsCommitted], "failover3", 100),
+        (&[ReadIsCommitted], "lease", 100),
+        (&[NewPrimaryKeepsItsTail], "pair3v", 2000),
+        (&[ActsOnceActivated], "pair3v", 100),
+    ];
+
+    #[test]
+    fn a_model_breaks_without_the_rule_that_it_is_about() {
+        for (rules, name, states) in MISSED {
+            let model = named(name);
+            let outcome = without(rules, || explore(&model, limits(*states)));
+            let violation = outcome.violation.unwrap_or_else(|| {
+                panic!("{name} does not miss {rules:?} within {} states", outcome.states)
+            });
+            let (steps, visited) = (violation.actions.len(), outcome.states);
+            eprintln!("{rules:?}: {name}, {steps} steps, {visited} states: {}", violation.what);
+        }
+    }
+}

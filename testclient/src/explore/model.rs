@@ -64,7 +64,8 @@ pub struct Model {
     pub reads: Reads,
     /// The journal finishes as an event of its own, not at once.
     pub slow_journal: bool,
-    /// Nothing committed is kept in the log, so that only a full transfer brings a copy up.
+    /// Nothing committed is kept in the log, so that only a full transfer brings a copy up; windows,
+    /// batches and chunks are as small as can be.
     pub forgetful: bool,
     /// What has become void (old records, granted or refused wishes) is still tried.
     pub stale: bool,
@@ -131,7 +132,14 @@ impl Model {
     pub fn options(&self) -> ReplicaOptions {
         let mut tuning = Tuning::default();
         if self.forgetful {
-            tuning.retain_bytes = 0;
+            tuning = Tuning {
+                retain_bytes: 0,
+                window_appends: 1,
+                batch_bytes: 1,
+                chunk_bytes: 1,
+                chunks_in_flight: 1,
+                ..tuning
+            };
         }
         ReplicaOptions { reads: self.reads, tuning }
     }
