@@ -8,7 +8,7 @@
 //! - [`ledger`], [`failover`]: what writers were promised (pure), and a drill that checks it
 //!   through faults
 //! - [`cluster`]: real processes on this machine; [`up`]: such a cluster for people
-//! - [`sim`]: a whole cluster in memory that one seed decides (pure)
+//! - [`sim`]: a whole cluster in memory that one seed decides (pure); [`seeds`]: many of them
 //! - [`report`]: tables, durations and lines for people
 
 pub mod args;
@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod failover;
 pub mod ledger;
 pub mod report;
+pub mod seeds;
 pub mod sim;
 pub mod up;
 pub mod workload;

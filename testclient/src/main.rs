@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
-use testclient::{basic, bench, failover, up};
+use testclient::{basic, bench, failover, seeds, up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,6 +23,9 @@ async fn main() -> ExitCode {
         Some(Command::Bench(options)) => bench::run(&args.vs, options, stop).await,
         Some(Command::Failover(options)) => failover::run(options, stop).await,
         Some(Command::Cluster(options)) => up::run(options, stop).await,
+        Some(Command::Sim(options)) => {
+            tokio::task::block_in_place(|| seeds::command(options, &stop))
+        }
     };
     result.unwrap_or_else(|error| fail(&error))
 }
