@@ -22,7 +22,6 @@ use kvproto::time::{LogTime, Timestamp};
 use kvproto::view::ViewStatus;
 
 use super::WISH_AGAIN;
-use super::broken;
 use super::copy::Copy;
 use super::divergence::Digests;
 use super::effect::{Effect, Notice};
@@ -80,9 +79,10 @@ impl Primary {
             copy.complete = true;
         }
         if !keeps(Rule::NewPrimaryKeepsItsTail) {
-            broken::drop_tail(copy, out);
+            copy.drop_after(copy.committed, out);
         }
         copy.led = Some(epoch);
+        let barrier = begin_epoch(copy, out);
         let mut in_flight = BTreeMap::new();
         let mut uncommitted_bytes = 0;
         for entry in copy.log.from(copy.committed.next(), usize::MAX) {
@@ -91,16 +91,7 @@ impl Primary {
                 in_flight.entry((id.session, id.number)).or_insert(entry.op());
             }
         }
-        let barrier = copy.log.last().op.next();
-        let entry = Entry {
-            position: Position { epoch, op: barrier },
-            at: copy.log_time,
-            id: None,
-            command: Command::Barrier,
-        };
-        uncommitted_bytes += entry.weight();
         let anchor = (now, copy.log_time);
-        copy.append(vec![Arc::new(entry)], out);
         Primary {
             epoch,
             barrier,
@@ -349,4 +340,32 @@ impl Primary {
             );
         }
     }
+}
+
+/// Appends the barrier of the epoch, and returns its op.
+///
+/// A tail of this generation stays as it is. That of an older one, which only `force` can bring
+/// here, is ordered anew behind the barrier: copies that are lost may have committed other ops at
+/// its positions, and versions and session ids, which are made of positions, must never be given
+/// out twice.
+fn begin_epoch(copy: &mut Copy, out: &mut Vec<Effect>) -> OpNumber {
+    let epoch = copy.view.epoch();
+    let mut tail = copy.log.from(copy.committed.next(), usize::MAX);
+    let older = tail.iter().any(|entry| entry.position.epoch.generation < epoch.generation);
+    if older && keeps(Rule::ForcedTailIsNamedAnew) {
+        copy.drop_after(copy.committed, out);
+    } else {
+        tail.clear();
+    }
+    let barrier = copy.log.last().op.next();
+    let commands = tail.iter().filter(|entry| entry.command != Command::Barrier);
+    let again = commands.map(|entry| (entry.id, entry.command.clone()));
+    let mut batch = Vec::new();
+    for (id, command) in std::iter::once((None, Command::Barrier)).chain(again) {
+        let op = OpNumber(barrier.0 + batch.len() as u64);
+        let position = Position { epoch, op };
+        batch.push(Arc::new(Entry { position, at: copy.log_time, id, command }));
+    }
+    copy.append(batch, out);
+    barrier
 }

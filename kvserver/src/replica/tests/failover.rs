@@ -347,3 +347,30 @@ pub(super) fn an_acknowledged_write_is_kept_by_a_new_primary_that_never_heard_of
     world.run(ms(500));
     assert_eq!(world.held(&b(), "k").as_deref(), Some("v"));
 }
+
+/// Two servers each held another op at one position; one of the ops was committed and is lost, and
+/// an operator forces the server that holds the other. Found by the simulator: the forced server
+/// committed its tail as it was, and two writes had one version.
+#[test]
+pub(super) fn a_forced_generation_orders_its_tail_anew() {
+    let mut world = World::with(a(), &[b()]);
+    let session = world.open_session(&a());
+    world.run(ms(200));
+    write_in_the_tail(&mut world, id(session, 1));
+    let committed = world.replicas[&b()].committed();
+    world.kill(&a());
+    world.wire.clear();
+    world.view.generation = Generation(2);
+    world.view.eligible = [b()].into();
+    world.propose(b(), &[]);
+    world.run(ms(500));
+    let keys = vec![Bytes::from_static(b"k")];
+    let record = world.replicas[&b()].store().query(&Query::Get(keys)).remove(0);
+    let record = record.expect("what the forced server holds is kept");
+    let barrier = committed.next();
+    assert_eq!(record.version, kvproto::Version::of_change_at(Generation(2), barrier.next()));
+    let retry = world.append_once(&b(), id(session, 1), "k", "x");
+    world.settle();
+    assert!(world.is_done(retry), "and known under its request");
+    assert_eq!(world.held(&b(), "k").as_deref(), Some("x"));
+}
