@@ -276,6 +276,7 @@ pub fn name(key: &[u8]) -> String {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Answer::Changed(changed) if changed.is_empty() => f.write_str("ok"),
             Answer::Changed(changed) => {
                 let parts: Vec<_> = changed.iter().map(shown_changed).collect();
                 write!(f, "ok ({})", parts.join("; "))

@@ -18,8 +18,11 @@ const PURE: &[&str] = &[
     "kvclient/src/backoff",
     "kvclient/src/error",
     "kvclient/src/attempts",
+    "testclient/src/history",
     "testclient/src/ledger",
+    "testclient/src/linearizability",
     "testclient/src/sim",
+    "testclient/src/witness",
     "testclient/src/workload",
 ];
 

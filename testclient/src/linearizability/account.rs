@@ -1,8 +1,8 @@
 //! Makes of a violation what a person can follow: the few calls that contradict each other. Pure.
 //!
-//! A call is weakened by leaving it out, if it is a read, or by forgetting how and when it ended, if
-//! it is a write. That never turns a legal history into a violation, so whatever remains is one for
-//! sure. First weakened are the calls that returned after the first one that fits nowhere; then all
+//! A call is weakened by leaving it out, if it is a read, or, if it is a write, by forgetting its
+//! answer, or that it ended at all. That never turns a legal history into a violation, so whatever
+//! remains is one for sure. First weakened are the calls that returned after the first one that fits nowhere; then all
 //! but that call, those that may have written what it saw, and the few that returned last before it,
 //! if they are a violation by themselves; then whatever else is not needed.
 
@@ -18,10 +18,13 @@ use super::search::{Model, Stuck, Verdict};
 use crate::history::{Answer, Call, End, Operation, name};
 
 /// Steps of each search while calls are left out. A search that needs more keeps its calls.
-const STEPS_MAX: u64 = 50_000;
+const STEPS_MAX: u64 = 400_000;
 
 /// Searches while calls are left out, times the calls of each, at most.
-const WORK_MAX: usize = 300_000;
+const WORK_MAX: usize = 30_000;
+
+/// Calls that a person takes in at once.
+const EASY: usize = 5;
 
 /// Other writes that are shown one by one at most.
 const OTHERS_SHOWN: usize = 4;
@@ -48,7 +51,7 @@ impl Account {
         let blocked = calls[stuck.blocked].clone();
         let until = blocked.answer().map_or(blocked.invoked, |(returned, _)| returned);
         let cut: Vec<Call> = calls.iter().filter_map(|call| cut_at(call, until)).collect();
-        let core = if is_violation(&cut) { reduce(narrowed(cut, &blocked)) } else { cut };
+        let core = core(&cut, &blocked);
         let (contradiction, others) =
             core.into_iter().partition(|call: &Call| call.answer().is_some());
         let held = held(calls, &stuck.order, &blocked);
@@ -96,15 +99,31 @@ fn is_violation(calls: &[Call]) -> bool {
     matches!(verdict, Verdict::Violation(_))
 }
 
+/// A small violation among these calls. What was acknowledged in which order is the easiest to
+/// follow; where that takes many calls, what writes were answered may say it in fewer.
+fn core(calls: &[Call], blocked: &Call) -> Vec<Call> {
+    let answered = |core: &Vec<Call>| core.iter().filter(|call| call.answer().is_some()).count();
+    let blind: Vec<Call> = calls.iter().map(without_answer).collect();
+    let blind = narrowed(&blind, blocked).map(reduce);
+    match blind {
+        Some(core) if answered(&core) <= EASY => core,
+        blind => {
+            let sighted = narrowed(calls, blocked).map(reduce);
+            let smallest = blind.into_iter().chain(sighted).min_by_key(answered);
+            smallest.unwrap_or_else(|| calls.to_vec())
+        }
+    }
+}
+
 /// Keeps the blocked call, those that may have written what it saw, and as few others as may do, the
-/// last to return first; all, when that finds nothing.
-fn narrowed(calls: Vec<Call>, blocked: &Call) -> Vec<Call> {
+/// last to return first.
+fn narrowed(calls: &[Call], blocked: &Call) -> Option<Vec<Call>> {
     let mut by_return: Vec<usize> =
         (0..calls.len()).filter(|&i| calls[i].answer().is_some()).collect();
     by_return.sort_by_key(|&i| std::cmp::Reverse(calls[i].answer().map(|(returned, _)| returned)));
     let mut recent = 1;
-    while recent < by_return.len() {
-        let kept = &by_return[..recent];
+    while recent < 2 * by_return.len() {
+        let kept = &by_return[..recent.min(by_return.len())];
         let few: Vec<Call> = (0..calls.len())
             .filter_map(|i| match kept.contains(&i) || may_have_written(&calls[i], blocked) {
                 true => Some(calls[i].clone()),
@@ -112,11 +131,20 @@ fn narrowed(calls: Vec<Call>, blocked: &Call) -> Vec<Call> {
             })
             .collect();
         if is_violation(&few) {
-            return few;
+            return Some(few);
         }
         recent *= 2;
     }
-    calls
+    None
+}
+
+/// The call with nothing but its end, if it is a write that was made.
+fn without_answer(call: &Call) -> Call {
+    let mut call = call.clone();
+    if let End::Done { answer: Answer::Changed(results), .. } = &mut call.end {
+        results.clear();
+    }
+    call
 }
 
 /// Whether the value that `reader` was shown may come from this write.
@@ -171,6 +199,14 @@ fn reduce(mut calls: Vec<Call>) -> Vec<Call> {
             }
         }
         size /= 2;
+    }
+    for i in 0..calls.len() {
+        let mut fewer = calls.clone();
+        fewer[i] = without_answer(&calls[i]);
+        work += calls.len();
+        if work <= WORK_MAX && fewer[i] != calls[i] && is_violation(&fewer) {
+            calls = fewer;
+        }
     }
     calls
 }

@@ -3,6 +3,8 @@
 //! It is the same for one key and for the whole store; only the size of the state differs. It knows
 //! nothing of the production store on purpose.
 //!
+//! An answer to a write that lists no results says that it was made, and nothing else.
+//!
 //! Two liberties keep states few, and neither changes a verdict:
 //! - A value that is no beginning of any value ever observed (read, reported by a refusal, or
 //!   expected by a compare-and-set) can only be told by its length from another such value, however
@@ -86,7 +88,9 @@ impl Keys {
             let Operation::Write(changes) = &call.operation else { continue };
             for change in changes {
                 match &change.action {
-                    Action::Append(_) if answer.is_some() => keys.lengths = true,
+                    Action::Append(_) if answer.is_some() => {
+                        keys.lengths |= answer != Some(&Answer::Changed(Vec::new()));
+                    }
                     Action::Append(suffix) => keys.growth += suffix.len() as u64,
                     Action::CompareAndSet { expect: Expect::Value(value), .. } => {
                         keys.observe(value);
@@ -234,8 +238,8 @@ impl Model for Keys {
                 changes.iter().all(|change| self.change(&mut next, change, None))
             }
             (Operation::Write(changes), Some(Answer::Changed(results))) => {
-                let mut pairs = changes.iter().zip(results);
-                pairs.all(|(change, result)| self.change(&mut next, change, Some(result)))
+                let mut parts = changes.iter().enumerate();
+                parts.all(|(part, change)| self.change(&mut next, change, results.get(part)))
             }
             (Operation::Write(changes), Some(Answer::Refused { change, record })) => {
                 return self.refused(next, changes, *change as usize, record.as_ref());
@@ -332,7 +336,7 @@ impl Keys {
                 self.may_become(after, Some(value))
             }
             (Action::CompareAndSet { expect: Expect::Version(_), .. }, _) => true,
-            // Without a condition and an answer it is possible anyway.
+            // Without a condition and a result it is possible anyway.
             (_, None) => false,
             // It shows whether the key was there, and nothing else of what was before.
             (Action::Put(_) | Action::Delete, Some(result)) => {

@@ -32,7 +32,7 @@ pub enum Finding {
     /// Linearizable.
     Ok,
     /// Not linearizable, and this is why.
-    Violation(Account),
+    Violation(Box<Account>),
     /// Given up before that was known. Not a pass.
     NotDecided,
 }
@@ -54,7 +54,7 @@ impl Report {
     /// The violations.
     pub fn violations(&self) -> impl Iterator<Item = (&Bytes, &Account)> {
         self.keys.iter().filter_map(|(key, _, finding)| match finding {
-            Finding::Violation(account) => Some((key, account)),
+            Finding::Violation(account) => Some((key, &**account)),
             _ => None,
         })
     }
@@ -94,7 +94,7 @@ pub fn check_calls(calls: &[Call], go_on: &mut dyn FnMut(u64) -> bool) -> Findin
     match decide(calls, go_on) {
         Verdict::Linearizable(_) => Finding::Ok,
         Verdict::NotDecided => Finding::NotDecided,
-        Verdict::Violation(stuck) => Finding::Violation(Account::of(calls, &stuck)),
+        Verdict::Violation(stuck) => Finding::Violation(Box::new(Account::of(calls, &stuck))),
     }
 }
 

@@ -105,7 +105,7 @@ fn history(calls: impl IntoIterator<Item = Call>) -> History {
 fn legal(calls: impl IntoIterator<Item = Call>) {
     let history = history(calls);
     let report = check(&history, STEPS);
-    for (_, account) in report.violations() {
+    if let Some((_, account)) = report.violations().next() {
         panic!("refused:\n{account}");
     }
     assert!(report.is_ok(), "not decided");
@@ -119,8 +119,10 @@ fn illegal(calls: impl IntoIterator<Item = Call>, contradiction: &[usize]) -> St
     let history = history(calls);
     let report = check(&history, STEPS);
     let (_, account) = report.violations().next().expect("a violation");
-    let expected: Vec<&Call> = contradiction.iter().map(|&call| &history.calls[call]).collect();
-    let found: Vec<&Call> = account.contradiction.iter().collect();
+    // The account leaves away answers to writes where they add nothing.
+    let call = |call: &Call| (call.process, call.invoked, call.operation.clone());
+    let expected: Vec<_> = contradiction.iter().map(|&index| call(&history.calls[index])).collect();
+    let found: Vec<_> = account.contradiction.iter().map(call).collect();
     assert_eq!(found, expected, "\n{account}");
     assert!(matches!(check_whole(&history, STEPS), Finding::Violation(_)));
     account.to_string()

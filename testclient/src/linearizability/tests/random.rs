@@ -328,7 +328,7 @@ fn must_be_ok(what: &str, history: &History) {
     let started = std::time::Instant::now();
     let report = check(history, 5_000_000);
     eprintln!("{what}: {:?}", started.elapsed());
-    for (key, account) in report.violations() {
+    if let Some((key, account)) = report.violations().next() {
         panic!("{key:?}: {account}");
     }
     assert!(report.is_ok(), "{} keys are not decided", report.not_decided().count());
