@@ -50,6 +50,35 @@ pub enum Command {
     Check(Check),
     /// Start a cluster on this machine and keep it running until Ctrl-C.
     Cluster(Up),
+    /// Simulate clusters in memory under every fault there is. The exit code says whether every
+    /// promise was kept.
+    Sim(Sim),
+}
+
+/// Simulate clusters in memory. Each seed decides one world; the same seed walks the same road.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Sim {
+    /// The first seed.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// How many seeds, from the first one on.
+    #[arg(long, default_value_t = 1, value_name = "M", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Print everything that happens.
+    #[arg(long)]
+    pub trace: bool,
+    /// Seeds run at once; 0 means one per core.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+}
+
+impl Sim {
+    /// Seeds run at once.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        if self.threads == 0 { cores() } else { self.threads }
+    }
 }
 
 /// Measure how fast a running cluster answers.

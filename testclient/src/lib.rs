@@ -11,7 +11,7 @@
 //! - [`check`](mod@check), [`linearizability`], [`witness`]: the verdict on a history, by a search
 //!   that believes nothing and by the servers' own versions (both pure)
 //! - [`cluster`]: real processes on this machine; [`up`]: such a cluster for people
-//! - [`sim`]: a whole cluster in memory that one seed decides (pure)
+//! - [`sim`]: a whole cluster in memory that one seed decides (pure); [`seeds`]: many of them
 //! - [`report`]: tables, durations and lines for people
 
 pub mod args;
@@ -26,6 +26,7 @@ pub mod ledger;
 pub mod linearizability;
 pub mod recorder;
 pub mod report;
+pub mod seeds;
 pub mod sim;
 pub mod up;
 pub mod witness;

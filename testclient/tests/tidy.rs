@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "kvclient/src/backoff",
     "kvclient/src/error",
     "kvclient/src/attempts",
+    "kvclient/src/caller",
     "testclient/src/history",
     "testclient/src/ledger",
     "testclient/src/linearizability",
