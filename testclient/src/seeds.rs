@@ -50,7 +50,7 @@ pub struct Sweep {
     pub took: Duration,
 }
 
-/// Runs `count` seeds from `first` on so many threads, until `stop` says so.
+/// Runs `count` random worlds from seed `first` on so many threads, until `stop` says so.
 #[must_use]
 pub fn sweep(
     first: u64,
@@ -58,6 +58,19 @@ pub fn sweep(
     threads: usize,
     bar: &ProgressBar,
     stop: &AtomicBool,
+) -> Sweep {
+    sweep_with(first, count, threads, bar, stop, |seed| sim::run(seed, None))
+}
+
+/// The same with a story of one's own.
+#[must_use]
+pub fn sweep_with(
+    first: u64,
+    count: u64,
+    threads: usize,
+    bar: &ProgressBar,
+    stop: &AtomicBool,
+    story: impl Fn(u64) -> Ran + Sync,
 ) -> Sweep {
     let began = Instant::now();
     let next = AtomicU64::new(first);
@@ -70,7 +83,7 @@ pub fn sweep(
                     if seed - first >= count || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let ran = run(seed);
+                    let ran = caught(seed, &story);
                     let mut sweep = sweep.lock().unwrap_or_else(PoisonError::into_inner);
                     sweep.seeds += 1;
                     match ran {
@@ -97,12 +110,9 @@ pub fn sweep(
     sweep
 }
 
-/// Runs one seed; a broken invariant is an error that names it.
-///
-/// # Errors
-/// When an invariant is broken.
-pub fn run(seed: u64) -> Result<Ran, Failure> {
-    catch_unwind(AssertUnwindSafe(|| sim::run(seed, None))).map_err(|panic| {
+/// A broken invariant is an error that names it.
+fn caught(seed: u64, story: &impl Fn(u64) -> Ran) -> Result<Ran, Failure> {
+    catch_unwind(AssertUnwindSafe(|| story(seed))).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         Failure { seed, what: text.unwrap_or("it panicked without a word").to_owned() }

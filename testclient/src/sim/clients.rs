@@ -97,6 +97,8 @@ pub struct Clients {
     asked: BTreeMap<u64, Asked>,
     next_token: u64,
     pub(super) calls: BTreeMap<CallKey, Call>,
+    /// Requests past the client logic, and what they were answered.
+    pub(super) direct: BTreeMap<u64, Option<Reply>>,
     /// A write that began after everything healed is done.
     pub(super) serves: bool,
 }
@@ -127,6 +129,7 @@ impl Clients {
             asked: BTreeMap::new(),
             next_token: 0,
             calls: BTreeMap::new(),
+            direct: BTreeMap::new(),
             serves: false,
         }
     }
@@ -386,6 +389,29 @@ impl World<'_> {
         }
     }
 
+    /// Sends one request to one server, past the client logic.
+    pub(super) fn ask_directly(
+        &mut self,
+        client: usize,
+        to: Node,
+        operation: event::Operation,
+    ) -> u64 {
+        let token = self.remember(Asked {
+            client,
+            call: CallId(0),
+            attempt: 0,
+            floor: self.ledgers.point(),
+            operation,
+            deadline: u64::MAX,
+            at: None,
+            answered: false,
+        });
+        self.clients.direct.insert(token, None);
+        let (from, at) = (self.client_node(client), self.delay());
+        self.later(at, Happening::Asked { from, to, token });
+        token
+    }
+
     fn remember(&mut self, asked: Asked) -> u64 {
         self.clients.next_token += 1;
         self.clients.asked.insert(self.clients.next_token, asked);
@@ -472,6 +498,10 @@ impl World<'_> {
         let (client, floor) = (asked.client, asked.floor);
         let operation = asked.operation.clone();
         self.check_reply(node, &operation, floor, &reply);
+        if let Some(answer) = self.clients.direct.get_mut(&token.0) {
+            *answer = Some(reply);
+            return;
+        }
         let (from, to) = (node, self.client_node(client));
         if self.network.is_cut(from, to) || self.random.chance(self.faults.lost_requests) {
             self.lose(to, from, token.0);

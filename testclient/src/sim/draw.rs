@@ -41,8 +41,8 @@ pub struct Plan {
     pub settings: Settings,
     /// Of every server.
     pub options: ReplicaOptions,
-    /// When each server is started first, in microseconds.
-    pub starts: Vec<u64>,
+    /// When each server is started first, in microseconds, if by itself.
+    pub starts: Vec<Option<u64>>,
     /// Each a machine with the same address as the server of this number.
     pub twins: Vec<usize>,
     /// How many clients.
@@ -72,7 +72,7 @@ pub(super) fn chaos(random: &mut Random) -> Plan {
     let starts = (0..servers)
         .map(|node| {
             let later = late && node > 0 && random.chance(400);
-            random.between(0, if later { chaos_until } else { 400 * MS })
+            Some(random.between(0, if later { chaos_until } else { 400 * MS }))
         })
         .collect();
     let twins = if random.chance(250) { vec![random.below(servers)] } else { Vec::new() };

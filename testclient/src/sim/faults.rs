@@ -255,7 +255,7 @@ impl World<'_> {
         self.later(at, Happening::Release(link));
     }
 
-    fn fault_leave(&mut self, node: Node) {
+    pub(super) fn fault_leave(&mut self, node: Node) {
         let Some(process) = &self.machines[node].process else {
             return;
         };
@@ -363,6 +363,9 @@ impl World<'_> {
                 if registered(self, twin) && !registered(self, first) { first } else { twin };
             self.crash(stop);
             self.machines[stop].gone = true;
+            if stop == first {
+                self.machines[twin].twin_of = None;
+            }
         }
     }
 

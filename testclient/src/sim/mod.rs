@@ -10,6 +10,7 @@
 //! - [`faults`]: what goes wrong, and how everything heals
 //! - [`ledger`], [`invariants`]: what is committed, and what must hold after every event
 //! - [`visits`]: the rare paths that a run took
+//! - [`scenario`]: quiet worlds for stories that are told step by step
 //! - [`random`]: the one source of chance
 //!
 //! A run is chaos first; then everything heals and faults stop, and the cluster must commit again
@@ -22,6 +23,7 @@ pub mod invariants;
 pub mod ledger;
 pub mod network;
 pub mod random;
+pub mod scenario;
 pub mod servers;
 pub mod views;
 pub mod visits;

@@ -180,6 +180,9 @@ impl<'a> World<'a> {
             primaryships: 0,
         };
         for (node, at) in plan.starts.into_iter().enumerate() {
+            let Some(at) = at else {
+                continue;
+            };
             world.later(at, Happening::Start(node));
             if at > 2000 * MS {
                 world.visits.note(Path::AddedLate);
@@ -228,11 +231,21 @@ impl<'a> World<'a> {
         self.heal();
         self.healed_at = Some(self.now);
         self.prove_that_it_serves();
+        self.end()
+    }
+
+    /// The verdict over everything.
+    pub(super) fn end(self) -> Ran {
         Ran { visits: self.visits, micros: self.now }
     }
 
     pub(super) fn run_until(&mut self, end: u64) {
         while self.now < end && self.run_one() {}
+    }
+
+    /// Takes the next event, if there is one before this moment.
+    pub(super) fn run_one_before(&mut self, end: u64) -> bool {
+        self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= end) && self.run_one()
     }
 
     /// Takes the next event; false when there is none.

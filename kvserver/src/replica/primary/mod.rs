@@ -9,9 +9,10 @@ mod reads;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::iter::once;
 use std::sync::Arc;
 
-use kvproto::command::{Command, Entry, Outcome};
+use kvproto::command::{Command, Entry, Outcome, RequestId};
 use kvproto::ids::{
     Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, ViewNumber,
 };
@@ -70,7 +71,8 @@ pub struct Primary {
 }
 
 impl Primary {
-    /// REP-5: keeps the whole log, uncommitted tail included, and appends this epoch's barrier.
+    /// REP-5: keeps the whole log, uncommitted tail included, and appends this epoch's barrier. In a
+    /// forced generation the tail is ordered anew after it.
     pub(super) fn appoint(copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) -> Primary {
         let epoch = copy.view.epoch();
         if !copy.complete {
@@ -82,7 +84,15 @@ impl Primary {
             copy.drop_after(copy.committed, out);
         }
         copy.led = Some(epoch);
-        let barrier = begin_epoch(copy, out);
+        let tail = take_tail_of_older_generation(copy, out);
+        let barrier = copy.log.last().op.next();
+        let mut batch = Vec::new();
+        for (op, (id, command)) in (barrier.0..).zip(once((None, Command::Barrier)).chain(tail)) {
+            let position = Position { epoch, op: OpNumber(op) };
+            batch.push(Arc::new(Entry { position, at: copy.log_time, id, command }));
+        }
+        let anchor = (now, copy.log_time);
+        copy.append(batch, out);
         let mut in_flight = BTreeMap::new();
         let mut uncommitted_bytes = 0;
         for entry in copy.log.from(copy.committed.next(), usize::MAX) {
@@ -91,7 +101,6 @@ impl Primary {
                 in_flight.entry((id.session, id.number)).or_insert(entry.op());
             }
         }
-        let anchor = (now, copy.log_time);
         Primary {
             epoch,
             barrier,
@@ -342,30 +351,19 @@ impl Primary {
     }
 }
 
-/// Appends the barrier of the epoch, and returns its op.
-///
-/// A tail of this generation stays as it is. That of an older one, which only `force` can bring
-/// here, is ordered anew behind the barrier: copies that are lost may have committed other ops at
-/// its positions, and versions and session ids, which are made of positions, must never be given
-/// out twice.
-fn begin_epoch(copy: &mut Copy, out: &mut Vec<Effect>) -> OpNumber {
-    let epoch = copy.view.epoch();
-    let mut tail = copy.log.from(copy.committed.next(), usize::MAX);
-    let older = tail.iter().any(|entry| entry.position.epoch.generation < epoch.generation);
-    if older && keeps(Rule::ForcedTailIsNamedAnew) {
-        copy.drop_after(copy.committed, out);
-    } else {
-        tail.clear();
+/// A forced generation keeps the uncommitted tail of its server, but gives it new positions: the old
+/// generation may have committed other ops under the same numbers, and a version or session id is
+/// made of generation and number. Returns what is to be ordered again.
+fn take_tail_of_older_generation(
+    copy: &mut Copy,
+    out: &mut Vec<Effect>,
+) -> Vec<(Option<RequestId>, Command)> {
+    let present = copy.log.last().epoch.generation == copy.view.generation;
+    if present || !keeps(Rule::ForcedTailIsNamedAnew) {
+        return Vec::new();
     }
-    let barrier = copy.log.last().op.next();
-    let commands = tail.iter().filter(|entry| entry.command != Command::Barrier);
-    let again = commands.map(|entry| (entry.id, entry.command.clone()));
-    let mut batch = Vec::new();
-    for (id, command) in std::iter::once((None, Command::Barrier)).chain(again) {
-        let op = OpNumber(barrier.0 + batch.len() as u64);
-        let position = Position { epoch, op };
-        batch.push(Arc::new(Entry { position, at: copy.log_time, id, command }));
-    }
-    copy.append(batch, out);
-    barrier
+    let tail = copy.log.from(copy.committed.next(), usize::MAX);
+    copy.drop_after(copy.committed, out);
+    let ordered = tail.iter().filter(|entry| entry.command != Command::Barrier);
+    ordered.map(|entry| (entry.id, entry.command.clone())).collect()
 }
