@@ -258,6 +258,17 @@ impl Attempts {
     }
 }
 
+/// An answer to another question than the one asked: a fault of the server.
+pub(crate) fn unexpected(answer: &Answer) -> Error {
+    Error::new(
+        ErrorKind::OutcomeUnknown,
+        format!(
+            "outcome unknown: the server answered another question than was asked ({answer:?}); \
+             check that client and servers are of the same version"
+        ),
+    )
+}
+
 fn unavailable(why: &str) -> Error {
     Error::new(
         ErrorKind::Unavailable,

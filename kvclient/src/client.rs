@@ -9,13 +9,14 @@ use kvproto::{
     Action, Change, Changed, Command, Expect, NotDone, Outcome, Query, Record, Refusal, ServerName,
     Settings, View,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::attempts::{Answer, Repeat};
-use crate::call::{Shared, unexpected};
+use crate::attempts::{Answer, Repeat, unexpected};
+use crate::call::Shared;
+use crate::caller::Operation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::views::Views;
-use crate::wire::Operation;
 
 /// How a client finds and treats its cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +63,8 @@ pub struct Client {
     shared: Arc<Shared>,
     timeout: Duration,
     sessions: bool,
+    /// Ends the background tasks with the last clone.
+    _tasks: Arc<DropGuard>,
 }
 
 /// How a compare-and-set ended.
@@ -82,10 +85,12 @@ impl Client {
     /// `host:port`.
     pub async fn connect(config: ClientConfig) -> Result<Client> {
         let servers = view_servers(&config.view_servers)?;
+        let token = CancellationToken::new();
         Ok(Client {
-            shared: Shared::start(servers),
+            shared: Shared::start(servers, &token),
             timeout: config.timeout,
             sessions: config.sessions,
+            _tasks: Arc::new(token.drop_guard()),
         })
     }
 
@@ -214,7 +219,7 @@ impl Client {
     /// # Errors
     /// As described at [`ErrorKind`]; harmless, since the session then expires by itself.
     pub async fn close(&self) -> Result<()> {
-        self.shared.close_session(self.deadline()).await
+        self.shared.close_session(self.timeout).await
     }
 
     /// Asks one view server after the other until one answers.
@@ -259,13 +264,6 @@ impl Client {
         self.timeout
     }
 
-    pub(crate) fn deadline(&self) -> Instant {
-        let now = Instant::now();
-        // A time beyond what the clock can say means: no deadline.
-        let for_ever = Duration::from_secs(100 * 365 * 86_400);
-        now.checked_add(self.timeout).unwrap_or(now + for_ever)
-    }
-
     async fn change(&self, at: impl AsRef<[u8]>, action: Action) -> Result<Changed> {
         let change = Change { key: key(at), action };
         match self.write(Command::Change(change)).await? {
@@ -290,7 +288,7 @@ impl Client {
     }
 
     async fn call(&self, operation: Operation, repeat: Repeat) -> Result<Answer> {
-        self.shared.call(operation, repeat, self.deadline()).await
+        self.shared.call(operation, repeat, self.timeout).await
     }
 }
 

@@ -45,24 +45,25 @@
 //! ```
 //!
 //! # Where to find what
-//! Decisions, without I/O, public so that a simulator can drive them: [`session`] (numbers, window,
-//! floor), [`route`] (whom to ask), [`attempts`] (what a call may conclude), [`backoff`] (how long to
-//! wait), and [`Error`].
-//! Plumbing: `client` (the API), `admin` (what operators ask), `call` (one call from first attempt
-//! to end), `window` (a session shared by calls), `views` (pushed views), `servers` (connections),
-//! `wire` (messages). The program `kvctl` is in `src/bin`.
+//! Decisions, without I/O, public so that a simulator can drive them: [`caller`] (all calls of a
+//! client, each from its first attempt to its end) and what it is made of: [`session`] (numbers,
+//! window, floor), [`route`] (whom to ask), [`attempts`] (what a call may conclude), [`backoff`] (how
+//! long to wait), and [`Error`].
+//! Plumbing: `client` (the API), `admin` (what operators ask), `call` (does what [`caller`] says),
+//! `views` (pushed views), `servers` (connections), `wire` (messages). The program `kvctl` is in
+//! `src/bin`.
 
 mod admin;
 pub mod attempts;
 pub mod backoff;
 mod call;
+pub mod caller;
 mod client;
 mod error;
 pub mod route;
 mod servers;
 pub mod session;
 mod views;
-mod window;
 mod wire;
 
 pub use admin::{ClusterStatus, Dump, DumpSummary, ServerStatus};

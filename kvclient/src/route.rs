@@ -41,6 +41,13 @@ pub struct Next {
     pub refresh: bool,
 }
 
+/// Whether a record is to be taken in: one that is newer than the newest known. A client belongs to
+/// one cluster: records of another are not taken.
+#[must_use]
+pub fn is_news(known: Option<&View>, view: &View) -> bool {
+    known.is_none_or(|known| known.cluster == view.cluster && view.order() > known.order())
+}
+
 impl Route {
     /// A view record was heard. Returns whether it changes the target.
     pub fn learn(&mut self, view: &View) -> bool {

@@ -60,6 +60,12 @@ impl Session {
         RequestId { session: self.id, number, first_open: self.first_open() }
     }
 
+    /// Whether no call has a number in it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// The call has ended: its number is never sent again.
     pub fn end(&mut self, number: RequestNumber) {
         self.open.remove(&number);

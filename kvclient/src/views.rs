@@ -1,5 +1,5 @@
 //! Keeps the newest view record: asks at start, then listens to the stream of pushed views in the
-//! background, from whichever view server answers. Decides nothing but which record is newer.
+//! background, from whichever view server answers. Decides nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tonic::Code;
 use tracing::debug;
 
 use crate::backoff::Backoff;
+use crate::route::is_news;
 use crate::servers::{Servers, failed, too_late, view_service};
 use crate::wire;
 
@@ -72,17 +73,14 @@ impl Views {
         &self.connections
     }
 
-    /// Takes a record in, if it is newer than the newest. A client belongs to one cluster: records
-    /// of another are not taken.
+    /// Takes a record in, if it is news.
     pub(crate) fn heard(&self, view: View) {
         self.newest.send_if_modified(|newest| {
-            let newer = newest
-                .as_ref()
-                .is_none_or(|known| known.cluster == view.cluster && view.order() > known.order());
-            if newer {
+            let news = is_news(newest.as_deref(), &view);
+            if news {
                 *newest = Some(Arc::new(view));
             }
-            newer
+            news
         });
     }
 

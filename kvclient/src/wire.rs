@@ -4,33 +4,22 @@ use std::error::Error as StdError;
 
 use kvproto::convert::{Execute, ExecuteOperation};
 use kvproto::pb::kvserver as pb;
-use kvproto::status::{Attempt, from_status};
-use kvproto::{ClusterId, Command, Query, Reply, RequestId, ServerName, SessionId, Settings, View};
+use kvproto::status::{self, from_status};
+use kvproto::{Reply, ServerName, Settings, View};
 use tonic::{ConnectError, Status};
 
 use crate::attempts::AttemptEnd;
+use crate::caller::{Attempt, Operation};
 use crate::servers::failed;
 
-/// What a call asks for, the same in all its attempts.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Operation {
-    Query(Query),
-    Command(Command),
-    KeepAlive(SessionId),
-}
-
 /// The message of one attempt.
-pub(crate) fn request(
-    operation: &Operation,
-    id: Option<RequestId>,
-    cluster: Option<ClusterId>,
-) -> pb::ExecuteRequest {
-    let operation = match operation.clone() {
+pub(crate) fn request(attempt: Attempt) -> pb::ExecuteRequest {
+    let operation = match attempt.operation {
         Operation::Query(query) => ExecuteOperation::Query(query),
-        Operation::Command(command) => ExecuteOperation::Command { id, command },
+        Operation::Command(command) => ExecuteOperation::Command { id: attempt.id, command },
         Operation::KeepAlive(session) => ExecuteOperation::KeepAlive(session),
     };
-    Execute { cluster, operation }.into()
+    Execute { cluster: attempt.cluster, operation }.into()
 }
 
 /// What came of an attempt at `server` that reached a connection.
@@ -47,8 +36,8 @@ pub(crate) fn attempt_end(
         },
         Err(status) if never_connected(&status) => AttemptEnd::NotSent(failed(server, &status)),
         Err(status) => match from_status(&status) {
-            Attempt::NotDone(not_done) => AttemptEnd::Reply(Reply::NotDone(not_done)),
-            Attempt::Unknown => AttemptEnd::Lost(failed(server, &status)),
+            status::Attempt::NotDone(not_done) => AttemptEnd::Reply(Reply::NotDone(not_done)),
+            status::Attempt::Unknown => AttemptEnd::Lost(failed(server, &status)),
         },
     }
 }

@@ -13,7 +13,7 @@ const WALKS: u64 = 400;
 const STEPS: usize = 1000;
 
 fn limits(states: usize) -> Limits {
-    Limits { states, time: None, threads: 1 }
+    Limits { states, time: None, threads: 1, stop: None }
 }
 
 fn named(name: &str) -> Model {

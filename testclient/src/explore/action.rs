@@ -12,9 +12,10 @@ use kvproto::view::View;
 use kvserver::replica::event::Event;
 use viewservice::assignment::law::Command as Law;
 
+use super::explain::brief_law;
 use super::goals::Goal;
 use super::model::{Model, Start};
-use super::state::{Seen, Server, State, brief_law, name};
+use super::state::{Seen, Server, State, name};
 
 /// One thing that may happen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -95,7 +96,7 @@ impl State {
 
     fn actions_of(&self, at: u8, model: &Model, actions: &mut Vec<Action>) {
         let budget = &self.budget;
-        if budget.restarts > 0 && (!model.keeps_one || self.can_spare(usize::from(at))) {
+        if budget.restarts > 0 && (!model.walked || self.can_spare(usize::from(at))) {
             actions.push(Action::Restart(at));
         }
         let Some(server) = self.server(usize::from(at)) else {

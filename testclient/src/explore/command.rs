@@ -12,39 +12,36 @@ use super::search::{Ending, Limits, Outcome, explore, walk};
 use crate::args::Explore;
 use crate::report::say;
 
-/// Explores until every model was visited, a property broke, or Ctrl-C.
+/// Explores until every model was visited, a property broke, or `stop`.
 ///
 /// # Errors
 /// When a model is unknown, or stdout is closed.
-pub async fn run(options: &Explore, stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let options = options.clone();
-    let work = tokio::task::spawn_blocking(move || explore_all(&options));
-    tokio::select! {
-        done = work => done?,
-        // The threads end with the process.
-        () = stop.cancelled() => std::process::exit(130),
-    }
-}
-
-fn explore_all(options: &Explore) -> anyhow::Result<ExitCode> {
+pub fn run(options: &Explore, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     let all = models::all();
     let unknown = options.models.iter().find(|name| all.iter().all(|model| model.name != **name));
     if let Some(name) = unknown {
         let names: Vec<_> = all.iter().map(|model| model.name).collect();
         anyhow::bail!("there is no model {name}; there are {}", names.join(", "));
     }
-    let chosen =
-        |name: &str| options.models.is_empty() || options.models.iter().any(|it| it == name);
+    let walks = options.walks > 0;
+    let chosen = |model: &&Model| match options.models.is_empty() {
+        true => model.walked == walks,
+        false => options.models.iter().any(|name| *name == model.name),
+    };
     let mut failed = false;
-    for model in all.iter().filter(|model| chosen(model.name)) {
-        if options.walks > 0 {
-            failed |= walk_through(model, options)?;
+    for model in all.iter().filter(chosen) {
+        if stop.is_cancelled() {
+            return Ok(ExitCode::from(130));
+        }
+        if walks {
+            failed |= walk_through(model, options, stop)?;
             continue;
         }
         let limits = Limits {
             states: options.states,
             time: options.seconds.map(Duration::from_secs),
-            threads: usize::from(options.threads),
+            threads: options.threads(),
+            stop: Some(stop.clone()),
         };
         let outcome = explore(model, limits);
         failed |= outcome.violation.is_some();
@@ -57,9 +54,16 @@ fn explore_all(options: &Explore) -> anyhow::Result<ExitCode> {
 }
 
 /// Walks at random; whether a property broke.
-fn walk_through(model: &Model, options: &Explore) -> anyhow::Result<bool> {
+fn walk_through(
+    model: &Model,
+    options: &Explore,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
     let (mut goals, mut steps) = (Goals::default(), 0);
     for seed in options.seed..options.seed.saturating_add(options.walks) {
+        if stop.is_cancelled() {
+            break;
+        }
         let walked = walk(model, seed, options.depth);
         goals.add(walked.goals);
         steps += walked.steps;

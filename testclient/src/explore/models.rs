@@ -224,7 +224,7 @@ pub fn big() -> Vec<Model> {
         budget: everything,
         quanta: &[20, 50, 90, 160],
         sessions: true,
-        keeps_one: true,
+        walked: true,
         in_ci: false,
         goals: &[
             Goal::WriteAfterFailover,

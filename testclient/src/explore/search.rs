@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::action::Action;
 use super::goals::{Goal, Goals};
 use super::heal::{beginning, check_progress};
@@ -20,7 +22,7 @@ use super::state::{Seen, State};
 use crate::sim::random::Random;
 
 /// How far an exploration goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Most states visited.
     pub states: usize,
@@ -28,6 +30,8 @@ pub struct Limits {
     pub time: Option<Duration>,
     /// Threads; with one, everything runs on the caller's.
     pub threads: usize,
+    /// Ends it early.
+    pub stop: Option<CancellationToken>,
 }
 
 /// Why an exploration ended.
@@ -188,7 +192,7 @@ pub fn explore(model: &Model, limits: Limits) -> Outcome {
     let mut depth = 0;
     while !frontier.is_empty() && !search.enough.load(Ordering::Relaxed) {
         let mut next = Vec::new();
-        if limits.threads <= 1 {
+        if search.limits.threads <= 1 {
             goals.add(search.expand(frontier, &mut next));
         } else {
             goals.add(search.expand_together(frontier, &mut next));
@@ -274,8 +278,9 @@ impl Search<'_> {
                 }
                 goals.add(seen.goals);
             }
+            let stopped = self.limits.stop.as_ref().is_some_and(CancellationToken::is_cancelled);
             let over = self.limits.time.is_some_and(|time| self.began.elapsed() >= time);
-            if over || self.states.load(Ordering::Relaxed) >= self.limits.states {
+            if stopped || over || self.states.load(Ordering::Relaxed) >= self.limits.states {
                 self.enough.store(true, Ordering::Relaxed);
             }
         }
