@@ -212,8 +212,8 @@ pub struct Explore {
     /// Stop each model after this many seconds.
     #[arg(long)]
     pub seconds: Option<u64>,
-    /// Stop each model after this many states; a million take about 3 GB.
-    #[arg(long, default_value_t = 2_000_000)]
+    /// Stop each model after this many states; a million take about half a GB.
+    #[arg(long, default_value_t = 4_000_000)]
     pub states: usize,
     /// Threads; 0 means one per core.
     #[arg(long, default_value_t = 0, value_name = "N")]

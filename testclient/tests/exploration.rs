@@ -7,7 +7,7 @@ use testclient::explore::models;
 use testclient::explore::search::{Limits, Outcome, explore, walk};
 
 /// Of each model; the smaller ones are visited completely.
-const STATES: usize = 300_000;
+const STATES: usize = 400_000;
 /// Walks through each world that is too large to be visited.
 const WALKS: u64 = 400;
 const STEPS: usize = 1000;
@@ -132,6 +132,20 @@ mod rules {
         (&[NewestStreamCounts], "join-transfer", 10_000),
         (&[AppliedIsCommitted], "failover3", 100),
         (&[ReadIsCommitted], "lease", 100),
+        (&[SyncedHoldsEverything], "pair-restart", 20_000),
+        (&[SessionsTravel], "once-transfer", 100),
+        (&[PrimaryDropsTails], "pair3v", 2000),
+        (&[LeavingMayResume], "release", 2000),
+        (&[LeaseIsChecked], "lease", 30_000),
+        (&[LeaseIsCheckedPerRead], "sleep", 60_000),
+        (&[LeaseFromSendTime], "lease", 120_000),
+        (&[ProofByEveryCopy], "lease3", 350_000),
+        (&[ProofByTheAsked], "confirm-join", 5000),
+        (&[PromisesAreKept], "lease", 10_000),
+        (&[FreshRound], "confirm", 5000),
+        (&[RepeatsAreRecognised], "once", 2000),
+        // Each covers for the other.
+        (&[AskedOutlastsRecords, RecordsByRevision], "join", 30_000),
         (&[NewPrimaryKeepsItsTail], "pair3v", 2000),
         (&[ActsOnceActivated], "pair3v", 100),
     ];

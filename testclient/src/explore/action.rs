@@ -12,7 +12,7 @@ use kvproto::view::View;
 use kvserver::replica::event::Event;
 use viewservice::assignment::law::Command as Law;
 
-use super::explain::brief_law;
+use super::explain::{brief_law, brief_view};
 use super::goals::Goal;
 use super::model::{Model, Start};
 use super::state::{Seen, Server, State, name};
@@ -54,6 +54,8 @@ pub enum Action {
     Stay(u8),
     /// The view service has nobody to take over from a server.
     Nobody(u8),
+    /// A server that overslept wakes up.
+    Tick(u8),
     /// This quantum of time passes.
     Pass(u8),
 }
@@ -111,6 +113,9 @@ impl State {
             if model.stale || self.records[usize::from(record)].order() > known {
                 actions.push(Action::Hear(at, record));
             }
+        }
+        if server.slept {
+            actions.push(Action::Tick(at));
         }
         if !server.unfinished.is_empty() {
             actions.push(Action::Finish(at));
@@ -252,6 +257,7 @@ impl State {
             }
             Action::Stay(at) => self.step(model, usize::from(at), Event::Stay, seen),
             Action::Nobody(at) => self.step(model, usize::from(at), Event::NobodyToTakeOver, seen),
+            Action::Tick(at) => self.tick(model, usize::from(at), seen),
             Action::Pass(quantum) => {
                 self.budget.passes -= 1;
                 let time = Duration::from_millis(model.quanta[usize::from(quantum)]);
@@ -320,17 +326,7 @@ impl State {
                 format!("the view service hears: {}", brief_law(&self.wishes[usize::from(wish)]))
             }
             Action::Hear(at, record) => {
-                let view = &self.records[usize::from(record)];
-                format!(
-                    "S{at} hears of view {} revision {}: {:?}, primary {:?}, backups {:?}, \
-                     eligible {:?}",
-                    view.number,
-                    view.revision,
-                    view.status,
-                    view.primary,
-                    view.backups,
-                    view.eligible
-                )
+                format!("S{at} hears of {}", brief_view(&self.records[usize::from(record)]))
             }
             Action::DeliverUp(at) => stream(at, "delivers to the copy"),
             Action::DeliverDown(at) => stream(at, "delivers to the primary"),
@@ -349,6 +345,7 @@ impl State {
             Action::Leave(at) => format!("S{at} is asked to stop"),
             Action::Stay(at) => format!("S{at} is asked to stay"),
             Action::Nobody(at) => format!("S{at} hears that nobody can take over"),
+            Action::Tick(at) => format!("S{at} notices that time has passed"),
             Action::Pass(quantum) => {
                 format!("{} ms pass", model.quanta[usize::from(quantum)])
             }

@@ -1,7 +1,7 @@
 //! What happened, in words for people. Pure.
 
-use kvproto::Reply;
 use kvproto::message::{Body, Message};
+use kvproto::{Reply, View};
 use viewservice::assignment::law::{Applied, Command as Law, Refusal};
 
 /// A message in a few words.
@@ -25,6 +25,16 @@ pub(super) fn brief(message: &Message) -> String {
         Body::Released => "stopped before this epoch".to_owned(),
     };
     format!("{from} to {to}, epoch {epoch}, stream {stream}: {what}")
+}
+
+/// A record in a few words.
+pub(super) fn brief_view(view: &View) -> String {
+    let View { number, revision, status, primary, backups, eligible, .. } = view;
+    let primary = primary.as_ref().map_or("nobody".to_owned(), ToString::to_string);
+    format!(
+        "view {number} revision {revision} ({status:?}): primary {primary}, backups {backups:?}, \
+         eligible {eligible:?}"
+    )
 }
 
 /// A wish in a few words.

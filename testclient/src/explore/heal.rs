@@ -9,6 +9,7 @@ use std::time::Duration;
 use kvserver::replica::event::Event;
 use viewservice::assignment::law::Command as Law;
 
+use super::explain::brief_view;
 use super::model::{Budget, Model, Start};
 use super::state::{Seen, State};
 
@@ -31,7 +32,7 @@ pub fn beginning(model: &Model) -> State {
             let all = (1..=backups).fold(0, |all, at| all | 1 << at);
             state.lead(model, all, &mut seen);
             // The backups hear how far it is.
-            state.pass(model, model.settings().heartbeat_interval, &mut seen);
+            state.pass_awake(model, model.settings().heartbeat_interval, &mut seen);
             state.settle(model, &mut seen);
         }
         Start::Joining => {
@@ -48,7 +49,8 @@ pub fn beginning(model: &Model) -> State {
         }
     }
     assert!(seen.broken.is_none(), "the beginning is broken: {seen:?}");
-    state.records.clear();
+    let current = state.law.view().order();
+    state.records.retain(|record| model.stale && record.order() == current);
     state.wishes.clear();
     state.loose.clear();
     state.budget = model.budget;
@@ -118,8 +120,9 @@ fn prove(model: &Model, state: &State, leader: usize, others: bool) -> Result<()
         return Ok(());
     }
     let with = if alone { "with the others" } else { "alone" };
-    let waits = state.server(leader).map(|server| server.replica.view().clone());
-    Err(format!("Progress: S{leader} is eligible, but never commits {with}; it knows {waits:?}"))
+    let knows = state.server(leader).map(|server| brief_view(server.replica.view()));
+    let knows = knows.unwrap_or_else(|| "nothing, it has left".to_owned());
+    Err(format!("Progress: S{leader} is eligible, but never commits {with}; it knows {knows}"))
 }
 
 fn acts(state: &State, at: usize) -> bool {
@@ -173,9 +176,19 @@ impl State {
             if is_so(self, seen) {
                 return true;
             }
-            self.pass(model, QUANTUM, seen);
+            self.pass_awake(model, QUANTUM, seen);
         }
         false
+    }
+
+    /// Time passes, and nobody oversleeps.
+    fn pass_awake(&mut self, model: &Model, time: Duration, seen: &mut Seen) {
+        self.pass(model, time, seen);
+        for at in 0..self.servers.len() {
+            if self.server(at).is_some_and(|server| server.slept) {
+                self.tick(model, at, seen);
+            }
+        }
     }
 
     /// Delivers everything, grants every wish and spreads the newest record, until all is quiet.

@@ -62,6 +62,8 @@ pub struct Model {
     pub quanta: &'static [u64],
     /// How reads are proven.
     pub reads: Reads,
+    /// Servers may sleep on while time passes, and be woken by something else than the time.
+    pub sleepy: bool,
     /// The journal finishes as an event of its own, not at once.
     pub slow_journal: bool,
     /// Nothing committed is kept in the log, so that only a full transfer brings a copy up; windows,
@@ -104,6 +106,7 @@ impl Model {
             },
             quanta: &[],
             reads: Reads::Lease,
+            sleepy: false,
             slow_journal: false,
             forgetful: false,
             stale: false,

@@ -162,10 +162,17 @@ pub fn joins() -> Vec<Model> {
 pub fn reads() -> Vec<Model> {
     vec![
         Model {
-            budget: Budget { proposals: 1, writes: 1, reads: 1, passes: 2, ..NOTHING },
-            quanta: &[80],
+            budget: Budget { proposals: 1, writes: 1, reads: 1, passes: 3, ..NOTHING },
+            quanta: &[50],
             goals: &[Goal::LeaseRead, Goal::ReadAfterFailover, Goal::DeposedHoldsRead],
             ..Model::new("lease", "reads under a lease while another is promoted")
+        },
+        Model {
+            sleepy: true,
+            budget: Budget { proposals: 1, writes: 1, reads: 1, passes: 2, ..NOTHING },
+            quanta: &[80],
+            goals: &[Goal::LeaseRead, Goal::ReadAfterFailover],
+            ..Model::new("sleep", "servers oversleep the end of a lease")
         },
         Model {
             budget: Budget { proposals: 1, writes: 1, reads: 1, passes: 2, pauses: 1, ..NOTHING },

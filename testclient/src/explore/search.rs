@@ -8,17 +8,19 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, Once};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+use viewservice::assignment::law::ViewState;
 
 use super::action::Action;
 use super::goals::{Goal, Goals};
 use super::heal::{beginning, check_progress};
 use super::model::Model;
 use super::properties;
-use super::state::{Seen, State};
+use super::shared::Shared;
+use super::state::{Seen, Server, State, Stream};
 use crate::sim::random::Random;
 
 /// How far an exploration goes.
@@ -116,9 +118,8 @@ impl Visited {
         Visited((0..SHARDS).map(|_| Mutex::default()).collect())
     }
 
-    fn shard(&self, hash: u64) -> std::sync::MutexGuard<'_, Parents> {
-        let shard = &self.0[(hash >> 58) as usize % SHARDS];
-        shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Parents> {
+        lock(&self.0[(hash >> 58) as usize % SHARDS])
     }
 
     /// Whether the state is new.
@@ -146,12 +147,48 @@ impl Visited {
     }
 }
 
+/// Equal parts of states, kept once: a few thousand servers make millions of states.
+struct Pool<T>(Vec<Mutex<HashMap<u64, Shared<T>, BuildHasherDefault<Plain>>>>);
+
+impl<T: std::hash::Hash> Pool<T> {
+    fn new() -> Pool<T> {
+        Pool((0..SHARDS).map(|_| Mutex::default()).collect())
+    }
+
+    /// Takes the part that is kept, if there is one.
+    fn merge(&self, part: &mut Shared<T>) {
+        let hash = part.hash();
+        let mut shard = lock(&self.0[(hash >> 58) as usize % SHARDS]);
+        *part = shard.entry(hash).or_insert_with(|| Shared::clone(part)).clone();
+    }
+}
+
+struct Pools {
+    servers: Pool<Server>,
+    streams: Pool<Stream>,
+    laws: Pool<ViewState>,
+}
+
+impl Pools {
+    fn merge(&self, state: &mut State) {
+        state.servers.iter_mut().flatten().for_each(|server| self.servers.merge(server));
+        state.streams.iter_mut().for_each(|stream| self.streams.merge(stream));
+        self.laws.merge(&mut state.law);
+    }
+}
+
+/// Locks what no panic can have left half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What all threads of one exploration share.
 struct Search<'a> {
     model: &'a Model,
     limits: Limits,
     began: Instant,
     visited: Visited,
+    pools: Pools,
     states: AtomicUsize,
     transitions: AtomicU64,
     wedge_checks: AtomicU64,
@@ -180,6 +217,7 @@ pub fn explore(model: &Model, limits: Limits) -> Outcome {
         limits,
         began: Instant::now(),
         visited: Visited::new(),
+        pools: Pools { servers: Pool::new(), streams: Pool::new(), laws: Pool::new() },
         states: AtomicUsize::new(1),
         transitions: AtomicU64::new(0),
         wedge_checks: AtomicU64::new(0),
@@ -200,7 +238,7 @@ pub fn explore(model: &Model, limits: Limits) -> Outcome {
         frontier = next;
         depth += usize::from(!frontier.is_empty());
     }
-    let found = search.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let found = lock(&search.found).take();
     let violation = found.map(|found| {
         let mut actions = search.visited.path(root, found.from);
         actions.push(found.action);
@@ -237,7 +275,7 @@ impl Search<'_> {
             pieces.push(tail);
         }
         let pieces = Mutex::new(pieces);
-        let take = || pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
+        let take = || lock(&pieces).pop();
         let work = || {
             let (mut goals, mut next) = (Goals::default(), Vec::new());
             while let Some(piece) = take() {
@@ -270,8 +308,7 @@ impl Search<'_> {
                     Ok(new) => next.extend(new),
                     Err(what) => {
                         self.enough.store(true, Ordering::Relaxed);
-                        let mut found =
-                            self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        let mut found = lock(&self.found);
                         found.get_or_insert(Found { from, action, what });
                         return goals;
                     }
@@ -296,7 +333,7 @@ impl Search<'_> {
         seen: &mut Seen,
     ) -> Result<Option<(u64, State)>, String> {
         self.transitions.fetch_add(1, Ordering::Relaxed);
-        let after = caught(|| state.after(self.model, action, seen))?;
+        let mut after = caught(|| state.after(self.model, action, seen))?;
         if let Some(broken) = seen.broken.take() {
             return Err(broken);
         }
@@ -310,6 +347,7 @@ impl Search<'_> {
             self.wedge_checks.fetch_add(1, Ordering::Relaxed);
         }
         check(self.model, &after, wedge)?;
+        self.pools.merge(&mut after);
         Ok(Some((hash, after)))
     }
 }
@@ -386,7 +424,7 @@ fn draw(random: &mut Random, possible: &[Action]) -> Option<Action> {
 /// disturbs it, seldom, so that something has grown that it can disturb.
 fn weight(action: Action) -> u64 {
     match action {
-        Action::DeliverUp(_) | Action::DeliverDown(_) | Action::Finish(_) => 60,
+        Action::DeliverUp(_) | Action::DeliverDown(_) | Action::Finish(_) | Action::Tick(_) => 60,
         Action::Wish(_) | Action::Resume(_) => 30,
         Action::Hear(..) => 12,
         Action::Write(_) | Action::Again(_) | Action::Read(_) | Action::Pass(_) => 10,

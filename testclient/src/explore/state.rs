@@ -20,7 +20,7 @@ use kvserver::replica::effect::Effect;
 use kvserver::replica::event::{Event, Token};
 use viewservice::assignment::law::{Applied, Command as Law, Kind, ViewState};
 
-use super::explain::brief_outcome;
+use super::explain::{brief_outcome, brief_view};
 use super::goals::{Goal, Goals};
 use super::model::{Budget, Model};
 use super::shared::{Shared, hash_of};
@@ -38,7 +38,7 @@ pub struct Server {
     pub held: Vec<Effect>,
     /// The next step that sends or answers something is followed by a pause.
     pub pausing: bool,
-    /// Time passed while the server was paused.
+    /// Time passed while the server was paused, or overslept.
     pub slept: bool,
     /// Positions that the journal has still to finish.
     pub unfinished: VecDeque<Position>,
@@ -259,7 +259,7 @@ impl State {
             && proposes
             && after.primary.as_ref().is_some_and(|primary| !old_eligible.contains(primary));
         if incomplete {
-            seen.broken(|| format!("PrimaryIsComplete: {after:?}"));
+            seen.broken(|| format!("PrimaryIsComplete: {}", brief_view(after)));
         }
         self.records.push(Shared::new(after.clone()));
         self.law = Shared::new(law);

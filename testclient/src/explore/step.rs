@@ -274,7 +274,7 @@ impl State {
         };
         let mut server = Server::clone(server);
         let held = std::mem::take(&mut server.held);
-        if std::mem::take(&mut server.slept) {
+        if server.slept {
             seen.goals.reach(Goal::ActedAfterPause);
         }
         self.servers[at] = Some(Shared::new(server));
@@ -290,18 +290,29 @@ impl State {
         self.resume(model, at, seen);
     }
 
-    /// Time passes: every server that is not paused hears of it.
+    /// Time passes. Every server that is awake hears of it, unless the model lets them oversleep.
     pub(super) fn pass(&mut self, model: &Model, time: Duration, seen: &mut Seen) {
         self.now = self.now + time;
         for at in 0..self.servers.len() {
             match self.server(at) {
-                Some(server) if server.held.is_empty() => self.step(model, at, Event::Tick, seen),
+                Some(server) if server.held.is_empty() && !model.sleepy => {
+                    self.step(model, at, Event::Tick, seen);
+                }
                 Some(server) if !server.slept => {
                     let slept = Server { slept: true, ..server.clone() };
                     self.servers[at] = Some(Shared::new(slept));
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// A server that overslept hears that time has passed.
+    pub(super) fn tick(&mut self, model: &Model, at: usize, seen: &mut Seen) {
+        if let Some(server) = self.server(at).filter(|server| server.held.is_empty()) {
+            let awake = Server { slept: false, ..server.clone() };
+            self.servers[at] = Some(Shared::new(awake));
+            self.step(model, at, Event::Tick, seen);
         }
     }
 }
