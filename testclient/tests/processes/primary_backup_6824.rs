@@ -232,13 +232,13 @@ async fn p9_e10_concurrent_puts_to_the_same_keys_leave_both_copies_equal() {
 /// A tenth of all calls is not heard, and a fifth of the rest not answered: between clients and
 /// servers, and between servers.
 async fn unreliable(seed: u64) -> Running {
-    println!("unreliable links of seed {seed}");
+    eprintln!("unreliable links of seed {seed}");
     running(Options { unreliable: Some(seed), ..one_to_three() }, 2).await
 }
 
 fn assert_calls_were_lost(cluster: &Running) {
     let (unheard, unanswered) = cluster.unreliable().expect("the links are unreliable").lost();
-    println!("{unheard} calls were not heard, {unanswered} not answered");
+    eprintln!("{unheard} calls were not heard, {unanswered} not answered");
     assert!(unheard >= 5 && unanswered >= 5, "{unheard} and {unanswered} calls were lost");
 }
 
