@@ -468,6 +468,12 @@ fn a_session_is_kept_alive_three_times_per_lease_as_the_store_grants_it() {
     assert_eq!(attempt.operation, Operation::KeepAlive(session));
     bench.kept_alive(&attempt, Duration::from_secs(3));
     bench.pass(1000);
+    // Not heard: it tries for as long as it would have rested, then rests, and tries again.
+    let attempt = bench.attempt();
+    bench.pass(1000);
+    assert!(bench.abandoned(&attempt));
+    bench.ends(&attempt, lost());
+    bench.pass(1000);
     bench.attempt();
 }
 
