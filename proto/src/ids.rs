@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::rules::{Rule, keeps};
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -87,6 +89,9 @@ impl SessionId {
     /// The id of the session that the op at this position allocates.
     #[must_use]
     pub fn allocated_at(generation: Generation, op: OpNumber) -> Self {
+        if !keeps(Rule::SessionsNameTheirGeneration) {
+            return Self(op.0);
+        }
         Self(stamp(generation, op))
     }
 }

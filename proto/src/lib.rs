@@ -5,6 +5,7 @@
 //! - [`view`], [`settings`]: a view record, and what a cluster is set to
 //! - [`command`], [`reply`], [`limits`]: what can be asked, what is answered, what is allowed
 //! - [`message`]: what copies say to each other; [`registration`]: servers and the view service
+//! - [`rules`]: the single rules of the protocol by name, for tests that drop one
 //! - [`pb`]: the generated wire types; [`convert`] is the only place that knows their gaps, and
 //!   [`status`] the one table between refusals and gRPC statuses
 
@@ -15,6 +16,7 @@ pub mod limits;
 pub mod message;
 pub mod registration;
 pub mod reply;
+pub mod rules;
 pub mod settings;
 pub mod status;
 pub mod time;
@@ -29,6 +31,7 @@ pub use ids::{
 };
 pub use message::Digest;
 pub use reply::{LogPoint, NotDone, NotReady, Reply};
+pub use rules::{Rule, keeps};
 pub use settings::Settings;
 pub use time::{LogTime, Timestamp};
 pub use view::{Role, View, ViewOrder, ViewStatus};

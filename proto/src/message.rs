@@ -14,7 +14,7 @@ use crate::time::{LogTime, Timestamp};
 use crate::view::View;
 
 /// A message between two copies.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Message {
     /// Cluster of the sender.
     pub cluster: ClusterId,
@@ -31,7 +31,7 @@ pub struct Message {
 }
 
 /// What a message says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
     /// Primary: first message of a stream.
     Open,
@@ -64,7 +64,7 @@ pub enum Body {
 }
 
 /// What a copy holds when a stream opens.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Opened {
     /// Start of each epoch in its log, oldest first.
     pub epochs: Vec<Position>,
@@ -77,7 +77,7 @@ pub struct Opened {
 }
 
 /// A batch of entries, or with none a heartbeat.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Append {
     /// Position of the op before the first entry.
     pub previous: Position,
@@ -98,7 +98,7 @@ pub struct Append {
 }
 
 /// What a copy has.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Ack {
     /// Matched with this epoch's primary, and durable as the mode says.
     pub matched: OpNumber,
@@ -115,7 +115,7 @@ pub struct Ack {
 }
 
 /// End of a transfer.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TransferEnd {
     /// Start of each epoch in the primary's log through the op of the copy.
     pub epochs: Vec<Position>,
@@ -128,7 +128,7 @@ pub struct TransferEnd {
 }
 
 /// Order-free digest of a store: equal states have equal digests.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Digest(pub u128);
 
 impl std::fmt::Display for Digest {
@@ -138,7 +138,7 @@ impl std::fmt::Display for Digest {
 }
 
 /// One piece of replicated state, for transfer and snapshots.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum StateRecord {
     /// A key.
     Key {
@@ -154,7 +154,7 @@ pub enum StateRecord {
 }
 
 /// A session with the answers still remembered.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SessionRecord {
     /// Which.
     pub id: SessionId,
@@ -165,7 +165,7 @@ pub struct SessionRecord {
 }
 
 /// A remembered answer.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AnswerRecord {
     /// Hash of the command that was answered.
     pub command_hash: u64,

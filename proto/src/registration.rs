@@ -29,7 +29,7 @@ pub enum FromServer {
 }
 
 /// What a replica wants of the view service. Conditional on a view, so repeats do no harm.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Wish {
     /// VIEW-4: this view's members are reconciled.
     Activate {

@@ -7,7 +7,7 @@ use crate::ids::{Generation, OpNumber, ServerName, ViewNumber};
 use std::time::Duration;
 
 /// The answer to one attempt of a request.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Reply {
     /// The op is committed, and this is what it did.
     Done {
@@ -46,7 +46,7 @@ pub struct LogPoint {
 }
 
 /// Why an attempt certainly did nothing, and what to do.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Error)]
 pub enum NotDone {
     /// This server is not the primary: ask the one named, or the view service.
     #[error("this server is not the primary{}", .primary.as_ref().map_or(String::new(), |p| format!("; ask {p}")))]
@@ -90,7 +90,7 @@ pub enum NotDone {
 }
 
 /// What a primary that cannot serve waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
 pub enum NotReady {
     /// The view is proposed but not activated, or its barrier not committed.
     #[error("it is taking over")]

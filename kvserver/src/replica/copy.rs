@@ -19,7 +19,7 @@ use super::promise::Promises;
 use crate::store::{Store, StoreLimits};
 
 /// The state of one copy.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Copy {
     /// This life of this server.
     pub(super) me: Member,

@@ -9,12 +9,12 @@ use kvproto::message::Digest;
 const OPEN_MAX: usize = 64;
 
 /// The primary's digests at some ops, and what the copies said of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct Digests {
     open: BTreeMap<OpNumber, Votes>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Votes {
     own: Digest,
     others: BTreeMap<Member, Digest>,

@@ -19,7 +19,7 @@ use kvproto::view::Role;
 use super::event::Token;
 
 /// Something to do.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub enum Effect {
     /// Write these entries after everything written before, and say when they are safe.
     Append(Vec<Arc<Entry>>),
@@ -74,7 +74,7 @@ pub enum Effect {
 }
 
 /// Something that people want to know.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub enum Notice {
     /// A newer view was adopted.
     ViewChanged,

@@ -7,7 +7,7 @@ use kvproto::view::View;
 
 /// Something that happened. Its caller passes the clock read *after* the event was taken from its
 /// queue, so that no request is judged by a moment before its arrival.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub enum Event {
     /// What the doors admitted since the last step, in order of arrival. All of it becomes one
     /// batch. Commands and queries were checked against the limits.
@@ -36,7 +36,7 @@ pub enum Event {
 }
 
 /// One request at a door.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub struct Request {
     /// Names the waiting caller; unique among those that wait.
     pub token: Token,
@@ -49,7 +49,7 @@ pub struct Request {
 pub struct Token(pub u64);
 
 /// What a caller wants.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub enum Operation {
     /// Read committed state.
     Query(Query),

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use kvproto::command::Entry;
 use kvproto::ids::{Member, Nonce, OpNumber, Position, StreamNumber};
 use kvproto::message::{Ack, Append, Body, Message, Opened, StateRecord, TransferEnd};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
+use super::broken;
 use super::copy::Copy;
 use super::effect::{Effect, Notice};
 
 /// What a copy knows of the primary of its epoch.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct Following {
     /// The open stream; only a higher number replaces it (REP-3).
     stream: StreamNumber,
@@ -34,7 +36,7 @@ pub struct Following {
 }
 
 /// A transfer under way.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Receiving {
     at: Position,
     began_at: Timestamp,
@@ -50,12 +52,13 @@ impl Following {
         out: &mut Vec<Effect>,
     ) {
         if let Body::Open = message.body {
-            if message.stream > self.stream {
+            if message.stream > self.stream || !keeps(Rule::NewestStreamCounts) {
                 self.open(copy, message.from, message.stream, out);
             }
             return;
         }
-        if message.stream != self.stream || message.from != self.primary {
+        let open = message.stream == self.stream || !keeps(Rule::NewestStreamCounts);
+        if !open || message.from != self.primary {
             return;
         }
         let done = match message.body {
@@ -71,7 +74,19 @@ impl Following {
         }
     }
 
-    fn open(&mut self, copy: &Copy, primary: Member, stream: StreamNumber, out: &mut Vec<Effect>) {
+    fn open(
+        &mut self,
+        copy: &mut Copy,
+        primary: Member,
+        stream: StreamNumber,
+        out: &mut Vec<Effect>,
+    ) {
+        if !keeps(Rule::PrimaryDropsTails) {
+            broken::drop_tail(copy, out);
+        }
+        if !keeps(Rule::AppliedOnce) {
+            broken::forget_last_applied(copy);
+        }
         self.stream = stream;
         self.primary = primary;
         self.nonce = Nonce(0);
@@ -113,7 +128,10 @@ impl Following {
         copy.append(fresh, out);
         self.matched = self.matched.max(through.op);
         copy.log_time = copy.log_time.max(append.log_time);
-        copy.commit(append.committed.min(self.matched), |_, _| {});
+        let matched = self.counts_as_matched(copy);
+        let committed =
+            if keeps(Rule::AppliedIsCommitted) { append.committed } else { copy.log.last().op };
+        copy.commit(committed.min(matched), |_, _| {});
         if !append.lease.is_zero() {
             copy.promises.promise(&self.primary, copy.epoch, now + append.lease);
         }
@@ -139,13 +157,15 @@ impl Following {
         let held = entries
             .iter()
             .take_while(|entry| copy.log.position_at(entry.op()) == Some(entry.position))
+            .take_while(|_| keeps(Rule::MatchedIsNotDropped))
             .count();
         let fresh = entries.split_off(held);
         let Some(first) = fresh.first() else {
             return Ok(fresh);
         };
         let keep = OpNumber(first.op().0 - 1);
-        if keep < copy.committed || keep < self.matched {
+        let dropped = keep < self.matched && keeps(Rule::MatchedIsNotDropped);
+        if keep < copy.committed || dropped {
             return Err(
                 "entries that contradict committed ones: this copy or the primary is wrong",
             );
@@ -175,7 +195,7 @@ impl Following {
 
     fn acknowledge(&self, copy: &Copy, digest: Option<kvproto::Digest>, out: &mut Vec<Effect>) {
         let ack = Ack {
-            matched: self.matched.min(copy.safe),
+            matched: self.counts_as_matched(copy).min(copy.safe),
             applied: copy.committed,
             nonce: self.nonce,
             sent_at: self.sent_at,
@@ -183,6 +203,11 @@ impl Following {
             chunks: self.chunks,
         };
         self.answer(copy, Body::Ack(ack), out);
+    }
+
+    /// What may be acknowledged and applied.
+    fn counts_as_matched(&self, copy: &Copy) -> OpNumber {
+        if keeps(Rule::OnlyMatchedCounts) { self.matched } else { copy.log.last().op }
     }
 
     fn answer(&self, copy: &Copy, body: Body, out: &mut Vec<Effect>) {

@@ -15,7 +15,7 @@ use kvproto::message::Opened;
 const EPOCHS_MAX: usize = 1024;
 
 /// Entries after a base, and the start of each epoch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct Log {
     /// The op before the first retained entry: everything through here is in the store.
     base: Position,

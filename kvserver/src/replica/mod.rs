@@ -11,6 +11,7 @@
 //! - [`progress`]: what a primary knows of one other copy
 //! - [`primary`]: ordering, commit, promotion, reads, who is counted in and who is left out
 //! - [`divergence`]: comparing digests, and who leaves when they differ
+//! - `broken`: what breaking a rule would do, for tests that drop one
 //!
 //! The invariants, named here and told in `docs/protocol.md`; [`Replica::check_invariants`] looks
 //! at them after every step:
@@ -27,6 +28,7 @@
 pub mod effect;
 pub mod event;
 
+mod broken;
 pub mod copy;
 pub mod divergence;
 pub mod following;
@@ -37,10 +39,13 @@ pub mod promise;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{Hash, Hasher};
+
 use kvproto::ids::{Epoch, Member, OpNumber, StreamNumber};
 use kvproto::message::{Body, Message};
 use kvproto::registration::{Progress, Wish};
 use kvproto::reply::{NotDone, Reply};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 use kvproto::view::{Role, View};
 
@@ -49,10 +54,11 @@ use copy::Copy;
 use effect::{Effect, Notice};
 use event::{Event, Request};
 use following::Following;
+use log::Log;
 use primary::Primary;
 
 /// How a primary proves that it still leads before it answers a read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reads {
     /// By a lease that its backups granted; falls back to confirming.
     Lease,
@@ -61,7 +67,7 @@ pub enum Reads {
 }
 
 /// What this server may decide for itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReplicaOptions {
     /// How reads are proven.
     pub reads: Reads,
@@ -70,7 +76,7 @@ pub struct ReplicaOptions {
 }
 
 /// Windows and budgets in bytes and counts. The defaults suit production; simulations shrink them.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Tuning {
     /// Entries sent to one copy and not yet acknowledged.
     pub window_bytes: usize,
@@ -110,7 +116,7 @@ impl Default for Tuning {
 }
 
 /// One copy of the data for one life of a server process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     copy: Copy,
     following: Following,
@@ -123,6 +129,26 @@ pub struct Replica {
     wished_to_leave_at: Option<Timestamp>,
     stepped_at: Timestamp,
     steps: u64,
+}
+
+/// Everything that decides what the replica will do. The count of its steps is left out, so that
+/// states that differ in nothing else are one to whoever explores them.
+impl Hash for Replica {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Replica {
+            copy,
+            following,
+            primary,
+            leaving,
+            release_due,
+            role,
+            wished_to_leave_at,
+            stepped_at,
+            steps: _,
+        } = self;
+        (copy, following, primary, leaving, release_due).hash(state);
+        (role, wished_to_leave_at, stepped_at).hash(state);
+    }
 }
 
 /// A wish that the view service has not granted is repeated this often.
@@ -234,6 +260,12 @@ impl Replica {
         &mut self.copy.store
     }
 
+    /// The log, uncommitted tail included.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.copy.log
+    }
+
     /// The newest epoch this server has heard of.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
@@ -276,7 +308,8 @@ impl Replica {
     }
 
     fn on_message(&mut self, now: Timestamp, message: Message, out: &mut Vec<Effect>) {
-        if message.cluster != self.copy.view.cluster || message.to != self.copy.me {
+        let for_me = message.to == self.copy.me || !keeps(Rule::TargetIncarnation);
+        if message.cluster != self.copy.view.cluster || !for_me {
             return;
         }
         match message.body {
@@ -292,7 +325,7 @@ impl Replica {
             }
             _ => {}
         }
-        if message.epoch < self.copy.epoch {
+        if message.epoch < self.copy.epoch && keeps(Rule::OldEpochIsRefused) {
             if message.body.is_from_primary() {
                 let fenced = Body::Fenced(Box::new(self.copy.view.clone()));
                 let epoch = self.copy.epoch;
@@ -321,7 +354,13 @@ impl Replica {
         }
         // The record that came with the registration is given again as the first event.
         let first = self.primary.is_none() && view == self.copy.view;
-        if !first && view.order() <= self.copy.view.order() {
+        let known = &self.copy.view;
+        let older = if keeps(Rule::RecordsByRevision) {
+            view.order() <= known.order()
+        } else {
+            (view.generation, view.number) < (known.generation, known.number) || view == *known
+        };
+        if older && !first {
             return;
         }
         let changed = view.number != self.copy.view.number;
@@ -358,7 +397,7 @@ impl Replica {
         }
         self.copy.epoch = epoch;
         self.following = Following::default();
-        if let Some(primary) = self.primary.take() {
+        if let Some(primary) = self.primary.take_if(|_| keeps(Rule::DeposedStops)) {
             primary.depose(&mut self.copy, out);
             self.release_due = true;
         }
@@ -377,7 +416,7 @@ impl Replica {
     }
 
     fn stay(&mut self) {
-        self.leaving = false;
+        self.leaving = !keeps(Rule::LeavingMayResume);
         self.wished_to_leave_at = None;
     }
 

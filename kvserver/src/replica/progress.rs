@@ -15,7 +15,7 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(320);
 
 /// Where the bringing up of a copy stands.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub enum Phase {
     /// No stream; the next one is opened at this moment.
     Down {
@@ -36,7 +36,7 @@ pub enum Phase {
 }
 
 /// A full copy on its way.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Transfer {
     /// The scan of the store.
     pub scan: ScanId,
@@ -53,7 +53,7 @@ pub struct Transfer {
 }
 
 /// Entries sent and not yet acknowledged.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct InFlight {
     last: OpNumber,
     bytes: usize,
@@ -61,7 +61,7 @@ struct InFlight {
 }
 
 /// One other copy.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct CopyProgress {
     /// The newest stream; answers on older ones do not count (REP-3).
     pub stream: StreamNumber,

@@ -13,7 +13,7 @@ use kvproto::message::{AnswerRecord, Digest};
 use xxhash_rust::xxh3::Xxh3;
 
 /// A sum of hashes to which parts of the state are added and from which they are taken.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub(super) struct Rolling(u128);
 
 impl Rolling {

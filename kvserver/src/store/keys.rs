@@ -17,7 +17,7 @@ use kvproto::ids::Version;
 use super::digest::{self, Rolling};
 
 /// All keys, ordered.
-#[derive(Default, Debug)]
+#[derive(Clone, Hash, Default, Debug)]
 pub(super) struct Keys {
     map: BTreeMap<Bytes, Record>,
     rolling: Rolling,

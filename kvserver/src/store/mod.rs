@@ -40,7 +40,7 @@ use scan::Scans;
 use sessions::Sessions;
 
 /// Limits that ops meet when they are applied. All copies must have the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StoreLimits {
     /// Largest value in bytes, the result of an append included.
     pub value_size_max: u64,
@@ -55,7 +55,7 @@ impl From<&Settings> for StoreLimits {
 }
 
 /// The replicated state of one copy.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Store {
     limits: StoreLimits,
     keys: Keys,

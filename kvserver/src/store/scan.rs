@@ -12,6 +12,7 @@ use bytes::Bytes;
 use kvproto::command::Record;
 use kvproto::ids::SessionId;
 use kvproto::message::{SessionRecord, StateRecord};
+use kvproto::rules::{Rule, keeps};
 
 use super::keys::Keys;
 use super::sessions::{Session, Sessions};
@@ -21,7 +22,7 @@ use super::sessions::{Session, Sessions};
 pub struct ScanId(u64);
 
 /// The running scans of a store.
-#[derive(Default, Debug)]
+#[derive(Clone, Hash, Default, Debug)]
 pub(super) struct Scans {
     begun: u64,
     running: BTreeMap<ScanId, Scan>,
@@ -87,7 +88,7 @@ impl Scans {
     }
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Hash, Default, Debug)]
 struct Scan {
     passed: Passed,
     /// Taken from the store but not yet handed out.
@@ -99,7 +100,7 @@ struct Scan {
 }
 
 /// How far a scan has come.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum Passed {
     /// Through this session.
     Session(Option<SessionId>),
@@ -136,6 +137,7 @@ impl Scan {
     ) -> Option<StateRecord> {
         while self.pieces.is_empty() && matches!(self.passed, Passed::Session(_)) {
             match self.next_session(sessions) {
+                Some(_) if !keeps(Rule::SessionsTravel) => {}
                 Some((id, session)) => self.pieces = in_pieces(id, session, bytes_max).into(),
                 None => self.passed = Passed::Key(None),
             }

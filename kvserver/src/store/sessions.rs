@@ -14,18 +14,19 @@ use bytes::Bytes;
 use kvproto::command::{Command, Outcome, Refusal, RequestId, SESSION_WINDOW};
 use kvproto::ids::{RequestNumber, SessionId};
 use kvproto::message::{AnswerRecord, SessionRecord};
+use kvproto::rules::{Rule, keeps};
 
 use super::digest::{self, Rolling};
 
 /// All sessions.
-#[derive(Default, Debug)]
+#[derive(Clone, Hash, Default, Debug)]
 pub(super) struct Sessions {
     table: BTreeMap<SessionId, Session>,
     rolling: Rolling,
 }
 
 /// One session.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Session {
     /// Requests below are forgotten. Never falls.
     pub(super) floor: RequestNumber,
@@ -95,16 +96,20 @@ impl Sessions {
     /// The outcome of an entry that must not be performed; `None` for a new request that must.
     pub(super) fn decide(&self, id: &RequestId, command: &Command) -> Option<Outcome> {
         let Some(session) = self.table.get(&id.session) else {
-            return Some(Outcome::Refused(Refusal::SessionExpired));
+            let over = keeps(Rule::UnknownSessionIsOver);
+            return over.then_some(Outcome::Refused(Refusal::SessionExpired));
         };
-        if id.number < session.floor {
+        if id.number < session.floor && keeps(Rule::FloorIsKept) {
             return Some(Outcome::Refused(Refusal::StaleRequest { floor: session.floor }));
         }
-        if let Some(outcome) = self.remembered(id, command) {
+        if let Some(outcome) = self.remembered(id, command)
+            && keeps(Rule::RepeatsAreRecognised)
+        {
             return Some(outcome);
         }
         let floor = session.floor.max(floor_wanted(id));
-        (id.number.0 - floor.0 >= SESSION_WINDOW).then_some(Outcome::Refused(Refusal::WindowFull))
+        (id.number.0.saturating_sub(floor.0) >= SESSION_WINDOW)
+            .then_some(Outcome::Refused(Refusal::WindowFull))
     }
 
     /// Remembers the answer of a request that [`decide`](Self::decide) let pass, and forgets what

@@ -532,3 +532,37 @@ fn what_is_stored_does_not_keep_the_buffer_alive_in_which_it_arrived() {
     assert_eq!(f.value("key"), Some(bytes("value")));
     assert!(buffer.is_unique());
 }
+
+/// After data was lost op numbers come again; an id that a client kept from before must not name the
+/// session of a stranger.
+#[test]
+fn sessions_of_different_generations_have_different_ids() {
+    let mut before = Fixture::new();
+    let old = before.open();
+    let mut after = Fixture::new();
+    after.generation = Generation(2);
+    let new = after.open();
+    assert_ne!(old, new, "both were allocated by the same op number");
+    assert_eq!(
+        result(after.ordered(request(old, 1, 1), put("a", "1"))),
+        refused(Refusal::SessionExpired)
+    );
+}
+
+/// Tests of the tests: every rule of exactly-once beside the story that must fail without it.
+#[test]
+#[cfg(debug_assertions)]
+fn every_rule_of_the_store_is_missed_by_a_named_story() {
+    use kvproto::rules::{Rule, without};
+    let mutants: [(Rule, fn()); 5] = [
+        (Rule::RepeatsAreRecognised, s2_k_a_retried_put_is_not_applied_after_a_newer_one),
+        (Rule::FloorIsKept, s2_k_a_retried_put_is_not_applied_after_a_newer_one),
+        (Rule::UnknownSessionIsOver, a_request_of_an_unknown_session_is_refused_as_expired),
+        (Rule::SessionsNameTheirGeneration, sessions_of_different_generations_have_different_ids),
+        (Rule::SessionsTravel, a_scan_shows_the_state_at_its_beginning_while_everything_changes),
+    ];
+    for (rule, story) in mutants {
+        let broken = std::panic::catch_unwind(|| without(&[rule], story));
+        assert!(broken.is_err(), "nobody misses {rule:?}");
+    }
+}

@@ -20,8 +20,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvproto::{
-    ClusterId, Generation, Incarnation, Member, OpNumber, ServerName, Settings, View, ViewNumber,
-    ViewStatus,
+    ClusterId, Generation, Incarnation, Member, OpNumber, Rule, ServerName, Settings, View,
+    ViewNumber, ViewStatus, keeps,
 };
 use thiserror::Error;
 
@@ -36,7 +36,7 @@ pub const SERVERS_MAX: usize = 1024;
 pub const NAME_SIZE_MAX: usize = 260;
 
 /// How the servers of a cluster talk to the view service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Kind {
     /// Registers, attends and reports.
     Full,
@@ -45,7 +45,7 @@ pub enum Kind {
 }
 
 /// Names one view; what commands are conditional on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ViewId {
     /// Its generation.
     pub generation: Generation,
@@ -62,7 +62,7 @@ impl ViewId {
 }
 
 /// Something to be done, if the law allows.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Command {
     /// A server begins a life. Whether its former life is over is for the proposer to know.
     Register {
@@ -187,7 +187,7 @@ pub enum Refusal {
 }
 
 /// One registered server.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Server {
     incarnation: Incarnation,
     /// A plain server that has pinged with a number other than 0 in this life.
@@ -195,7 +195,7 @@ struct Server {
 }
 
 /// Everything that must never be forgotten: the whole truth about views.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ViewState {
     /// The current record. Written by `renew` only.
     view: View,
@@ -329,6 +329,9 @@ impl ViewState {
             return Err(Refusal::TooManyServers);
         }
         self.kind = Some(kind);
+        if let (Some(incarnation), false) = (present, keeps(Rule::RestartedIsNew)) {
+            return Ok(Applied::Registered(Member { name, incarnation }));
+        }
         self.last_incarnation = self.last_incarnation.next();
         let member = Member { name: name.clone(), incarnation: self.last_incarnation };
         let server = Server { incarnation: self.last_incarnation, adopted: false };
@@ -376,7 +379,11 @@ impl ViewState {
             return Err(Refusal::SameView);
         }
         let number = self.view.number.next();
-        if !self.view.is_primary(&primary) {
+        let same_epoch = self.view.is_primary(&primary)
+            || self.view.number.0 > 0
+                && !self.view.is_activated()
+                && !keeps(Rule::EpochByTheRecordReplaced);
+        if !same_epoch {
             self.view.primary_since = number;
         }
         self.view.number = number;
@@ -393,13 +400,16 @@ impl ViewState {
         view: ViewId,
         reconciled: &[Member],
     ) -> Result<Applied, Refusal> {
-        self.must_be_current(view)?;
-        self.must_be_primary(by)?;
+        if keeps(Rule::ActivateNamesItsView) {
+            self.must_be_current(view)?;
+        }
+        if keeps(Rule::ActivateByThePrimary) {
+            self.must_be_primary(by)?;
+        }
         if self.view.is_activated() {
             return Ok(Applied::Unchanged);
         }
-        let eligible = eligible_after(&self.view, by, reconciled);
-        self.view.eligible = eligible;
+        self.view.eligible = self.eligible_after(by, reconciled);
         self.view.status = ViewStatus::Activated;
         self.ever_activated = true;
         self.renew();
@@ -407,13 +417,17 @@ impl ViewState {
     }
 
     fn synced(&mut self, by: &Member, view: ViewId, server: Member) -> Result<Applied, Refusal> {
-        self.must_be_current(view)?;
+        if keeps(Rule::SyncedNamesItsView) {
+            self.must_be_current(view)?;
+        }
         self.must_be_primary(by)?;
         self.must_be_activated()?;
         if !self.view.backups.contains(&server) {
             return Err(Refusal::NotBackup(server));
         }
-        self.must_be_present(&server)?;
+        if keeps(Rule::SyncedByIncarnation) {
+            self.must_be_present(&server)?;
+        }
         if !self.view.eligible.insert(server) {
             return Ok(Applied::Unchanged);
         }
@@ -456,6 +470,23 @@ impl ViewState {
         Ok(Applied::Changed)
     }
 
+    /// VIEW-4, by incarnation: reconciling proves that a copy holds the primary's log, but only one
+    /// that was eligible before may stay so; all others are joining.
+    fn eligible_after(&self, primary: &Member, reconciled: &[Member]) -> BTreeSet<Member> {
+        let view = &self.view;
+        let was_eligible = |member: &&Member| {
+            view.eligible.contains(*member) || !keeps(Rule::ReconciledWereEligible)
+        };
+        let is_backup = |member: &&Member| view.backups.contains(*member);
+        let mut eligible: BTreeSet<_> =
+            reconciled.iter().filter(was_eligible).filter(is_backup).cloned().collect();
+        if !keeps(Rule::ReconciledByIncarnation) {
+            eligible = eligible.iter().filter_map(|member| self.present(&member.name)).collect();
+        }
+        eligible.insert(primary.clone());
+        eligible
+    }
+
     fn renew(&mut self) {
         self.view.revision = self.view.revision.next();
     }
@@ -488,7 +519,9 @@ impl ViewState {
     /// VIEW-2. Before the first activation there is no data, so a first primary that dies early
     /// must not block the rest.
     fn may_become_primary(&self, primary: &Member) -> Result<(), Refusal> {
-        if !self.ever_activated || self.view.eligible.contains(primary) {
+        let first = !self.ever_activated
+            && (keeps(Rule::FirstViewIsFree) || self.view.number == ViewNumber(0));
+        if first || self.view.eligible.contains(primary) || !keeps(Rule::PrimaryIsEligible) {
             Ok(())
         } else {
             Err(Refusal::NotEligible(primary.clone()))
@@ -604,16 +637,4 @@ fn nobody_twice(primary: &Member, backups: &[Member]) -> Result<(), Refusal> {
 fn same_configuration(view: &View, primary: &Member, backups: &[Member]) -> bool {
     view.is_primary(primary)
         && view.backups.iter().collect::<BTreeSet<_>>() == backups.iter().collect()
-}
-
-/// VIEW-4, by incarnation: reconciling proves that a copy holds the primary's log, but only one
-/// that was eligible before may stay so; all others are joining.
-fn eligible_after(view: &View, primary: &Member, reconciled: &[Member]) -> BTreeSet<Member> {
-    let mut eligible: BTreeSet<_> = reconciled
-        .iter()
-        .filter(|member| view.eligible.contains(member) && view.backups.contains(member))
-        .cloned()
-        .collect();
-    eligible.insert(primary.clone());
-    eligible
 }

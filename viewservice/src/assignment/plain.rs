@@ -5,7 +5,7 @@
 //! The number is the only thing these pings carry, so no incarnation can be checked: the present
 //! one is meant.
 
-use kvproto::{Incarnation, Member, ServerName, ViewNumber};
+use kvproto::{Incarnation, Member, Rule, ServerName, ViewNumber, keeps};
 
 use super::law::{Command, Kind, ViewState};
 
@@ -33,7 +33,7 @@ pub enum Meaning {
 /// The meaning of `Ping(server, number)`.
 #[must_use]
 pub fn ping(state: &ViewState, server: &ServerName, number: ViewNumber) -> Meaning {
-    if state.kind() == Some(Kind::Full) {
+    if state.kind() == Some(Kind::Full) && keeps(Rule::PlainPingIsInert) {
         return Meaning::Inert;
     }
     let present = state.present(server);

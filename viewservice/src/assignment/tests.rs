@@ -6,6 +6,8 @@
 
 mod holes;
 mod lab;
+#[cfg(debug_assertions)]
+mod mutants;
 mod rules;
 mod scars;
 mod steps;

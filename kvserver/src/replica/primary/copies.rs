@@ -3,6 +3,7 @@
 
 use kvproto::ids::{Member, OpNumber, Position};
 use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
 use super::Primary;
@@ -67,8 +68,10 @@ impl Primary {
         out: &mut Vec<Effect>,
     ) {
         // Answers on a stream that is over say nothing any more, also before the next one is open.
-        let speaks =
-            |progress: &CopyProgress| progress.stream == message.stream && progress.is_connected();
+        let speaks = |progress: &CopyProgress| {
+            let newest = progress.stream == message.stream || !keeps(Rule::NewestStreamCounts);
+            newest && progress.is_connected()
+        };
         if !self.copies.get(&message.from).is_some_and(speaks) {
             return;
         }
@@ -127,7 +130,8 @@ impl Primary {
             Phase::Streaming { .. } => {
                 progress.note_acked(now, ack.matched, ack.nonce);
                 if ack.nonce > kvproto::Nonce(0) {
-                    progress.lease_from = progress.lease_from.max(Some(ack.sent_at));
+                    let from = if keeps(Rule::LeaseFromSendTime) { ack.sent_at } else { now };
+                    progress.lease_from = progress.lease_from.max(Some(from));
                 }
                 if let Some(digest) = ack.digest {
                     self.on_digest(copy, now, from, ack.applied, digest, out);
@@ -146,7 +150,10 @@ impl Primary {
         let acting = self.is_acting(copy);
         let mut copies = std::mem::take(&mut self.copies);
         for (member, progress) in &mut copies {
-            let free = !self.is_required(member) && !copy.view.eligible.contains(member);
+            let eligible =
+                copy.view.eligible.contains(member) && keeps(Rule::FreeByTheNewestRecord);
+            let counted_on = self.is_required(member) || eligible;
+            let free = !counted_on || !keeps(Rule::TransferToTheFree);
             match &progress.phase {
                 Phase::Down { retry_at } if now >= *retry_at => {
                     copy.last_stream = copy.last_stream.next();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use kvproto::ids::{Member, OpNumber};
 use kvproto::message::Digest;
 use kvproto::registration::Wish;
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
 use super::Primary;
@@ -26,7 +27,7 @@ const REACH: usize = 16;
 
 /// Copies that disagree about the data (REP-8). It stands until the differing ones are out of an
 /// activated view, or another primary has taken over.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Disagreement {
     pub(super) at: OpNumber,
     differing: BTreeSet<Member>,
@@ -49,7 +50,7 @@ impl Primary {
         for member in joining {
             let Some(progress) = self.copies.get_mut(member) else { continue };
             let Phase::Streaming { next } = progress.phase else { continue };
-            if progress.counted_from.is_none() {
+            if progress.counted_from.is_none() && keeps(Rule::SyncedHoldsEverything) {
                 let (bytes_under_way, _) = progress.in_flight();
                 let in_reach = next > copy.log.last().op
                     && bytes_under_way <= copy.options.tuning.window_bytes / REACH;
@@ -60,7 +61,8 @@ impl Primary {
             }
             let whole = progress.matched >= copy.committed
                 && progress.verified.is_some()
-                && progress.verified >= progress.counted_from;
+                && progress.verified >= progress.counted_from
+                || !keeps(Rule::SyncedHoldsEverything);
             let due = progress.synced_wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
             if whole && due {
                 if !self.asked.contains_key(member) {

@@ -16,11 +16,13 @@ use kvproto::ids::{
     Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, ViewNumber,
 };
 use kvproto::registration::Wish;
-use kvproto::reply::{NotDone, Reply};
+use kvproto::reply::{LogPoint, NotDone, Reply};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::{LogTime, Timestamp};
 use kvproto::view::ViewStatus;
 
 use super::WISH_AGAIN;
+use super::broken;
 use super::copy::Copy;
 use super::divergence::Digests;
 use super::effect::{Effect, Notice};
@@ -30,7 +32,7 @@ use membership::Disagreement;
 use reads::WaitingRead;
 
 /// One primaryship: from the record that appoints this server to the newer epoch that ends it.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Primary {
     epoch: Epoch,
     /// The op that marks the start of this epoch; nothing is served before it is committed.
@@ -76,6 +78,9 @@ impl Primary {
             // Only `force` can name such a copy; half a transfer is no state, so it starts empty.
             copy.become_empty(out);
             copy.complete = true;
+        }
+        if !keeps(Rule::NewPrimaryKeepsItsTail) {
+            broken::drop_tail(copy, out);
         }
         copy.led = Some(epoch);
         let mut in_flight = BTreeMap::new();
@@ -149,13 +154,21 @@ impl Primary {
     pub(super) fn on_view(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
         let view = &copy.view;
         assert_eq!(view.epoch(), self.epoch, "a newer epoch ends the primaryship first");
+        let others = view.eligible.iter().filter(|member| **member != copy.me);
         if view.is_activated() {
             self.activated = true;
-            self.required = view.eligible.iter().filter(|m| **m != copy.me).cloned().collect();
+            self.required = others.cloned().collect();
             let number = view.number;
-            self.asked.retain(|_, asked_in| *asked_in >= number);
+            self.asked.retain(|_, asked_in| {
+                keeps(Rule::AskedOutlastsRecords)
+                    && (*asked_in >= number || !keeps(Rule::AskedEnds))
+            });
             self.settle_disagreement(copy);
+        } else if !keeps(Rule::ShrinkWaits) {
+            self.required =
+                others.filter(|member| view.backups.contains(*member)).cloned().collect();
         }
+        let view = &copy.view;
         let wanted: BTreeSet<Member> =
             view.backups.iter().chain(&self.required).chain(self.asked.keys()).cloned().collect();
         for member in &wanted {
@@ -185,7 +198,8 @@ impl Primary {
 
     /// Activated, and this epoch's barrier committed (BarrierBeforeActing).
     pub(super) fn is_acting(&self, copy: &Copy) -> bool {
-        self.activated && copy.committed >= self.barrier
+        (self.activated || !keeps(Rule::ActsOnceActivated))
+            && (copy.committed >= self.barrier || !keeps(Rule::ActsAfterItsBarrier))
     }
 
     /// Everything ordered is answered.
@@ -211,7 +225,8 @@ impl Primary {
 
     /// Whether the promise rests on this copy (REP-2).
     fn is_required(&self, member: &Member) -> bool {
-        self.required.contains(member) || self.asked.contains_key(member)
+        self.required.contains(member)
+            || self.asked.contains_key(member) && keeps(Rule::AskedIsRequired)
     }
 
     /// Every copy on which the promise rests, this one not counted.
@@ -227,7 +242,7 @@ impl Primary {
     /// REP-2: an op commits when every required copy, this one included, has it in this epoch, and
     /// nothing commits before the barrier does.
     fn commit(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
-        if !self.activated {
+        if !self.activated && keeps(Rule::ActsOnceActivated) {
             return;
         }
         let others = self
@@ -235,7 +250,14 @@ impl Primary {
             .iter()
             .filter(|(member, progress)| self.counts(member, progress))
             .map(|(_, progress)| progress.matched);
-        let through = others.fold(copy.safe, Ord::min);
+        let own = if keeps(Rule::OwnJournalCounts) { copy.safe } else { copy.log.last().op };
+        let through = if !keeps(Rule::CommitWaitsForCopies) {
+            own
+        } else if !keeps(Rule::EveryCopyCounts) {
+            others.max().map_or(own, |most| most.min(own))
+        } else {
+            others.fold(own, Ord::min)
+        };
         if through < self.barrier || through <= copy.committed {
             return;
         }
@@ -258,20 +280,26 @@ impl Primary {
                 }
                 _ => {}
             }
-            for token in self.waiting.remove(&entry.op()).into_iter().flatten() {
-                let at = kvproto::LogPoint { generation, op: entry.op() };
-                let reply = Reply::Done { at, outcome: outcome.clone() };
-                out.push(Effect::Reply { token, reply, valid_until: None });
-            }
+            let at = LogPoint { generation, op: entry.op() };
+            self.answer(at, &outcome, out);
         });
         if self.acting_since.is_none() {
             self.begin_to_act(copy, now, out);
         }
     }
 
+    /// Answers everybody who waits for an op.
+    fn answer(&mut self, at: LogPoint, outcome: &Outcome, out: &mut Vec<Effect>) {
+        for token in self.waiting.remove(&at.op).into_iter().flatten() {
+            let reply = Reply::Done { at, outcome: outcome.clone() };
+            out.push(Effect::Reply { token, reply, valid_until: None });
+        }
+    }
+
     fn begin_to_act(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
         self.acting_since = Some(now);
-        self.sessions = copy.store.sessions().map(|session| (session, now)).collect();
+        let alive_at = if keeps(Rule::PromotionRenewsLeases) { now } else { Timestamp::default() };
+        self.sessions = copy.store.sessions().map(|session| (session, alive_at)).collect();
         out.push(Effect::Notice(Notice::Serving { took: now.since(self.appointed_at) }));
     }
 
@@ -282,12 +310,15 @@ impl Primary {
         if view.status == ViewStatus::Activated || copy.safe < self.barrier {
             return;
         }
-        if copy.promises.last_before(self.epoch).is_some_and(|until| now < until) {
+        let promised = copy.promises.last_before(self.epoch);
+        if promised.is_some_and(|until| now < until) && keeps(Rule::PromisesAreKept) {
             return;
         }
         let mut reconciled = Vec::new();
         for backup in view.backups.iter().filter(|backup| view.eligible.contains(backup)) {
-            if self.copies.get(backup).is_none_or(|copy| copy.matched < self.barrier) {
+            let holds = |copy: &CopyProgress| copy.matched >= self.barrier;
+            if !self.copies.get(backup).is_some_and(holds) && keeps(Rule::ReconciledHoldTheBarrier)
+            {
                 return;
             }
             reconciled.push(backup.clone());

@@ -1,8 +1,9 @@
 //! Reads of committed state, and the proof that this primary still led after they arrived: a lease
 //! that every required backup granted, or a fresh round of confirmations from all of them.
 
-use kvproto::ids::{Nonce, SessionId};
+use kvproto::ids::{Member, Nonce, SessionId};
 use kvproto::reply::{NotDone, NotReady, Reply};
+use kvproto::rules::{Rule, keeps};
 use kvproto::settings::Settings;
 use kvproto::time::Timestamp;
 use kvproto::{Outcome, Refusal};
@@ -10,12 +11,13 @@ use kvproto::{Outcome, Refusal};
 use super::Primary;
 use super::requests::refuse;
 use crate::replica::Reads;
+use crate::replica::broken;
 use crate::replica::copy::Copy;
 use crate::replica::effect::Effect;
 use crate::replica::event::{Operation, Token};
 
 /// A read that waits for confirmations of appends sent after it arrived.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct WaitingRead {
     pub(super) token: Token,
     operation: Operation,
@@ -43,14 +45,19 @@ impl Primary {
         operation: Operation,
         out: &mut Vec<Effect>,
     ) {
+        // The moment that a lease is compared with.
+        let at = if keeps(Rule::LeaseIsCheckedPerRead) { Some(now) } else { self.heartbeat_at };
         let valid_until = match self.proof(copy) {
             Proof::Alone => None,
-            Proof::Until(until) if now < until => Some(until),
+            Proof::Until(_) if !keeps(Rule::LeaseIsChecked) => None,
+            Proof::Until(until) if at < Some(until) => {
+                keeps(Rule::LeaseIsCheckedPerRead).then_some(until)
+            }
             _ => {
                 if self.reads.len() >= copy.options.tuning.waiting_reads_max {
                     refuse(token, NotDone::Overloaded, out);
                 } else {
-                    let after = self.nonce;
+                    let after = if keeps(Rule::FreshRound) { self.nonce } else { Nonce(0) };
                     self.reads.push_back(WaitingRead { token, operation, arrived_at: now, after });
                 }
                 return;
@@ -62,15 +69,25 @@ impl Primary {
 
     fn proof(&self, copy: &Copy) -> Proof {
         let mut until = None;
-        for member in self.required.iter().chain(self.asked.keys()) {
+        for member in self.provers() {
             let from = self.copies.get(member).and_then(|progress| progress.lease_from);
             let (Some(from), Reads::Lease) = (from, copy.options.reads) else {
                 return Proof::Missing;
             };
             let held = from + Settings::lease_held(copy.view.settings.lease);
-            until = Some(until.map_or(held, |until: Timestamp| until.min(held)));
+            until = Some(match until {
+                Some(until) if keeps(Rule::ProofByEveryCopy) => held.min(until),
+                Some(until) => held.max(until),
+                None => held,
+            });
         }
         until.map_or(Proof::Alone, Proof::Until)
+    }
+
+    /// Every other copy whose word is needed.
+    fn provers(&self) -> impl Iterator<Item = &Member> {
+        let asked = self.asked.keys().filter(|_| keeps(Rule::ProofByTheAsked));
+        self.required.iter().chain(asked)
     }
 
     /// Whether some read waits for a round that was not yet sent to a copy with this nonce.
@@ -83,10 +100,10 @@ impl Primary {
         if self.reads.is_empty() {
             return;
         }
-        let required = self.required.iter().chain(self.asked.keys());
-        let confirmed = required
-            .map(|member| self.copies.get(member).map_or(Nonce(0), |copy| copy.nonce_acked))
-            .min();
+        let acked = self
+            .provers()
+            .map(|member| self.copies.get(member).map_or(Nonce(0), |copy| copy.nonce_acked));
+        let confirmed = if keeps(Rule::ProofByEveryCopy) { acked.min() } else { acked.max() };
         while let Some(read) = self.reads.front() {
             let proven = confirmed.is_none_or(|nonce| nonce > read.after);
             let hopeless = now.since(read.arrived_at) > copy.view.settings.stall_after;
@@ -108,6 +125,10 @@ impl Primary {
     fn evaluate(&mut self, copy: &Copy, now: Timestamp, operation: &Operation) -> Reply {
         let at = copy.point();
         match operation {
+            Operation::Query(query) if !keeps(Rule::ReadIsCommitted) => {
+                let (store, _) = broken::as_if_committed(copy);
+                Reply::Records { at, records: store.query(query) }
+            }
             Operation::Query(query) => Reply::Records { at, records: copy.store.query(query) },
             Operation::KeepAlive(session) => self.keep_alive(copy, now, *session),
             Operation::Command { .. } => unreachable!("commands are ordered, not evaluated"),
@@ -116,7 +137,7 @@ impl Primary {
 
     fn keep_alive(&mut self, copy: &Copy, now: Timestamp, session: SessionId) -> Reply {
         let at = copy.point();
-        if self.expiring.contains(&session) {
+        if self.expiring.contains(&session) && keeps(Rule::OrderedExpiryStands) {
             // Ordered but not committed: whether it will be is not known yet.
             return Reply::NotDone(NotDone::NotReady(NotReady::Unconfirmed));
         }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use kvproto::command::{Command, Entry, RequestId};
 use kvproto::ids::{OpNumber, Position, SessionId};
-use kvproto::reply::{NotDone, NotReady, Reply};
+use kvproto::reply::{LogPoint, NotDone, NotReady, Reply};
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
 use super::Primary;
+use crate::replica::broken;
 use crate::replica::copy::Copy;
 use crate::replica::effect::Effect;
 use crate::replica::event::{Operation, Request, Token};
@@ -52,6 +54,12 @@ impl Primary {
             self.waiting.entry(op).or_default().push(token);
         }
         copy.append(batch, out);
+        if !keeps(Rule::ReplyAfterCommit) {
+            let generation = copy.view.generation;
+            for (op, outcome) in broken::as_if_committed(copy).1 {
+                self.answer(LogPoint { generation, op }, &outcome, out);
+            }
+        }
     }
 
     fn refuses_writes(&self, copy: &Copy, leaving: bool) -> Option<NotDone> {
@@ -84,6 +92,9 @@ impl Primary {
         out: &mut Vec<Effect>,
     ) -> bool {
         self.note_session_alive(id.session, now);
+        if !keeps(Rule::RepeatsAreRecognised) {
+            return false;
+        }
         if let Some(op) = self.in_flight.get(&(id.session, id.number)).copied() {
             let ordered = match copy.log.get(op) {
                 Some(entry) => Some(entry),

@@ -1,6 +1,9 @@
 //! From one primary to the next without losing or inventing anything.
 
+use kvproto::ids::{Epoch, Generation, ViewNumber};
+
 use super::*;
+use crate::replica::promise::Promises;
 
 /// Sends a write to `b` only as far as its log: `a` dies before it hears the acknowledgement.
 fn write_in_the_tail(world: &mut World, id: RequestId) -> Token {
@@ -29,7 +32,7 @@ fn a_new_primary_keeps_its_tail_and_a_retry_finds_its_request_there() {
 }
 
 #[test]
-fn a_new_primary_waits_out_the_lease_that_it_promised() {
+pub(super) fn a_new_primary_waits_out_the_lease_that_it_promised() {
     let mut world = World::with(a(), &[b()]);
     world.run(ms(100));
     world.cut(&a(), &b());
@@ -56,7 +59,7 @@ fn a_release_by_the_old_primary_ends_the_wait() {
 /// H13 (a), (b): nothing is released before the new epoch is adopted, so an aborted hand-over
 /// leaves a primary that serves on.
 #[test]
-fn h13_a_primary_releases_only_when_a_newer_epoch_binds_it() {
+pub(super) fn h13_a_primary_releases_only_when_a_newer_epoch_binds_it() {
     let mut world = World::with(a(), &[b()]);
     world.grants = false;
     world.step(&a(), Event::Leave);
@@ -71,7 +74,7 @@ fn h13_a_primary_releases_only_when_a_newer_epoch_binds_it() {
 }
 
 #[test]
-fn an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch() {
+pub(super) fn an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch() {
     let mut world = World::with(a(), &[b(), c()]);
     let write = world.put(&a(), "k", "v");
     world.wire.clear();
@@ -95,7 +98,7 @@ fn an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch() {
 }
 
 #[test]
-fn the_tail_that_the_new_primary_does_not_have_is_dropped_and_told() {
+pub(super) fn the_tail_that_the_new_primary_does_not_have_is_dropped_and_told() {
     let mut world = World::with(a(), &[b(), c()]);
     world.cut(&a(), &b());
     world.cut(&a(), &c());
@@ -116,7 +119,7 @@ fn the_tail_that_the_new_primary_does_not_have_is_dropped_and_told() {
 }
 
 #[test]
-fn a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier() {
+pub(super) fn a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier() {
     let mut world = World::with(a(), &[b(), c()]);
     world.kill(&a());
     world.cut(&b(), &c());
@@ -135,7 +138,7 @@ fn a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier() {
 /// H8: a primary whose own barrier is not committed may not judge, read or recruit by its own
 /// out-of-date commit position.
 #[test]
-fn h8_nothing_is_served_before_the_barrier_is_committed() {
+pub(super) fn h8_nothing_is_served_before_the_barrier_is_committed() {
     let mut world = World::with(a(), &[b(), c()]);
     world.kill(&a());
     world.propose(b(), &[c()]);
@@ -168,7 +171,7 @@ fn h8_nothing_is_served_before_the_barrier_is_committed() {
 /// H9: a copy with an old epoch's tail hears a heartbeat of the new epoch: it may neither
 /// acknowledge nor apply what it has not matched.
 #[test]
-fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
+pub(super) fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
     let mut world = World::with(a(), &[b(), c()]);
     let common = world.replicas[&c()].copy.log.last();
     // c has a tail of a's epoch that b never saw.
@@ -241,7 +244,7 @@ fn a_membership_change_does_not_interrupt_the_primary() {
 /// Until the shrink is confirmed the old members are required: the view service may still promote
 /// the one that is about to leave.
 #[test]
-fn a_shrink_takes_effect_only_when_its_activation_is_confirmed() {
+pub(super) fn a_shrink_takes_effect_only_when_its_activation_is_confirmed() {
     let mut world = World::with(a(), &[b(), c()]);
     // A view later than the one in which b and c were asked to be counted in.
     world.propose(a(), &[c(), b()]);
@@ -260,7 +263,7 @@ fn a_shrink_takes_effect_only_when_its_activation_is_confirmed() {
 
 /// H2: a late answer of the same view number must not shrink what is required.
 #[test]
-fn h2_an_older_record_of_the_same_view_is_ignored() {
+pub(super) fn h2_an_older_record_of_the_same_view_is_ignored() {
     let mut world = World::with(a(), &[]);
     world.start(b());
     world.propose(a(), &[b()]);
@@ -269,9 +272,78 @@ fn h2_an_older_record_of_the_same_view_is_ignored() {
     assert!(world.view.eligible.contains(&b()));
     before.eligible = [a()].into();
     before.status = ViewStatus::Activated;
-    world.step(&a(), Event::View(Box::new(before)));
     world.cut(&a(), &b());
+    world.break_streams(&a(), &b());
+    world.step(&a(), Event::View(Box::new(before)));
     let write = world.put(&a(), "k", "v");
     world.run(ms(100));
     assert!(!world.answered(write), "b may be promoted at any moment");
+}
+
+/// H10, before anything is committed: a repeated message names an older end of the log, and what was
+/// acknowledged after it must stay, since the primary counts on it.
+#[test]
+pub(super) fn h10_a_repeated_message_drops_nothing_that_was_acknowledged_after_it() {
+    let mut world = World::with(a(), &[b()]);
+    let mut seen = Vec::new();
+    for n in 0..3 {
+        world.put(&a(), "k", &n.to_string());
+        let sent = std::mem::take(&mut world.wire);
+        seen.extend(sent.into_iter().filter(|message| message.to == b()));
+    }
+    let again = seen[0].clone();
+    for message in seen {
+        world.deliver(message);
+    }
+    let last = world.replicas[&b()].copy.log.last();
+    world.deliver(again);
+    assert_eq!(world.replicas[&b()].copy.log.last(), last);
+}
+
+/// A full lease from the promotion on: an outage of ours costs nobody a session.
+#[test]
+pub(super) fn a_new_primary_gives_every_session_a_full_lease() {
+    let mut world = World::with(a(), &[b()]);
+    let session = world.open_session(&a());
+    world.run(ms(29_000));
+    world.kill(&a());
+    world.propose(b(), &[]);
+    world.run(ms(29_000));
+    assert!(world.replicas[&b()].store().has_session(session), "its lease began anew");
+    world.run(ms(3000));
+    assert!(!world.replicas[&b()].store().has_session(session), "and ends");
+}
+
+/// H13 (c): a release of an earlier epoch that arrives late must not clear a promise that was
+/// given afterwards, or the holder would serve stale reads beside the next primary.
+#[test]
+pub(super) fn h13_a_late_release_leaves_promises_of_later_epochs_alone() {
+    let epoch = |view| Epoch { generation: Generation(1), primary_since: ViewNumber(view) };
+    let after = |nanos| Timestamp::from_nanos(nanos);
+    let mut promises = Promises::default();
+    promises.promise(&a(), epoch(1), after(100));
+    promises.promise(&a(), epoch(5), after(500));
+    promises.promise(&b(), epoch(1), after(50));
+    promises.release(&a(), epoch(3));
+    assert_eq!(promises.last_before(epoch(6)), Some(after(500)));
+    assert_eq!(promises.last_before(epoch(2)), Some(after(50)), "another holder's stands");
+}
+
+/// The new primary has the write only in its tail: the old one acknowledged it to its client and died
+/// before it told anybody.
+#[test]
+pub(super) fn an_acknowledged_write_is_kept_by_a_new_primary_that_never_heard_of_its_commit() {
+    let mut world = World::with(a(), &[b()]);
+    let write = world.put(&a(), "k", "v");
+    for _ in 0..2 {
+        let message = world.wire.pop_front().expect("the append, then its acknowledgement");
+        world.deliver(message);
+    }
+    assert!(world.is_done(write));
+    world.wire.clear();
+    assert_eq!(world.held(&b(), "k"), None, "b has not heard of the commit");
+    world.kill(&a());
+    world.propose(b(), &[]);
+    world.run(ms(500));
+    assert_eq!(world.held(&b(), "k").as_deref(), Some("v"));
 }

@@ -99,7 +99,7 @@ fn s2_d_a_broken_transfer_is_tried_again_and_counts_for_nothing_until_whole() {
 
 /// S2 (e): a snapshot was accepted from anybody, in any role and any view.
 #[test]
-fn s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch() {
+pub(super) fn s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch() {
     let mut world = World::with(a(), &[b()]);
     world.put(&a(), "k", "v");
     world.run(ms(200));
@@ -131,7 +131,7 @@ fn s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch() {
 /// H5: an acknowledgement from before a wipe must not count for the wiped copy, and a repeated
 /// "start from empty" must not wipe a synced one.
 #[test]
-fn h5_only_answers_on_the_newest_stream_count() {
+pub(super) fn h5_only_answers_on_the_newest_stream_count() {
     let mut world = primary_with_data();
     world.propose(a(), &[b()]);
     let mut acks = Vec::new();
@@ -170,7 +170,7 @@ fn h5_only_answers_on_the_newest_stream_count() {
 
 /// H6: a digest that is right at some op proves nothing about the ops committed after it.
 #[test]
-fn h6_a_newcomer_is_synced_only_with_everything_committed_so_far() {
+pub(super) fn h6_a_newcomer_is_synced_only_with_everything_committed_so_far() {
     let mut world = primary_with_data();
     world.grants = false;
     world.propose(a(), &[b()]);
@@ -204,7 +204,7 @@ fn h6_a_newcomer_is_synced_only_with_everything_committed_so_far() {
 
 /// H7: a copy that may be promoted is never emptied.
 #[test]
-fn h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptied() {
+pub(super) fn h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptied() {
     let mut world = World::new();
     world.tuning.retain_bytes = 0;
     let mut world = world.formed(a(), &[b(), c()]);
@@ -250,7 +250,7 @@ fn h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptie
 /// REP-2: asking is the point of no return. The request may arrive at any time, so the newcomer
 /// stays required, dead or not, until a view of a higher number is activated.
 #[test]
-fn h3_asked_is_required_until_a_later_view_is_activated() {
+pub(super) fn h3_asked_is_required_until_a_later_view_is_activated() {
     let mut world = World::with(a(), &[]);
     world.start(b());
     world.grants = false;

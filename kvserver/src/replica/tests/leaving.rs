@@ -87,3 +87,20 @@ fn a_backup_that_led_an_older_epoch_stays_until_the_view_without_it_is_activated
     assert!(world.view.eligible.contains(&a()) && !world.view.is_activated());
     assert!(!world.left.contains(&a()), "c has not activated its view: a may still be needed");
 }
+
+/// H13 (b): a primary drains in order to hand over, and meanwhile loses the backup that was to take
+/// over. The view that leaves the backup out keeps the epoch, so nothing binds it: it serves on.
+#[test]
+fn h13_a_primary_left_alone_while_it_hands_over_serves_on() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    world.settle();
+    world.step(&a(), Event::Leave);
+    world.kill(&b());
+    world.propose(a(), &[]);
+    world.run(ms(50));
+    world.step(&a(), Event::NobodyToTakeOver);
+    let write = world.put(&a(), "k", "w");
+    world.run(ms(50));
+    assert!(world.is_done(write) && world.acting(&a()));
+}

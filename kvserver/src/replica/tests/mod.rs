@@ -4,6 +4,8 @@
 mod failover;
 mod joining;
 mod leaving;
+#[cfg(debug_assertions)]
+mod mutants;
 mod reads;
 mod writes;
 

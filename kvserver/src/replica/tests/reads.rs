@@ -4,7 +4,7 @@ use super::*;
 
 /// S2 (i): a primary that had been replaced answered from its own memory.
 #[test]
-fn s2_i_a_primary_whose_lease_is_over_answers_no_read() {
+pub(super) fn s2_i_a_primary_whose_lease_is_over_answers_no_read() {
     let mut world = World::with(a(), &[b()]);
     let read = world.get(&a(), "k");
     assert!(world.answered(read), "under the lease a read needs nobody");
@@ -18,7 +18,7 @@ fn s2_i_a_primary_whose_lease_is_over_answers_no_read() {
 
 /// A paused primary evaluates a read, and is paused again before the answer leaves.
 #[test]
-fn the_lease_is_checked_after_the_read_was_evaluated() {
+pub(super) fn the_lease_is_checked_after_the_read_was_evaluated() {
     let mut world = World::with(a(), &[b()]);
     let mut effects = Vec::new();
     let request = Request {
@@ -37,7 +37,7 @@ fn the_lease_is_checked_after_the_read_was_evaluated() {
 
 /// The lease counts from the moment the primary sent, not from when the answer came back.
 #[test]
-fn the_lease_counts_from_sending() {
+pub(super) fn the_lease_counts_from_sending() {
     let mut world = World::with(a(), &[b()]);
     // Everything takes 300 ms each way; the lease is 400 ms, less its margins.
     let mut late: VecDeque<(Timestamp, Message)> = VecDeque::new();
@@ -60,7 +60,7 @@ fn the_lease_counts_from_sending() {
 /// A confirmation counts only if its round began after the read arrived. (An etcd bug of 2026
 /// reused a request's identity, and late answers satisfied it.)
 #[test]
-fn a_confirmation_of_an_older_round_proves_nothing() {
+pub(super) fn a_confirmation_of_an_older_round_proves_nothing() {
     let mut world = World::new();
     world.reads = Reads::Confirm;
     let mut world = world.formed(a(), &[b()]);
@@ -84,7 +84,7 @@ fn a_confirmation_of_an_older_round_proves_nothing() {
 }
 
 #[test]
-fn confirm_reads_ask_every_required_backup() {
+pub(super) fn confirm_reads_ask_every_required_backup() {
     let mut world = World::new();
     world.reads = Reads::Confirm;
     let mut world = world.formed(a(), &[b(), c()]);
@@ -98,6 +98,24 @@ fn confirm_reads_ask_every_required_backup() {
     assert_eq!(world.value(read), None);
 }
 
+/// From the asking on the newcomer may be counted eligible, and so lead, before the primary hears of
+/// it.
+#[test]
+pub(super) fn a_copy_that_was_asked_to_be_counted_in_grants_the_lease_too() {
+    let mut world = World::with(a(), &[]);
+    world.start(b());
+    world.grants = false;
+    world.propose(a(), &[b()]);
+    let (generation, number) = (world.view.generation, world.view.number);
+    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
+    world.run(ms(300));
+    assert!(world.wished(|wish| matches!(wish, Wish::Synced { .. })));
+    world.cut(&a(), &b());
+    world.run(ms(500));
+    let read = world.get(&a(), "k");
+    assert!(!world.answered(read), "b may lead by now");
+}
+
 #[test]
 fn a_primary_without_backups_reads_by_itself() {
     let mut world = World::with(a(), &[]);
@@ -107,7 +125,7 @@ fn a_primary_without_backups_reads_by_itself() {
 }
 
 #[test]
-fn a_read_sees_what_is_committed_and_nothing_else() {
+pub(super) fn a_read_sees_what_is_committed_and_nothing_else() {
     let mut world = World::with(a(), &[b()]);
     world.put(&a(), "k", "v");
     let early = world.get(&a(), "k");

@@ -5,7 +5,7 @@ use kvproto::message::Ack;
 
 /// S2 (a): forwarding failed, the error was logged, and the client was told OK.
 #[test]
-fn s2_a_a_write_that_cannot_be_forwarded_is_not_acknowledged() {
+pub(super) fn s2_a_a_write_that_cannot_be_forwarded_is_not_acknowledged() {
     let mut world = World::with(a(), &[b()]);
     world.cut(&a(), &b());
     let write = world.put(&a(), "k", "v");
@@ -45,7 +45,7 @@ fn s2_b_an_answer_without_progress_is_no_acknowledgement() {
 
 /// S2 (f): concurrent writes were forwarded by calls of their own, in any order.
 #[test]
-fn s2_f_copies_apply_in_one_order_whatever_the_wire_does() {
+pub(super) fn s2_f_copies_apply_in_one_order_whatever_the_wire_does() {
     let mut world = World::with(a(), &[b()]);
     let first = world.put(&a(), "k", "first");
     let second = world.put(&a(), "k", "second");
@@ -62,7 +62,7 @@ fn s2_f_copies_apply_in_one_order_whatever_the_wire_does() {
 }
 
 #[test]
-fn every_copy_has_a_write_before_it_is_acknowledged() {
+pub(super) fn every_copy_has_a_write_before_it_is_acknowledged() {
     let mut world = World::with(a(), &[b(), c()]);
     world.cut(&a(), &c());
     let write = world.put(&a(), "k", "v");
@@ -75,7 +75,7 @@ fn every_copy_has_a_write_before_it_is_acknowledged() {
 }
 
 #[test]
-fn the_primarys_own_journal_counts_too() {
+pub(super) fn the_primarys_own_journal_counts_too() {
     let mut world = World::with(a(), &[b()]);
     world.slow_journal.insert(a());
     let write = world.put(&a(), "k", "v");
@@ -146,7 +146,7 @@ fn a_session_ends_through_the_log_when_its_lease_is_over_and_not_before() {
 /// A keep-alive answered while the expiry of its session is ordered but not committed would let a
 /// client believe in a lease that ends at once.
 #[test]
-fn nothing_extends_a_session_whose_expiry_is_ordered() {
+pub(super) fn nothing_extends_a_session_whose_expiry_is_ordered() {
     let mut world = World::with(a(), &[b()]);
     let session = world.open_session(&a());
     world.run_ticking(ms(29_900), |_| true);

@@ -5,7 +5,7 @@ use super::*;
 /// H3: a declaration that was asked for in an older view is refused, and the later view does not
 /// name the joiner, so its primary is free of it.
 #[test]
-fn h3_a_declaration_of_an_older_view_is_refused() {
+pub(super) fn h3_a_declaration_of_an_older_view_is_refused() {
     let mut world = World::setup(Kind::Full, 2, &["s1"]);
     world.habit("s1", Habit::Zero);
     world.start("s2");
@@ -22,7 +22,7 @@ fn h3_a_declaration_of_an_older_view_is_refused() {
 /// H4: the member that a command names is an incarnation. One that restarted empty meanwhile, at
 /// the same address, gets nothing from it.
 #[test]
-fn h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life() {
+pub(super) fn h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life() {
     // Activate names s2, which restarts before the command arrives.
     let mut world = World::setup(Kind::Full, 3, &["s1", "s2", "s3"]);
     world.kill("s1");
@@ -55,7 +55,7 @@ fn h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life() {
 
 /// H11: before the first activation there is no data, so any server may be named.
 #[test]
-fn h11_a_first_primary_that_dies_before_it_activates_blocks_nothing() {
+pub(super) fn h11_a_first_primary_that_dies_before_it_activates_blocks_nothing() {
     for kind in [Kind::Plain, Kind::Full] {
         let mut world = World::new(kind, 2);
         world.start("s1");
@@ -72,7 +72,7 @@ fn h11_a_first_primary_that_dies_before_it_activates_blocks_nothing() {
 /// H12: the primaryship that others have left is over, even if the view that ended it was never
 /// activated.
 #[test]
-fn h12_a_primary_named_again_after_a_proposed_other_gets_a_new_epoch() {
+pub(super) fn h12_a_primary_named_again_after_a_proposed_other_gets_a_new_epoch() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
     let (s1, s2) = (world.present("s1"), world.present("s2"));
     let first = world.view().epoch();

@@ -21,7 +21,7 @@ fn s2_g_a_primary_restarted_within_dead_after_loses_its_role() {
 
 /// (h) When a sole primary died, any idle server became primary with nothing.
 #[test]
-fn s2_h_an_idle_server_does_not_replace_a_dead_sole_primary() {
+pub(super) fn s2_h_an_idle_server_does_not_replace_a_dead_sole_primary() {
     for kind in [Kind::Plain, Kind::Full] {
         let mut world = World::setup(kind, 2, &["s1"]);
         world.kill("s1");

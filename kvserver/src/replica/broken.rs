@@ -1,0 +1,33 @@
+//! What breaking a rule does where that takes more than leaving a check out. Nothing here runs
+//! unless a test has dropped the rule ([`kvproto::rules`]).
+
+use kvproto::command::Outcome;
+use kvproto::ids::OpNumber;
+
+use super::copy::Copy;
+use super::effect::Effect;
+use crate::store::Store;
+
+/// Cuts the uncommitted tail, which others may have acknowledged to a dead primary.
+pub(super) fn drop_tail(copy: &mut Copy, out: &mut Vec<Effect>) {
+    let after = copy.committed;
+    if copy.log.truncate_after(after).is_some() {
+        copy.safe = copy.safe.min(after);
+        out.push(Effect::Truncate { after });
+    }
+}
+
+/// Has the last op applied once more when the primary speaks of it again.
+pub(super) fn forget_last_applied(copy: &mut Copy) {
+    if copy.committed > copy.log.base().op {
+        copy.committed = OpNumber(copy.committed.0 - 1);
+    }
+}
+
+/// The store as if everything ordered were committed, and what the uncommitted entries would do.
+pub(super) fn as_if_committed(copy: &Copy) -> (Store, Vec<(OpNumber, Outcome)>) {
+    let mut store = copy.store.clone();
+    let tail = copy.log.from(copy.committed.next(), usize::MAX);
+    let outcomes = tail.iter().map(|entry| (entry.op(), store.apply(entry))).collect();
+    (store, outcomes)
+}

@@ -1,0 +1,62 @@
+//! Every rule of replication beside the story that must fail when the rule is dropped: tests of the
+//! tests. (DeMillo, Lipton and Sayward, Hints on test data selection, 1978.)
+
+use kvproto::rules::{Rule, without};
+
+use super::{failover, joining, reads, writes};
+
+/// Rules dropped together, since each covers for the other, and who notices.
+type Mutant = (&'static [Rule], &'static str, fn());
+
+macro_rules! story {
+    ([$($rule:ident),*] $module:ident::$story:ident) => {
+        (&[$(Rule::$rule),*], stringify!($story), $module::$story)
+    };
+}
+
+const MUTANTS: &[Mutant] = &[
+    story!([AppliedOnce] writes::s2_f_copies_apply_in_one_order_whatever_the_wire_does),
+    story!([ReplyAfterCommit] writes::every_copy_has_a_write_before_it_is_acknowledged),
+    story!([CommitWaitsForCopies] writes::s2_a_a_write_that_cannot_be_forwarded_is_not_acknowledged),
+    story!([EveryCopyCounts] writes::every_copy_has_a_write_before_it_is_acknowledged),
+    story!([OwnJournalCounts] writes::the_primarys_own_journal_counts_too),
+    story!([AskedIsRequired] joining::h3_asked_is_required_until_a_later_view_is_activated),
+    story!([AskedEnds] joining::h3_asked_is_required_until_a_later_view_is_activated),
+    story!([AskedOutlastsRecords, RecordsByRevision] failover::h2_an_older_record_of_the_same_view_is_ignored),
+    story!([ShrinkWaits] failover::a_shrink_takes_effect_only_when_its_activation_is_confirmed),
+    story!([TargetIncarnation] joining::s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch),
+    story!([OldEpochIsRefused] failover::an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch),
+    story!([DeposedStops] failover::an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch),
+    story!([NewestStreamCounts] joining::h5_only_answers_on_the_newest_stream_count),
+    story!([OnlyMatchedCounts] failover::h9_an_unmatched_tail_is_neither_acknowledged_nor_applied),
+    story!([AppliedIsCommitted] failover::h9_an_unmatched_tail_is_neither_acknowledged_nor_applied),
+    story!([ReadIsCommitted] reads::a_read_sees_what_is_committed_and_nothing_else),
+    story!([NewPrimaryKeepsItsTail] failover::an_acknowledged_write_is_kept_by_a_new_primary_that_never_heard_of_its_commit),
+    story!([ReconciledHoldTheBarrier] failover::a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier),
+    story!([ActsOnceActivated] failover::h8_nothing_is_served_before_the_barrier_is_committed),
+    story!([ActsAfterItsBarrier] failover::h8_nothing_is_served_before_the_barrier_is_committed),
+    story!([MatchedIsNotDropped] failover::h10_a_repeated_message_drops_nothing_that_was_acknowledged_after_it),
+    story!([SyncedHoldsEverything] joining::h6_a_newcomer_is_synced_only_with_everything_committed_so_far),
+    story!([TransferToTheFree] joining::h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptied),
+    story!([FreeByTheNewestRecord] joining::h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptied),
+    story!([PrimaryDropsTails] failover::the_tail_that_the_new_primary_does_not_have_is_dropped_and_told),
+    story!([LeavingMayResume] failover::h13_a_primary_releases_only_when_a_newer_epoch_binds_it),
+    story!([ReleaseIsBoundToItsEpoch] failover::h13_a_late_release_leaves_promises_of_later_epochs_alone),
+    story!([LeaseIsChecked] reads::s2_i_a_primary_whose_lease_is_over_answers_no_read),
+    story!([LeaseIsCheckedPerRead] reads::the_lease_is_checked_after_the_read_was_evaluated),
+    story!([LeaseFromSendTime] reads::the_lease_counts_from_sending),
+    story!([ProofByEveryCopy] reads::confirm_reads_ask_every_required_backup),
+    story!([ProofByTheAsked] reads::a_copy_that_was_asked_to_be_counted_in_grants_the_lease_too),
+    story!([PromisesAreKept] failover::a_new_primary_waits_out_the_lease_that_it_promised),
+    story!([FreshRound] reads::a_confirmation_of_an_older_round_proves_nothing),
+    story!([OrderedExpiryStands] writes::nothing_extends_a_session_whose_expiry_is_ordered),
+    story!([PromotionRenewsLeases] failover::a_new_primary_gives_every_session_a_full_lease),
+];
+
+#[test]
+fn every_rule_of_replication_is_missed_by_a_named_story() {
+    for (rules, name, story) in MUTANTS {
+        let broken = std::panic::catch_unwind(|| without(rules, story));
+        assert!(broken.is_err(), "{name} passes without {rules:?}");
+    }
+}

@@ -1,0 +1,196 @@
+//! The single rules of the protocol by name, each asked for at the line that keeps it, so that a
+//! test can drop one and see who notices. Pure but for that switch.
+//!
+//! A release build keeps every rule and contains no switch. In a build with debug assertions
+//! [`without`] drops rules for the calling thread while a test runs: a simulation, an exploration or
+//! a named story must then fail. `docs/testing.md` has the table of who notices what.
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $rule:ident,)*) => {
+        /// A rule that a test can drop. The docs say what must hold.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Rule {
+            $($(#[$doc])* $rule,)*
+        }
+
+        impl Rule {
+            /// All of them, in the order of the protocol page.
+            pub const ALL: &[Rule] = &[$(Rule::$rule,)*];
+        }
+    };
+}
+
+rules! {
+    /// VIEW-2: a primary is eligible, once a view was ever activated.
+    PrimaryIsEligible,
+    /// VIEW-2: until the first activation anybody may be named.
+    FirstViewIsFree,
+    /// VIEW-3: another primary than that of the record being replaced begins a new epoch.
+    EpochByTheRecordReplaced,
+    /// VIEW-4: only those who were eligible stay so by being reconciled.
+    ReconciledWereEligible,
+    /// VIEW-4: an activation names the current view.
+    ActivateNamesItsView,
+    /// VIEW-4: an activation comes from the primary of the view.
+    ActivateByThePrimary,
+    /// VIEW-4: servers are reconciled by incarnation.
+    ReconciledByIncarnation,
+    /// VIEW-5: a declaration names the current view.
+    SyncedNamesItsView,
+    /// VIEW-5: servers are declared synced by incarnation.
+    SyncedByIncarnation,
+    /// VIEW-6: whoever restarted empty is a new server.
+    RestartedIsNew,
+    /// A name that registered through the full protocol is driven only by it.
+    PlainPingIsInert,
+    /// REP-1: what a stream repeats is not applied again.
+    AppliedOnce,
+    /// REP-2: a write is answered when it is committed, not when it is ordered.
+    ReplyAfterCommit,
+    /// REP-2: an op commits only when others have it too.
+    CommitWaitsForCopies,
+    /// REP-2: an op commits only when every required copy has it.
+    EveryCopyCounts,
+    /// REP-2: the primary's own journal is one of the copies.
+    OwnJournalCounts,
+    /// REP-2: whom the primary asked to have declared synced is required.
+    AskedIsRequired,
+    /// REP-2: asked ends only with an activated view of a higher number.
+    AskedOutlastsRecords,
+    /// REP-2: asked ends with an activated view of a higher number.
+    AskedEnds,
+    /// REP-2: records are ordered by revision too.
+    RecordsByRevision,
+    /// REP-2: a shrink takes effect when its activation is confirmed.
+    ShrinkWaits,
+    /// REP-3: a message is for one incarnation.
+    TargetIncarnation,
+    /// REP-3: a message of an older epoch changes nothing.
+    OldEpochIsRefused,
+    /// REP-3: who hears of a newer epoch stops leading.
+    DeposedStops,
+    /// REP-3: only the newest stream counts, at both ends.
+    NewestStreamCounts,
+    /// REP-4: a copy acknowledges and applies only what it matched with this epoch's primary.
+    OnlyMatchedCounts,
+    /// REP-4: a copy applies only what the primary says is committed.
+    AppliedIsCommitted,
+    /// REP-4: nothing uncommitted is read.
+    ReadIsCommitted,
+    /// REP-5: a new primary keeps its whole log.
+    NewPrimaryKeepsItsTail,
+    /// REP-5: reconciled is who acknowledged the barrier.
+    ReconciledHoldTheBarrier,
+    /// REP-5: a primary acts only in an activated view.
+    ActsOnceActivated,
+    /// REP-5: a primary acts only when its barrier is committed.
+    ActsAfterItsBarrier,
+    /// REP-5: what was matched in this epoch is never truncated in it.
+    MatchedIsNotDropped,
+    /// REP-6: a newcomer holds everything committed when it is declared synced.
+    SyncedHoldsEverything,
+    /// REP-6: a full transfer goes only to a copy that nobody counts on.
+    TransferToTheFree,
+    /// REP-6: eligible in the newest record is not free, even if that record is only proposed.
+    FreeByTheNewestRecord,
+    /// REP-6: sessions and their answers travel with the data.
+    SessionsTravel,
+    /// REP-7: a tail goes by the primary's word, never by the returning copy's own decision.
+    PrimaryDropsTails,
+    /// REP-10: until it hears a newer epoch, a primary that wanted to leave may resume.
+    LeavingMayResume,
+    /// REP-10: a release is about promises made in older epochs only.
+    ReleaseIsBoundToItsEpoch,
+    /// Leases: a read is answered only under one.
+    LeaseIsChecked,
+    /// Leases: the clock is looked at for each read, also when its answer leaves.
+    LeaseIsCheckedPerRead,
+    /// Leases: a lease counts from when it was asked for, not from when it was granted.
+    LeaseFromSendTime,
+    /// Leases and confirmations: every required copy gives one.
+    ProofByEveryCopy,
+    /// Leases and confirmations: asked copies give one too.
+    ProofByTheAsked,
+    /// Leases: a new primary waits out what it promised to earlier epochs.
+    PromisesAreKept,
+    /// Confirmations: the round begins after the read arrived.
+    FreshRound,
+    /// Exactly once: a repeated request is recognised.
+    RepeatsAreRecognised,
+    /// Exactly once: a number below the floor is refused.
+    FloorIsKept,
+    /// Exactly once: an unknown session has expired.
+    UnknownSessionIsOver,
+    /// Exactly once: session ids of different generations differ.
+    SessionsNameTheirGeneration,
+    /// Sessions: nothing is kept alive whose expiry is ordered.
+    OrderedExpiryStands,
+    /// Sessions: a promotion gives every session a full lease.
+    PromotionRenewsLeases,
+}
+
+/// Whether a rule is kept: always, but in a test that dropped it.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+#[must_use]
+pub const fn keeps(_rule: Rule) -> bool {
+    true
+}
+
+#[cfg(debug_assertions)]
+pub use switch::{keeps, without};
+
+#[cfg(debug_assertions)]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Rule;
+
+    thread_local! {
+        /// One bit for each rule dropped on this thread.
+        static DROPPED: Cell<u64> = const { Cell::new(0) };
+    }
+
+    const _: () = assert!(Rule::ALL.len() <= u64::BITS as usize, "a bit for each rule");
+
+    fn bit(rule: Rule) -> u64 {
+        1 << (rule as u32)
+    }
+
+    /// Whether a rule is kept: always, but in a test that dropped it.
+    #[must_use]
+    pub fn keeps(rule: Rule) -> bool {
+        DROPPED.get() & bit(rule) == 0
+    }
+
+    /// Runs `work` on this thread with these rules dropped. They are kept again afterwards, also
+    /// when `work` panics.
+    pub fn without<T>(rules: &[Rule], work: impl FnOnce() -> T) -> T {
+        struct Restore(u64);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                DROPPED.set(self.0);
+            }
+        }
+        let _restore = Restore(DROPPED.get());
+        DROPPED.set(rules.iter().fold(DROPPED.get(), |dropped, rule| dropped | bit(*rule)));
+        work()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[cfg(debug_assertions)]
+    fn a_dropped_rule_is_kept_again_afterwards_and_elsewhere_all_the_time() {
+        use super::{Rule, keeps, without};
+        assert!(keeps(Rule::FreshRound));
+        without(&[Rule::FreshRound], || {
+            assert!(!keeps(Rule::FreshRound));
+            assert!(keeps(Rule::FloorIsKept));
+            std::thread::spawn(|| assert!(keeps(Rule::FreshRound))).join().unwrap();
+        });
+        let panicked = std::panic::catch_unwind(|| without(&[Rule::FreshRound], || panic!("told")));
+        assert!(panicked.is_err() && keeps(Rule::FreshRound));
+    }
+}
