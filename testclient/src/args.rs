@@ -45,8 +45,40 @@ pub enum Command {
     /// Start a cluster of its own, make its primary fail again and again under load, measure how
     /// long writers waited and check that nothing acknowledged was lost.
     Failover(Failover),
+    /// Say whether a recorded history is linearizable. Exit code 0: it is; 1: it is not; 2: not
+    /// decided, or the file cannot be read.
+    Check(Check),
     /// Start a cluster on this machine and keep it running until Ctrl-C.
     Cluster(Up),
+    /// Simulate clusters in memory under every fault there is. The exit code says whether every
+    /// promise was kept.
+    Sim(Sim),
+}
+
+/// Simulate clusters in memory. Each seed decides one world; the same seed walks the same road.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Sim {
+    /// The first seed.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// How many seeds, from the first one on.
+    #[arg(long, default_value_t = 1, value_name = "M", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Print everything that happens.
+    #[arg(long)]
+    pub trace: bool,
+    /// Seeds run at once; 0 means one per core.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+}
+
+impl Sim {
+    /// Seeds run at once.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        if self.threads == 0 { cores() } else { self.threads }
+    }
 }
 
 /// Measure how fast a running cluster answers.
@@ -104,9 +136,23 @@ pub struct Failover {
     /// Writers, each with one call open at a time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub writers: u32,
+    /// Have four more clients write and read a few shared keys, and record all that they are
+    /// answered in this file, for `testclient check`.
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
     /// Write the result as JSON to this file (`-`: stdout, instead of the table).
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Say whether a recorded history is linearizable.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Check {
+    /// The history, as `testclient failover --history` writes it.
+    pub history: PathBuf,
+    /// How long to search; keys that are left then are not decided.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub time_limit: Duration,
 }
 
 /// How a primary fails.

@@ -1,6 +1,7 @@
 //! A drill on a cluster of its own: the primary fails again and again under load. Measures how
 //! long writers waited and checks that everything acknowledged is there, exactly once.
 
+pub mod sharers;
 pub mod writer;
 
 use std::process::ExitCode;
@@ -14,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Failover, Fault};
 use crate::cluster::{Cluster, Options, PATIENCE, wait_for};
+use crate::recorder::Recorder;
 use crate::report::{check_writable, duration, millis, percentile, say, table, write_json};
+use sharers::Sharers;
 use writer::{Crew, Meter};
 
 /// How long a frozen primary stays frozen: well beyond the moment at which it is given up.
@@ -49,6 +52,7 @@ pub async fn run(options: &Failover, stop: CancellationToken) -> Result<ExitCode
     if options.servers < options.copies {
         bail!("--servers {} must be at least --copies {}", options.servers, options.copies);
     }
+    let recorder = options.history.as_deref().map(Recorder::start).transpose()?;
     let mut cluster = Cluster::new(&Options {
         servers: options.servers as usize,
         copies: options.copies,
@@ -56,7 +60,7 @@ pub async fn run(options: &Failover, stop: CancellationToken) -> Result<ExitCode
     })
     .await?;
     let drilled = tokio::select! {
-        drilled = drill(&mut cluster, options) => drilled,
+        drilled = drill(&mut cluster, options, recorder) => drilled,
         () = stop.cancelled() => return Ok(ExitCode::from(130)),
     };
     let rounds = match drilled {
@@ -82,7 +86,11 @@ pub async fn run(options: &Failover, stop: CancellationToken) -> Result<ExitCode
     Ok(if lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn drill(cluster: &mut Cluster, options: &Failover) -> Result<Vec<Round>> {
+async fn drill(
+    cluster: &mut Cluster,
+    options: &Failover,
+    recorder: Option<Recorder>,
+) -> Result<Vec<Round>> {
     cluster.start_view_service()?;
     for index in 0..cluster.servers() {
         cluster.start_server(index)?;
@@ -97,6 +105,10 @@ async fn drill(cluster: &mut Cluster, options: &Failover) -> Result<Vec<Round>> 
     }
     let meter = Arc::new(Meter::new());
     let mut crew = Crew::start(cluster.view_service_addr(), options.writers, &meter).await?;
+    let sharers = match recorder {
+        Some(recorder) => Some(Sharers::start(cluster.view_service_addr(), recorder).await?),
+        None => None,
+    };
     let mut rounds = Vec::new();
     for number in 1..=options.rounds {
         let mut round = one_round(cluster, options.fault, &meter)
@@ -120,6 +132,9 @@ async fn drill(cluster: &mut Cluster, options: &Failover) -> Result<Vec<Round>> 
         last.lost.extend(everything.broken);
     }
     bar.finish_and_clear();
+    if let Some(sharers) = sharers {
+        sharers.finish().await?;
+    }
     crew.stop().await;
     Ok(rounds)
 }

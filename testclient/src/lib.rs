@@ -7,18 +7,27 @@
 //! - [`workload`], [`bench`](mod@bench): a load from a seed (pure), and how fast it is served
 //! - [`ledger`], [`failover`]: what writers were promised (pure), and a drill that checks it
 //!   through faults
+//! - [`recorder`], [`history`]: what clients asked and were answered, as a file (its form is pure)
+//! - [`check`](mod@check), [`linearizability`], [`witness`]: the verdict on a history, by a search
+//!   that believes nothing and by the servers' own versions (both pure)
 //! - [`cluster`]: real processes on this machine; [`up`]: such a cluster for people
-//! - [`sim`]: a whole cluster in memory that one seed decides (pure)
+//! - [`sim`]: a whole cluster in memory that one seed decides (pure); [`seeds`]: many of them
 //! - [`report`]: tables, durations and lines for people
 
 pub mod args;
 pub mod basic;
 pub mod bench;
 pub mod calls;
+pub mod check;
 pub mod cluster;
 pub mod failover;
+pub mod history;
 pub mod ledger;
+pub mod linearizability;
+pub mod recorder;
 pub mod report;
+pub mod seeds;
 pub mod sim;
 pub mod up;
+pub mod witness;
 pub mod workload;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
-use testclient::{basic, bench, failover, up};
+use testclient::{basic, bench, check, failover, seeds, up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -22,7 +22,11 @@ async fn main() -> ExitCode {
         None => basic::run(&args, stop).await,
         Some(Command::Bench(options)) => bench::run(&args.vs, options, stop).await,
         Some(Command::Failover(options)) => failover::run(options, stop).await,
+        Some(Command::Check(options)) => check::run(options, stop).await,
         Some(Command::Cluster(options)) => up::run(options, stop).await,
+        Some(Command::Sim(options)) => {
+            tokio::task::block_in_place(|| seeds::command(options, &stop))
+        }
     };
     result.unwrap_or_else(|error| fail(&error))
 }

@@ -1,60 +1,22 @@
-//! The protocol cores in a simulated cluster, many seeds of chaos and healing.
-//!
-//! `SIM_SEED=n` runs one seed and prints its trace with `SIM_TRACE=1`; `SIM_FROM=n SIM_SEEDS=m` runs
-//! others than the fixed ones.
+//! The protocol cores and the client logic in a simulated cluster, many seeds of chaos and healing.
+//! Other seeds than these, and the trace of one: `testclient sim --seed N --seeds M --trace`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicBool;
 
-use testclient::sim::{self, Visits};
+use indicatif::ProgressBar;
+use testclient::{seeds, sim};
 
-/// About 20 s of processor time.
+/// About 50 s of processor time.
 const SEEDS: u64 = 1500;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-fn run(seed: u64) -> Option<Visits> {
-    let traced = number("SIM_TRACE").is_some();
-    let run = AssertUnwindSafe(|| {
-        let mut print = |line: &str| eprintln!("{line}");
-        sim::run(seed, if traced { Some(&mut print) } else { None })
-    });
-    let ended = catch_unwind(run).ok();
-    if ended.is_none() {
-        eprintln!(
-            "seed {seed} failed; replay: SIM_SEED={seed} SIM_TRACE=1 cargo test --profile ci -p \
-             testclient --test simulation a_cluster -- --nocapture"
-        );
-    }
-    ended
-}
 
 #[test]
 fn a_cluster_keeps_its_promises_through_chaos_and_serves_again_after_it() {
-    if let Some(seed) = number("SIM_SEED") {
-        eprintln!("seed {seed}");
-        let visits = run(seed).expect("the invariant above is broken");
-        eprintln!("{visits}");
-        return;
-    }
-    let first = number("SIM_FROM").unwrap_or(1);
-    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
-    eprintln!("seeds {first} to {}", first + seeds - 1);
-    let mut all = Visits::default();
-    let mut failed = Vec::new();
-    for seed in first..first + seeds {
-        match run(seed) {
-            Some(visits) => all.add(&visits),
-            None => failed.push(seed),
-        }
-        if number("SIM_STOP").is_some_and(|most| failed.len() as u64 >= most) {
-            break;
-        }
-    }
-    eprintln!("{all}");
-    assert!(failed.is_empty(), "{} seeds failed: {failed:?}", failed.len());
-    let missing = all.missing();
+    eprintln!("seeds 1 to {SEEDS}");
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let sweep = seeds::sweep(1, SEEDS, threads, &ProgressBar::hidden(), &AtomicBool::new(false));
+    eprintln!("{sweep}");
+    assert!(sweep.failures.is_empty(), "{} seeds failed, see above", sweep.failures.len());
+    let missing = sweep.visits.missing();
     assert!(missing.is_empty(), "never visited, so these seeds prove too little: {missing:?}");
 }
 

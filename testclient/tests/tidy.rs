@@ -19,8 +19,11 @@ const PURE: &[&str] = &[
     "kvclient/src/error",
     "kvclient/src/attempts",
     "kvclient/src/caller",
+    "testclient/src/history",
     "testclient/src/ledger",
+    "testclient/src/linearizability",
     "testclient/src/sim",
+    "testclient/src/witness",
     "testclient/src/workload",
 ];
 

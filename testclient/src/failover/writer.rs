@@ -15,11 +15,11 @@ use crate::ledger::{End, Ledger};
 
 /// How long a call tries before it ends as failed or unknown: longer than any failover, so that an
 /// end other than done is a finding.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Pause of a writer after each step. Gaps are measured this finely, and two cores keep enough
 /// time for the servers.
-const PAUSE: Duration = Duration::from_millis(4);
+pub(super) const PAUSE: Duration = Duration::from_millis(4);
 
 /// Keys that a writer puts in turn.
 const REGISTERS: u64 = 20;

@@ -1,7 +1,9 @@
 //! What must hold after every event of a simulation, each with its name. Pure.
 //!
 //! - **OneOrder**: a position names one entry, and one entry stands before it, on all servers.
-//! - **OneCommittedLog**: the committed logs of all servers are prefixes of one log.
+//! - **OneCommittedLog**: within a generation the committed logs of all servers are prefixes of one
+//!   log.
+//! - **StampsAreNew**: versions and session ids are given out once, over all generations.
 //! - **PrimaryCommitsFirst**: only a server that acts as primary commits what nobody had committed,
 //!   and none does in an epoch older than one that has committed (NeverTwoPrimaries).
 //! - **EligibleIsComplete**: every live server that the law calls eligible holds every committed op.
@@ -12,33 +14,51 @@
 //! - **Linearizable**: a read returns the state at one op that is not older than anything committed
 //!   when the read began. (Stronger than linearizability, and true of this protocol: there is one
 //!   server at most that can commit, and only it may answer.)
-//! - **AckedIsSafe**: a copy acknowledges only what its journal has finished.
+//! - **DoneIsDone**: what the client logic takes for done is committed with that answer. *(clients)*
+//! - **NotDoneIsNever**: what the client logic takes for certainly not done never happens, at any
+//!   time. *(ledger)*
+//! - **AckedIsSafe**: a copy acknowledges, and a primary answers, only what its journal has finished.
+//!   *(servers)*
+//! - **LeaseIsGranted**: no session expires before the lease is over that its client was last told of.
+//!   *(ledger)*
+//! - **LiveIsNotReplaced**: no life of a server is ended by a newer one while it is heard. *(views)*
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use kvproto::message::Digest;
 use kvproto::{
-    Action, Change, Command, Entry, Epoch, OpNumber, Outcome, Position, Query, Record, Refusal,
-    Reply, RequestNumber, Role, SessionId, Settings,
+    Command, Entry, Epoch, Generation, LogPoint, OpNumber, Outcome, Position, Query, Refusal,
+    Reply, Role,
 };
-use kvserver::replica::Reads;
+use kvserver::replica::Replica;
 use kvserver::replica::effect::Effect;
 use kvserver::replica::event::Operation;
-use kvserver::store::{Store, StoreLimits};
 
+use super::ledger::{Committed, Ledger, gives_up};
 use super::network::Node;
-use super::workload::Attempt;
+use super::visits::Path;
 use super::world::World;
 
 /// The log of one server as its effects tell it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shadow {
     base: Position,
     entries: Vec<Arc<Entry>>,
     committed: u64,
+    /// The generation whose ledger the committed part is a prefix of.
+    generation: Generation,
     acting_in: Option<Epoch>,
+}
+
+impl Default for Shadow {
+    fn default() -> Shadow {
+        Shadow {
+            base: Position::default(),
+            entries: Vec::new(),
+            committed: 0,
+            generation: Generation(1),
+            acting_in: None,
+        }
+    }
 }
 
 impl Shadow {
@@ -51,101 +71,10 @@ impl Shadow {
     }
 }
 
-/// What is committed, and everything that follows from it.
-#[derive(Debug)]
-pub struct Ledger {
-    log: Vec<Arc<Entry>>,
-    digests: Vec<Digest>,
-    reference: Store,
-    history: BTreeMap<Bytes, Vec<(u64, Option<Record>)>>,
-    positions: BTreeMap<Position, (Arc<Entry>, Position)>,
-    answers: BTreeMap<(SessionId, RequestNumber), (u64, Outcome)>,
-    plain: BTreeMap<u64, Outcome>,
-    committed_in: Epoch,
-}
-
-impl Ledger {
-    pub(super) fn new(settings: &Settings) -> Ledger {
-        Ledger {
-            log: Vec::new(),
-            digests: vec![Digest::default()],
-            reference: Store::new(StoreLimits::from(settings)),
-            history: BTreeMap::new(),
-            positions: BTreeMap::new(),
-            answers: BTreeMap::new(),
-            plain: BTreeMap::new(),
-            committed_in: Epoch::default(),
-        }
-    }
-
-    /// The highest op committed anywhere.
-    #[must_use]
-    pub fn committed(&self) -> u64 {
-        self.log.len() as u64
-    }
-
-    fn at(&self, op: u64) -> Option<&Arc<Entry>> {
-        self.log.get(usize::try_from(op.checked_sub(1)?).ok()?)
-    }
-
-    /// Takes the next committed entry. True when it repeats a request that was performed.
-    fn commit(&mut self, entry: &Arc<Entry>) -> bool {
-        assert_eq!(entry.op().0, self.committed() + 1, "OneCommittedLog: contiguous");
-        let outcome = self.reference.apply(entry);
-        self.log.push(Arc::clone(entry));
-        self.digests.push(self.reference.digest());
-        let op = entry.op().0;
-        for change in entry.command.changes() {
-            let query = Query::Get(vec![change.key.clone()]);
-            let record = self.reference.query(&query).remove(0);
-            if let (Change { action: Action::Append(suffix), .. }, Some(record)) = (change, &record)
-            {
-                let found = record.value.windows(suffix.len()).filter(|w| w == suffix).count();
-                assert!(found <= 1, "ExactlyOnce: {suffix:?} stands {found} times at op {op}");
-            }
-            self.history.entry(change.key.clone()).or_default().push((op, record));
-        }
-        let Some(id) = entry.id else {
-            self.plain.insert(op, outcome);
-            return false;
-        };
-        let known = self.answers.get(&(id.session, id.number));
-        match (known, gives_up(&outcome)) {
-            (Some((first, answer)), false) => {
-                assert_eq!(
-                    *answer, outcome,
-                    "ExactlyOnce: ops {first} and {op} answer request {id:?} differently"
-                );
-                true
-            }
-            (None, false) => {
-                self.answers.insert((id.session, id.number), (op, outcome));
-                false
-            }
-            (known, true) => known.is_some(),
-        }
-    }
-
-    fn value_at(&self, key: &Bytes, op: u64) -> Option<Record> {
-        let history = self.history.get(key)?;
-        let before = history.partition_point(|(at, _)| *at <= op);
-        history.get(before.checked_sub(1)?)?.1.clone()
-    }
-}
-
-/// Answers that say only that the real one is no longer remembered.
-fn gives_up(outcome: &Outcome) -> bool {
-    matches!(
-        outcome,
-        Outcome::Refused(
-            Refusal::SessionExpired | Refusal::StaleRequest { .. } | Refusal::WindowFull
-        )
-    )
-}
-
 impl World<'_> {
     /// Looks at what a step wants done, and at the server after it.
     pub(super) fn observe(&mut self, node: Node, effects: &[Effect]) {
+        self.observe_generation(node, effects);
         for effect in effects {
             match effect {
                 Effect::Append(entries) => {
@@ -156,31 +85,25 @@ impl World<'_> {
                 Effect::Truncate { after } => self.observe_truncate(node, *after),
                 Effect::Reset { base } => self.observe_reset(node, *base),
                 Effect::Trim { through } => {
-                    let committed = self.replica_committed(node);
+                    let committed = self.replica(node).map_or(0, |replica| replica.committed().0);
                     assert!(through.0 <= committed, "CommittedIsKept: trimmed before commit");
                 }
                 _ => {}
             }
         }
-        let (role, acting, epoch) = {
-            let Some(replica) =
-                self.machines[node].process.as_ref().and_then(|p| p.replica.as_ref())
-            else {
-                return;
-            };
-            (replica.role(), replica.is_acting(), replica.epoch())
+        let Some(replica) = self.replica(node) else {
+            return;
         };
-        self.observe_commits(node, role, acting, epoch);
+        let (acting, epoch) = (replica.is_acting(), replica.epoch());
+        self.observe_commits(node);
         if acting {
             self.observe_acting(node, epoch);
         }
         self.check_eligible("a step");
     }
 
-    fn replica_committed(&self, node: Node) -> u64 {
-        let process = self.machines[node].process.as_ref();
-        let replica = process.and_then(|process| process.replica.as_ref());
-        replica.map_or(0, |replica| replica.committed().0)
+    pub(super) fn replica(&self, node: Node) -> Option<&Replica> {
+        self.machines[node].process.as_ref()?.replica.as_ref()
     }
 
     fn shadow(&mut self, node: Node) -> &mut Shadow {
@@ -188,24 +111,44 @@ impl World<'_> {
         &mut process.expect("only live processes step").shadow
     }
 
+    /// The ledger of the generation that a server is in; none before that generation has begun.
+    fn ledger_of(&self, node: Node) -> Option<&Ledger> {
+        self.ledgers.of(self.replica(node)?.epoch().generation)
+    }
+
+    /// VIEW-7: the server that the operator chose begins its generation with what it knows to be
+    /// committed, or with nothing if it holds half a transfer.
+    fn observe_generation(&mut self, node: Node, effects: &[Effect]) {
+        let Some((generation, member)) = &self.ledgers.beginning else {
+            return;
+        };
+        let generation = *generation;
+        let process = self.machines[node].process.as_ref();
+        let is_it = process.is_some_and(|process| process.member.as_ref() == Some(member));
+        if !is_it || self.replica(node).is_none_or(|r| r.epoch().generation != generation) {
+            return;
+        }
+        let emptied = effects.iter().any(|effect| matches!(effect, Effect::Reset { .. }));
+        let shadow = self.shadow(node);
+        let base = if emptied { 0 } else { shadow.committed };
+        let tail = !emptied && shadow.last().op.0 > base;
+        let from = std::mem::replace(&mut shadow.generation, generation);
+        if tail {
+            self.visits.note(Path::ForcedTail);
+        }
+        self.note(|| format!("generation {generation} begins with s{node}'s ops through {base}"));
+        self.ledgers.begin(generation, from, base);
+    }
+
     fn observe_append(&mut self, node: Node, entry: &Arc<Entry>) {
         let before = self.shadow(node).last();
         assert_eq!(entry.op(), before.op.next(), "OneOrder: s{node} has a gap");
-        let known = self
-            .ledger
-            .positions
-            .entry(entry.position)
-            .or_insert_with(|| (Arc::clone(entry), before));
-        assert_eq!(known.0, *entry, "OneOrder: s{node} has another entry at {}", entry.position);
-        assert_eq!(known.1, before, "OneOrder: s{node} has another op before {}", entry.position);
+        self.ledgers.note_position(node, entry, before);
         if entry.command == Command::Barrier {
             let committed = self.shadow(node).committed;
-            if before.op.0 > committed && before.epoch < entry.position.epoch {
-                let process = self.machines[node].process.as_ref();
-                let replica = process.and_then(|process| process.replica.as_ref());
-                if replica.is_some_and(|replica| replica.role() == Role::Primary) {
-                    self.visits.note("promotion with a tail");
-                }
+            let leads = self.replica(node).is_some_and(|replica| replica.role() == Role::Primary);
+            if leads && before.op.0 > committed && before.epoch < entry.position.epoch {
+                self.visits.note(Path::PromotionWithTail);
             }
         }
         self.shadow(node).entries.push(Arc::clone(entry));
@@ -220,9 +163,12 @@ impl World<'_> {
         );
         let keep = usize::try_from(after.0 - shadow.base.op.0).expect("an op of this log");
         let dropped = shadow.entries.split_off(keep.min(shadow.entries.len()));
+        let Some(ledger) = self.ledger_of(node) else {
+            return;
+        };
         for entry in dropped {
             assert!(
-                self.ledger.at(entry.op().0) != Some(&entry) || !self.is_eligible(node),
+                ledger.at(entry.op().0) != Some(&entry) || !self.is_eligible(node),
                 "CommittedIsKept: s{node} drops committed {}",
                 entry.position
             );
@@ -230,33 +176,46 @@ impl World<'_> {
     }
 
     fn observe_reset(&mut self, node: Node, base: Position) {
+        let generation = self.replica(node).map_or(Generation(1), |r| r.epoch().generation);
+        let ledger = self.ledger_of(node).expect("nobody is filled before a generation begins");
         assert!(
-            base.op.0 <= self.ledger.committed()
-                && self.ledger.at(base.op.0).is_none_or(|entry| entry.position == base),
+            base.op.0 <= ledger.committed()
+                && ledger.at(base.op.0).is_none_or(|entry| entry.position == base),
             "OneCommittedLog: s{node} takes a state at {base}, which is not committed"
         );
         assert!(
-            !self.is_eligible(node) || self.ledger.committed() == 0,
+            !self.is_eligible(node) || ledger.committed() == 0,
             "EligibleIsComplete: s{node} is emptied although it is eligible"
         );
         let shadow = self.shadow(node);
         shadow.base = base;
         shadow.entries.clear();
         shadow.committed = base.op.0;
+        shadow.generation = generation;
     }
 
     fn is_eligible(&self, node: Node) -> bool {
         self.eligible_nodes().contains(&node)
     }
 
-    fn observe_commits(&mut self, node: Node, role: Role, acting: bool, epoch: Epoch) {
-        let committed = self.replica_committed(node);
+    fn observe_commits(&mut self, node: Node) {
+        let Some(replica) = self.replica(node) else {
+            return;
+        };
+        let committed = replica.committed().0;
+        let (role, acting, epoch) = (replica.role(), replica.is_acting(), replica.epoch());
         let before = self.shadow(node).committed;
         assert!(committed >= before, "CommittedIsKept: s{node} falls to op {committed}");
+        if committed > before {
+            self.shadow(node).generation = epoch.generation;
+        }
+        let generation = self.shadow(node).generation;
         for op in before + 1..=committed {
             let entry = self.shadow(node).entry(op).cloned();
             let entry = entry.expect("OneCommittedLog: what is committed is in the log");
-            if let Some(known) = self.ledger.at(op) {
+            let ledger = self.ledgers.of(generation);
+            let ledger = ledger.expect("OneCommittedLog: a commit before its generation began");
+            if let Some(known) = ledger.at(op) {
                 assert_eq!(
                     known.position, entry.position,
                     "OneCommittedLog: s{node} commits another op {op}"
@@ -268,27 +227,26 @@ impl World<'_> {
                 "PrimaryCommitsFirst: s{node}, {role}, commits op {op}, which nobody had"
             );
             assert!(
-                epoch >= self.ledger.committed_in,
+                epoch >= ledger.committed_in && generation == self.ledgers.point().generation,
                 "NeverTwoPrimaries: s{node} commits in {epoch}, after {}",
-                self.ledger.committed_in
+                ledger.committed_in
             );
-            self.ledger.committed_in = epoch;
-            if self.ledger.commit(&entry) {
-                self.visits.note("duplicate ordered twice");
+            if let Command::ExpireSession(session) = entry.command {
+                self.ledgers.expire(session, self.now);
+            }
+            if self.ledgers.commit(generation, epoch, &entry) == Committed::Repetition {
+                self.visits.note(Path::DuplicateOrdered);
             }
         }
         self.shadow(node).committed = committed;
-        if committed > before || committed > 0 {
-            let process = self.machines[node].process.as_ref();
-            let replica = process.and_then(|process| process.replica.as_ref());
-            if let Some(replica) = replica {
-                let index = usize::try_from(committed).expect("ops are few");
-                assert_eq!(
-                    replica.store().digest(),
-                    self.ledger.digests[index],
-                    "EqualStates: s{node} at op {committed}"
-                );
-            }
+        if committed > 0
+            && let (Some(replica), Some(ledger)) = (self.replica(node), self.ledgers.of(generation))
+        {
+            assert_eq!(
+                Some(replica.store().digest()),
+                ledger.digest_at(committed),
+                "EqualStates: s{node} at op {committed}"
+            );
         }
     }
 
@@ -296,14 +254,19 @@ impl World<'_> {
         if self.shadow(node).acting_in.replace(epoch) != Some(epoch) {
             self.primaryships += 1;
             if self.primaryships > 1 {
-                self.visits.note("failover");
+                self.visits.note(Path::Failover);
             }
         }
     }
 
     pub(super) fn check_eligible(&mut self, when: &str) {
-        let committed = self.ledger.committed();
-        let Some(last) = self.ledger.at(committed).map(|entry| entry.position) else {
+        let ledger = self.ledgers.present();
+        let committed = ledger.committed();
+        // A generation that was forced counts from when its server begins it.
+        if self.ledgers.beginning.is_some() {
+            return;
+        }
+        let Some(last) = ledger.at(committed).map(|entry| entry.position) else {
             return;
         };
         for node in self.eligible_nodes() {
@@ -320,70 +283,85 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn check_reply(&mut self, node: Node, attempt: &Attempt, reply: &Reply) {
-        let committed = self.ledger.committed();
-        match (reply, &attempt.operation) {
+    /// Looks at an answer to `operation`, which was asked when everything through `floor` was
+    /// committed.
+    pub(super) fn check_reply(
+        &mut self,
+        node: Node,
+        operation: &Operation,
+        floor: LogPoint,
+        reply: &Reply,
+    ) {
+        match (reply, operation) {
             (Reply::Done { at, outcome }, Operation::Command { id, command }) => {
-                assert!(at.op.0 <= committed, "AckedIsKept: s{node} answers for op {}", at.op);
-                match id {
-                    Some(id) if gives_up(outcome) => {
-                        let _ = id;
+                let ledger = self.ledgers.of(at.generation);
+                let ledger = ledger.expect("AckedIsKept: an answer of a generation never begun");
+                assert!(
+                    at.op.0 <= ledger.committed(),
+                    "AckedIsKept: s{node} answers for op {}, which is not committed",
+                    at.op
+                );
+                let Some(id) = id else {
+                    let entry = ledger.at(at.op.0);
+                    assert_eq!(
+                        entry.map(|entry| &entry.command),
+                        Some(command),
+                        "AckedIsKept: op {} is another",
+                        at.op
+                    );
+                    assert_eq!(ledger.plain_answer(at.op.0), Some(outcome), "AckedIsKept");
+                    return;
+                };
+                if gives_up(outcome) {
+                    if id.session.0 >> 48 < at.generation.0
+                        && *outcome == Outcome::Refused(Refusal::SessionExpired)
+                    {
+                        self.visits.note(Path::OldSessionRefused);
                     }
-                    Some(id) => {
-                        let answer = self.ledger.answers.get(&(id.session, id.number));
-                        let Some((op, known)) = answer else {
-                            panic!("AckedIsKept: {id:?} is answered and not committed");
-                        };
-                        assert!(*op <= at.op.0, "AckedIsKept: {id:?} is answered before op {op}");
-                        assert_eq!(known, outcome, "ExactlyOnce: two answers to {id:?}");
-                        if *op < attempt.floor {
-                            self.visits.note("duplicate answered");
-                        }
-                    }
-                    None => {
-                        let entry = self.ledger.at(at.op.0);
-                        assert_eq!(
-                            entry.map(|entry| &entry.command),
-                            Some(command),
-                            "AckedIsKept: op {} is another",
-                            at.op
-                        );
-                        assert_eq!(self.ledger.plain.get(&at.op.0), Some(outcome), "AckedIsKept");
-                    }
+                    return;
+                }
+                let Some((op, known)) = ledger.answer(id.session, id.number) else {
+                    panic!("AckedIsKept: {id:?} is answered and not committed");
+                };
+                assert!(*op <= at.op.0, "AckedIsKept: {id:?} is answered before op {op}");
+                assert_eq!(known, outcome, "ExactlyOnce: two answers to {id:?}");
+                let ordered_in = ledger.at(*op).map(|entry| entry.position.epoch);
+                let first = LogPoint { generation: at.generation, op: OpNumber(*op) };
+                if first <= floor {
+                    self.visits.note(Path::DuplicateAnswered);
+                } else if ordered_in < self.replica(node).map(Replica::epoch) {
+                    self.visits.note(Path::DuplicateInTail);
                 }
             }
             (Reply::Records { at, records }, Operation::Query(Query::Get(keys))) => {
-                self.check_fresh(node, attempt, at.op.0);
+                self.check_fresh(node, floor, *at);
+                let ledger = self.ledgers.present();
                 for (key, record) in keys.iter().zip(records) {
                     assert_eq!(
                         *record,
-                        self.ledger.value_at(key, at.op.0),
+                        ledger.value_at(key, at.op.0),
                         "Linearizable: s{node} at op {} of {key:?}",
                         at.op
                     );
                 }
             }
-            (Reply::KeptAlive { at, .. }, Operation::KeepAlive(_)) => {
-                self.check_fresh(node, attempt, at.op.0);
+            (Reply::KeptAlive { at, .. }, Operation::KeepAlive(session)) => {
+                self.check_fresh(node, floor, *at);
+                self.ledgers.keep_alive(*session, self.machines[node].stepped_at);
+            }
+            (Reply::Done { outcome: Outcome::Refused(_), at }, Operation::KeepAlive(_)) => {
+                self.check_fresh(node, floor, *at);
             }
             (Reply::NotDone(_) | Reply::Unknown, _) => {}
-            (Reply::Done { outcome: Outcome::Refused(_), at }, Operation::KeepAlive(_)) => {
-                self.check_fresh(node, attempt, at.op.0);
-            }
             (reply, operation) => panic!("{operation:?} is answered with {reply:?}"),
         }
     }
 
-    fn check_fresh(&self, node: Node, attempt: &Attempt, op: u64) {
+    fn check_fresh(&self, node: Node, floor: LogPoint, at: LogPoint) {
+        let newest = self.ledgers.point();
         assert!(
-            (attempt.floor..=self.ledger.committed()).contains(&op),
-            "Linearizable: s{node} answers as of op {op} what was asked after op {} was committed \
-             ({:?} reads)",
-            attempt.floor,
-            match self.workload.reads {
-                Reads::Lease => "lease",
-                Reads::Confirm => "confirm",
-            }
+            (floor..=newest).contains(&at) && at.generation == newest.generation,
+            "Linearizable: s{node} answers as of {at:?} what was asked after {floor:?} was committed"
         );
     }
 }

@@ -1,93 +1,51 @@
-//! A deterministic simulator of a whole cluster in memory: the production protocol cores on a
-//! virtual clock, a network and clients that one seed decides. Pure.
+//! A deterministic simulator of a whole cluster in memory: the production protocol cores and the
+//! logic of the client library on virtual clocks and a network, all decided by one seed. Pure.
 //!
 //! In reading order:
-//! - [`world`]: what there is, and the loop that takes the next event
+//! - [`world`]: what there is, and the loop that takes the next event; [`draw`]: what a seed makes
 //! - [`servers`]: processes around a replica: a slow journal, pauses in the middle of a step
 //! - [`views`]: the view service around the leader that runs in production
-//! - [`network`]: streams that keep their order or break, and links that are cut
+//! - [`clients`]: clients around the logic that runs in the library; [`workload`]: what they want
+//! - [`network`]: streams that keep their order or break, links that are cut or held
 //! - [`faults`]: what goes wrong, and how everything heals
-//! - [`workload`]: clients that repeat their requests, give up, and read
-//! - [`invariants`]: what must hold after every event, each with its name
+//! - [`ledger`], [`invariants`]: what is committed, and what must hold after every event
+//! - [`visits`]: the rare paths that a run took
+//! - [`scenario`]: quiet worlds for stories that are told step by step
 //! - [`random`]: the one source of chance
 //!
 //! A run is chaos first; then everything heals and faults stop, and the cluster must commit again
 //! and be fully redundant again.
 
+pub mod clients;
+pub mod draw;
 pub mod faults;
 pub mod invariants;
+pub mod ledger;
 pub mod network;
 pub mod random;
+pub mod scenario;
 pub mod servers;
 pub mod views;
+pub mod visits;
 pub mod workload;
 pub mod world;
 
-use std::collections::BTreeMap;
+pub use visits::{Path, Visits};
 
-/// How often something worth visiting was visited.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct Visits {
-    counts: BTreeMap<&'static str, u64>,
+/// What came of a run.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ran {
+    /// The paths it took.
+    pub visits: Visits,
+    /// Virtual time, in microseconds.
+    pub micros: u64,
 }
 
-/// What a fixed set of seeds must visit, or the runs prove less than they seem to.
-pub const MUST_VISIT: &[&str] = &[
-    "failover",
-    "join by log",
-    "join by transfer",
-    "transfer given up",
-    "tail dropped",
-    "promotion with a tail",
-    "eviction",
-    "read that waits for confirmation",
-    "lease run out before the reply",
-    "duplicate answered",
-    "duplicate ordered twice",
-    "hand-over",
-    "registration refused",
-    "session expired",
-    "pause between deciding and acting",
-    "message of an old stream",
-    "outcome unknown",
-    "progress after healing",
-    "full redundancy after healing",
-];
-
-impl Visits {
-    /// Counts one visit.
-    pub fn note(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
-    }
-
-    /// Adds those of another run.
-    pub fn add(&mut self, other: &Visits) {
-        for (what, count) in &other.counts {
-            *self.counts.entry(what).or_default() += count;
-        }
-    }
-
-    /// What was never visited of what must be.
-    #[must_use]
-    pub fn missing(&self) -> Vec<&'static str> {
-        let seen = |what: &&&str| !self.counts.contains_key(**what);
-        MUST_VISIT.iter().filter(seen).copied().collect()
-    }
-}
-
-impl std::fmt::Display for Visits {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (what, count) in &self.counts {
-            writeln!(f, "{count:8}  {what}")?;
-        }
-        Ok(())
-    }
-}
-
-/// Runs one seed to its end. Every line of the trace goes to `trace`, if there is one.
+/// Runs one seed to its end, on the caller's thread. Every line of the trace goes to `trace`, if
+/// there is one.
 ///
 /// # Panics
 /// When an invariant is broken, with its name and what was seen.
-pub fn run(seed: u64, trace: Option<&mut dyn FnMut(&str)>) -> Visits {
-    world::World::new(seed, trace).run()
+pub fn run(seed: u64, trace: Option<&mut dyn FnMut(&str)>) -> Ran {
+    world::World::of_seed(seed, trace).run()
 }

@@ -1,24 +1,32 @@
 //! Links between machines, and the ordered streams over them. Pure.
 //!
 //! A stream delivers a prefix of what was sent, in order, and then breaks; what was under way when
-//! it broke or was closed may still arrive, later than the messages of the next stream.
+//! it broke or was closed may still arrive, later than the messages of the next stream. What goes
+//! over a link that is held waits until it is released, and then arrives in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use kvproto::message::{Body, Message};
-use kvproto::{Member, StreamNumber};
+use kvproto::{Member, ServerName, StreamNumber};
+use kvserver::replica::event::Event;
 
 use super::servers::Input;
+use super::visits::Path;
 use super::world::{Happening, MS, World};
 
-/// A machine: the servers from 0, then the view service.
+/// A machine: the servers from 0, then the view service, then the clients.
 pub type Node = usize;
+
+/// From one machine to another.
+pub type Link = (Node, Node);
 
 /// One stream between two processes.
 #[derive(Debug)]
 pub struct Channel {
     pub(super) dialler: (Node, u64),
     pub(super) to: Member,
+    /// The machine that the address led to.
+    at: Node,
     pub(super) callee: Option<(Node, u64)>,
     pub(super) stream: StreamNumber,
     pub(super) broken: bool,
@@ -34,7 +42,9 @@ pub struct Channel {
 /// All links and streams.
 #[derive(Default, Debug)]
 pub struct Network {
-    pub(super) cuts: BTreeMap<(Node, Node), u32>,
+    cuts: BTreeMap<Link, u32>,
+    /// What waits on the links that are held.
+    held: BTreeMap<Link, VecDeque<Happening>>,
     pub(super) channels: BTreeMap<u64, Channel>,
     pub(super) next_channel: u64,
     pub(super) delay_max: u64,
@@ -42,24 +52,49 @@ pub struct Network {
 }
 
 impl Network {
+    pub(super) fn new(delay_max: u64, laggards: u64) -> Network {
+        Network { delay_max, laggards, ..Network::default() }
+    }
+
     /// Whether what one machine sends to another is lost.
     #[must_use]
     pub fn is_cut(&self, from: Node, to: Node) -> bool {
         self.cuts.get(&(from, to)).is_some_and(|count| *count > 0)
     }
 
-    pub(super) fn cut(&mut self, links: &[(Node, Node)]) {
+    pub(super) fn cut(&mut self, links: &[Link]) {
         for link in links {
             *self.cuts.entry(*link).or_default() += 1;
         }
     }
 
-    pub(super) fn mend(&mut self, links: &[(Node, Node)]) {
+    pub(super) fn mend(&mut self, links: &[Link]) {
         for link in links {
             if let Some(count) = self.cuts.get_mut(link) {
                 *count = count.saturating_sub(1);
             }
         }
+    }
+
+    /// From now on what goes over the link waits.
+    pub(super) fn hold(&mut self, link: Link) {
+        self.held.entry(link).or_default();
+    }
+
+    /// Whether a link is held.
+    #[must_use]
+    pub fn is_held(&self, link: Link) -> bool {
+        self.held.contains_key(&link)
+    }
+
+    pub(super) fn held_links(&self) -> Vec<Link> {
+        self.held.keys().copied().collect()
+    }
+
+    /// What waits on a link.
+    #[must_use]
+    pub fn waiting_on(&self, link: Link) -> usize {
+        self.held.get(&link).map_or(0, VecDeque::len)
     }
 
     pub(super) fn mend_all(&mut self) {
@@ -79,17 +114,85 @@ impl World<'_> {
         }
     }
 
+    /// The machine that an address leads to: of several processes there, any.
+    pub(super) fn resolve(&mut self, name: &ServerName) -> Option<Node> {
+        let mut first = None;
+        let mut alive = Vec::new();
+        for (node, machine) in self.machines.iter().enumerate() {
+            if machine.name == *name {
+                first = first.or(Some(node));
+                if machine.process.is_some() {
+                    alive.push(node);
+                }
+            }
+        }
+        match alive[..] {
+            [] => first,
+            [only] => Some(only),
+            _ => self.random.pick(&alive),
+        }
+    }
+
+    /// Holds back what goes over a held link. Gives back what does not.
+    pub(super) fn hold_back(&mut self, what: Happening) -> Option<Happening> {
+        if self.network.held.is_empty() {
+            return Some(what);
+        }
+        let link = self.link_of(&what);
+        match link.and_then(|link| self.network.held.get_mut(&link)) {
+            Some(waiting) => {
+                waiting.push_back(what);
+                None
+            }
+            None => Some(what),
+        }
+    }
+
+    /// Lets everything that waits on a link arrive now, in order.
+    pub(super) fn release(&mut self, link: Link) {
+        let Some(waiting) = self.network.held.remove(&link) else {
+            return;
+        };
+        self.note(|| format!("released {link:?}: {} messages", waiting.len()));
+        if !waiting.is_empty() {
+            self.visits.note(Path::HeldBack);
+        }
+        for what in waiting {
+            self.happen(what);
+        }
+    }
+
+    fn link_of(&self, what: &Happening) -> Option<Link> {
+        let views = self.views_node();
+        match what {
+            Happening::Carried { channel, up, .. } => {
+                let channel = self.network.channels.get(channel)?;
+                let (from, to) = (channel.dialler.0, channel.at);
+                Some(if *up { (from, to) } else { (to, from) })
+            }
+            Happening::ToViews { from: Some(from), .. } => Some((*from, views)),
+            Happening::ToServer { to, input, .. } if input.is_from_views() => Some((views, *to)),
+            Happening::Asked { from, to, .. } => Some((*from, *to)),
+            Happening::Answered { from, to, .. } => Some((*from, *to)),
+            _ => None,
+        }
+    }
+
     pub(super) fn open_channel(&mut self, from: Node, life: u64, to: Member, stream: StreamNumber) {
         let lag = if self.random.chance(self.network.laggards) {
             self.random.between(0, 1500 * MS)
         } else {
             0
         };
+        let Some(at) = self.resolve(&to.name) else {
+            return;
+        };
         self.network.next_channel += 1;
         let id = self.network.next_channel;
         let channel = Channel {
             dialler: (from, life),
             to,
+            at,
             callee: None,
             stream,
             broken: false,
@@ -122,19 +225,8 @@ impl World<'_> {
 
     /// Sends where the body belongs.
     pub(super) fn send(&mut self, from: Node, life: u64, message: Message) {
-        let Some(other) = self.node_of(&message.to) else {
-            return;
-        };
         if matches!(message.body, Body::Released) {
-            if !self.network.is_cut(from, other) && !self.random.chance(200) {
-                for _ in 0..if self.random.chance(300) { 2 } else { 1 } {
-                    let at = self.delay() + self.random.between(0, 300 * MS);
-                    let input = Input::Event(Box::new(kvserver::replica::event::Event::Message(
-                        message.clone(),
-                    )));
-                    self.later(at, Happening::ToAddress { to: other, input });
-                }
-            }
+            self.send_released(from, message);
             return;
         }
         let up = message.body.is_from_primary();
@@ -143,10 +235,13 @@ impl World<'_> {
                 && if up {
                     channel.dialler == (from, life) && channel.to == message.to
                 } else {
-                    channel.callee == Some((from, life)) && channel.dialler.0 == other
+                    channel.callee == Some((from, life))
+                        && self.machines[channel.dialler.0].name == message.to.name
                 }
         });
-        let Some(id) = found.map(|(id, _)| *id) else {
+        let Some((id, other)) =
+            found.map(|(id, channel)| (*id, if up { channel.at } else { channel.dialler.0 }))
+        else {
             return;
         };
         let delay = self.delay();
@@ -169,6 +264,22 @@ impl World<'_> {
         self.later(at, carried);
     }
 
+    /// A word outside any stream: it may be lost, or come twice.
+    fn send_released(&mut self, from: Node, message: Message) {
+        let Some(to) = self.resolve(&message.to.name) else {
+            return;
+        };
+        let (losses, doubles) = if self.is_quiet { (0, 0) } else { (200, 300) };
+        if self.network.is_cut(from, to) || self.random.chance(losses) {
+            return;
+        }
+        for _ in 0..if self.random.chance(doubles) { 2 } else { 1 } {
+            let at = self.delay() + self.random.between(0, 300 * MS);
+            let input = Input::Event(Box::new(Event::Message(message.clone())));
+            self.later(at, Happening::ToAddress { to, input });
+        }
+    }
+
     /// From now on nothing more is taken; the dialler hears of it some milliseconds later.
     pub(super) fn break_channel(&mut self, id: u64, soon: u64, late: u64) {
         let told_in = self.random.between(soon, late) * MS;
@@ -186,9 +297,7 @@ impl World<'_> {
             return;
         };
         let ((from, from_life), callee, closed) = (channel.dialler, channel.callee, channel.closed);
-        let Some(to) = self.node_of(&channel.to) else {
-            return;
-        };
+        let to = channel.at;
         let (sender, receiver) = if up { (from, to) } else { (to, from) };
         if self.network.is_cut(sender, receiver) {
             self.break_channel(id, 50, 2000);
@@ -205,7 +314,7 @@ impl World<'_> {
             return;
         }
         if over {
-            self.visits.note("message of an old stream");
+            self.visits.note(Path::OldStream);
         }
         let life = if up {
             let process = self.machines[to].process.as_ref().map(|process| process.life);
@@ -227,7 +336,7 @@ impl World<'_> {
         } else {
             from_life
         };
-        let event = kvserver::replica::event::Event::Message(message);
+        let event = Event::Message(message);
         self.input(receiver, life, Input::Event(Box::new(event)));
     }
 
@@ -239,10 +348,7 @@ impl World<'_> {
             return;
         }
         let (from, life) = channel.dialler;
-        let event = kvserver::replica::event::Event::StreamBroken {
-            peer: channel.to.clone(),
-            stream: channel.stream,
-        };
+        let event = Event::StreamBroken { peer: channel.to.clone(), stream: channel.stream };
         self.input(from, life, Input::Event(Box::new(event)));
     }
 

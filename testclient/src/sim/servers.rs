@@ -1,17 +1,19 @@
 //! Processes of a simulation: a replica, its journal that finishes late, its registration, and the
 //! performing of effects. A process may be paused anywhere, also between deciding and acting. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kvproto::registration::{Progress, Wish};
-use kvproto::{Member, NotDone, NotReady, OpNumber, Position, Reply, ServerName, Timestamp, View};
+use kvproto::registration::{Progress, RefusedReason, Wish};
+use kvproto::{Member, NotDone, NotReady, OpNumber, Position, Reply, ServerName, View};
 use kvserver::replica::effect::{Effect, Notice};
-use kvserver::replica::event::{Event, Operation};
-use kvserver::replica::{Replica, ReplicaOptions};
+use kvserver::replica::event::{Event, Operation, Request, Token};
+use kvserver::replica::{Reads, Replica, ReplicaOptions};
 
+use super::draw::Clock;
 use super::invariants::Shadow;
 use super::network::Node;
 use super::views::ToViews;
+use super::visits::Path;
 use super::world::{Happening, MS, World};
 
 const TICK: u64 = 10 * MS;
@@ -38,8 +40,8 @@ pub enum Input {
     },
     /// The view service refuses this life.
     Refused {
-        /// Trying again is pointless.
-        for_good: bool,
+        /// Why.
+        reason: RefusedReason,
     },
     /// The registration stream broke.
     RegistrationBroken {
@@ -48,6 +50,17 @@ pub enum Input {
     },
     /// The journal has finished this much.
     Written(u64, Option<Position>),
+}
+
+impl Input {
+    /// Whether it comes over the link from the view service.
+    pub(super) fn is_from_views(&self) -> bool {
+        match self {
+            Input::Registered { .. } | Input::Refused { .. } => true,
+            Input::Event(event) => matches!(**event, Event::View(_) | Event::NobodyToTakeOver),
+            _ => false,
+        }
+    }
 }
 
 /// The journal of one process, which finishes in order and late.
@@ -71,43 +84,45 @@ pub struct Process {
     /// The latest registration stream that has ended.
     ended: u64,
     journal: SlowJournal,
+    /// Reads that wait for a round.
+    reads_waiting: BTreeSet<Token>,
 }
 
 /// One machine and what runs on it.
 #[derive(Debug)]
 pub struct Machine {
     pub(super) name: ServerName,
-    pub(super) clock_offset: u64,
-    pub(super) clock_ppm: u64,
+    /// The machine that has the same address by somebody's mistake.
+    pub(super) twin_of: Option<Node>,
+    /// Nothing is started here any more.
+    pub(super) gone: bool,
+    pub(super) clock: Clock,
     pub(super) process: Option<Process>,
     pub(super) paused: bool,
+    /// When the effects that are being performed were decided.
+    pub(super) stepped_at: u64,
     /// Somebody wants this process to stop.
     pub(super) leaving: bool,
     /// The next step that wants something done is followed by a pause of this length.
     pub(super) pause_after_step: Option<u64>,
     pub(super) held: Vec<Effect>,
-    pub(super) door: Vec<kvserver::replica::event::Request>,
+    pub(super) door: Vec<Request>,
     pub(super) inbox: VecDeque<Input>,
     pub(super) journal_delay: u64,
     pub(super) options: ReplicaOptions,
 }
 
-impl Machine {
-    fn clock(&self, now: u64) -> Timestamp {
-        let nanos = u128::from(now) * 1000 * u128::from(self.clock_ppm) / 1_000_000;
-        Timestamp::from_nanos(self.clock_offset + u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-}
-
 impl World<'_> {
-    /// The machine of a server.
-    #[must_use]
-    pub fn node_of(&self, member: &Member) -> Option<Node> {
-        self.machines.iter().position(|machine| machine.name == member.name)
+    /// The machine on which a life of a server runs.
+    pub(super) fn host_of(&self, member: &Member) -> Option<Node> {
+        self.machines.iter().position(|machine| {
+            let process = machine.process.as_ref();
+            process.is_some_and(|process| process.member.as_ref() == Some(member))
+        })
     }
 
     pub(super) fn start(&mut self, node: Node) {
-        if self.machines[node].process.is_some() {
+        if self.machines[node].process.is_some() || self.machines[node].gone {
             return;
         }
         self.lives += 1;
@@ -122,6 +137,7 @@ impl World<'_> {
             registration: None,
             ended: 0,
             journal: SlowJournal::default(),
+            reads_waiting: BTreeSet::new(),
         });
         machine.paused = false;
         machine.leaving = false;
@@ -142,17 +158,18 @@ impl World<'_> {
         let life = process.life;
         self.note(|| format!("s{node}: life {life} ends"));
         self.machines[node].paused = false;
+        self.machines[node].leaving = false;
         self.machines[node].inbox.clear();
         self.machines[node].held.clear();
         self.break_channels_of(node, life);
+        self.break_requests_at(node, life);
         if let (Some(stream), Some(member)) = (process.registration, process.member) {
-            let views = self.machines.len();
-            let at = if self.network.is_cut(node, views) {
+            let at = if self.network.is_cut(node, self.views_node()) {
                 self.random.between(200, 2500) * MS
             } else {
                 self.random.between(1, 20) * MS
             };
-            self.later(at, Happening::ToViews(ToViews::Broken(stream, member)));
+            self.later_to_views(at, node, ToViews::Broken(stream, member));
         }
     }
 
@@ -183,6 +200,13 @@ impl World<'_> {
         self.machines[node].paused = false;
         let held = std::mem::take(&mut self.machines[node].held);
         self.perform(node, life, held);
+        if self.random.chance(500) {
+            // What came in meanwhile is taken before the clock is looked at.
+            let inbox = std::mem::take(&mut self.machines[node].inbox);
+            let (ticks, rest): (Vec<_>, Vec<_>) =
+                inbox.into_iter().partition(|input| matches!(input, Input::Tick));
+            self.machines[node].inbox = rest.into_iter().chain(ticks).collect();
+        }
         while same(self) && !self.machines[node].paused {
             let Some(input) = self.machines[node].inbox.pop_front() else {
                 break;
@@ -218,12 +242,17 @@ impl World<'_> {
             Input::Registered { stream, member, view } => {
                 self.on_registered(node, stream, member, *view)
             }
-            Input::Refused { for_good: true } => {
-                self.crash(node);
-                self.later(100 * MS, Happening::Start(node));
-            }
             // It tries again by itself.
-            Input::Refused { for_good: false } => {}
+            Input::Refused { reason: RefusedReason::NameInUse } => {}
+            Input::Refused { reason } => {
+                if reason == RefusedReason::StaleIncarnation {
+                    self.visits.note(Path::StaleLifeEnded);
+                }
+                self.crash(node);
+                if self.machines[node].twin_of.is_none() {
+                    self.later(100 * MS, Happening::Start(node));
+                }
+            }
             Input::RegistrationBroken { stream } => {
                 if let Some(process) = &mut self.machines[node].process {
                     process.ended = process.ended.max(stream);
@@ -257,15 +286,15 @@ impl World<'_> {
         let again = self.random.between(200, 1000) * MS;
         let input = Input::Attend;
         self.later(again, Happening::ToServer { to: node, life, input });
-        if !self.network.is_cut(node, self.machines.len()) {
+        if !self.network.is_cut(node, self.views_node()) {
             let delay = self.delay();
             let register = ToViews::Register { node, life, incarnation };
-            self.later(delay, Happening::ToViews(register));
+            self.later_to_views(delay, node, register);
         }
     }
 
     fn on_registered(&mut self, node: Node, stream: u64, member: Member, view: View) {
-        let now = self.machines[node].clock(self.now);
+        let now = self.machines[node].clock.at(self.now);
         let options = self.machines[node].options.clone();
         let Some(process) = &mut self.machines[node].process else {
             return;
@@ -287,7 +316,7 @@ impl World<'_> {
 
     /// A ping or wish; a link that loses one breaks the registration stream sooner or later.
     fn tell_views(&mut self, node: Node, life: u64, say: Say) {
-        let views = self.machines.len();
+        let views = self.views_node();
         let Some(process) = &self.machines[node].process else {
             return;
         };
@@ -297,7 +326,7 @@ impl World<'_> {
         if self.network.is_cut(node, views) || self.network.is_cut(views, node) {
             if self.random.chance(500) {
                 let at = self.random.between(1, 1500) * MS;
-                self.later(at, Happening::ToViews(ToViews::Broken(stream, member.clone())));
+                self.later_to_views(at, node, ToViews::Broken(stream, member.clone()));
                 let at = self.random.between(1, 1500) * MS;
                 let input = Input::RegistrationBroken { stream };
                 self.later(at, Happening::ToServer { to: node, life, input });
@@ -312,11 +341,16 @@ impl World<'_> {
         };
         let slow = self.random.chance(self.faults.slow_records);
         let at = self.delay() + if slow { self.random.between(0, 600 * MS) } else { 0 };
-        self.later(at, Happening::ToViews(told));
+        self.later_to_views(at, node, told);
+    }
+
+    pub(super) fn later_to_views(&mut self, after: u64, from: Node, what: ToViews) {
+        self.later(after, Happening::ToViews { from: Some(from), what });
     }
 
     fn step(&mut self, node: Node, event: Event) {
-        let now = self.machines[node].clock(self.now);
+        self.machines[node].stepped_at = self.now;
+        let now = self.machines[node].clock.at(self.now);
         if self.is_traced() && event != Event::Tick {
             let told = format!("s{node} <- {event:?}");
             self.note(|| told);
@@ -329,17 +363,16 @@ impl World<'_> {
         let Some(replica) = &mut process.replica else {
             return;
         };
-        let asked = match &event {
+        let asked: Vec<Token> = match &event {
             Event::Requests(requests) if replica.is_acting() => {
-                requests.iter().any(|request| matches!(request.operation, Operation::Query(_)))
+                let reads = requests.iter().filter(|r| matches!(r.operation, Operation::Query(_)));
+                reads.map(|request| request.token).collect()
             }
-            _ => false,
+            _ => Vec::new(),
         };
         let mut effects = Vec::new();
         replica.step(now, event, &mut effects);
-        if asked && !effects.iter().any(|effect| matches!(effect, Effect::Reply { .. })) {
-            self.visits.note("read that waits for confirmation");
-        }
+        self.note_rounds(node, asked, &effects);
         if self.is_traced() {
             for effect in &effects {
                 self.note(|| format!("s{node} -> {effect:?}"));
@@ -351,7 +384,7 @@ impl World<'_> {
         if effects.iter().any(|effect| matches!(effect, Effect::Reply { .. } | Effect::Send(_)))
             && let Some(pause) = self.machines[node].pause_after_step.take()
         {
-            self.visits.note("pause between deciding and acting");
+            self.visits.note(Path::PauseInStep);
             self.machines[node].paused = true;
             self.machines[node].held = effects;
             self.note(|| format!("s{node}: pauses in the middle of a step"));
@@ -359,6 +392,33 @@ impl World<'_> {
             return;
         }
         self.perform(node, life, effects);
+    }
+
+    /// Counts reads that were asked for in this step and have to wait for a round.
+    fn note_rounds(&mut self, node: Node, asked: Vec<Token>, effects: &[Effect]) {
+        let leases = self.machines[node].options.reads == Reads::Lease;
+        let Some(process) = &mut self.machines[node].process else {
+            return;
+        };
+        for effect in effects {
+            if let Effect::Reply { token, .. } = effect {
+                process.reads_waiting.remove(token);
+            }
+        }
+        for token in asked {
+            let answered =
+                |effect: &Effect| matches!(effect, Effect::Reply { token: of, .. } if *of == token);
+            if effects.iter().any(answered) {
+                continue;
+            }
+            if leases {
+                self.visits.note(Path::LeaseFallback);
+            }
+            if !process.reads_waiting.is_empty() {
+                self.visits.note(Path::RoundJoined);
+            }
+            process.reads_waiting.insert(token);
+        }
     }
 
     fn perform(&mut self, node: Node, life: u64, effects: Vec<Effect>) {
@@ -385,21 +445,26 @@ impl World<'_> {
                     self.send(node, life, message);
                 }
                 Effect::Reply { token, reply, valid_until } => {
-                    let now = self.machines[node].clock(self.now);
+                    let now = self.machines[node].clock.at(self.now);
                     let reply = if valid_until.is_some_and(|until| now >= until) {
-                        self.visits.note("lease run out before the reply");
+                        self.visits.note(Path::LeaseRanOut);
                         Reply::NotDone(NotDone::NotReady(NotReady::Unconfirmed))
                     } else {
                         reply
                     };
+                    if let Reply::Done { at, .. } = &reply {
+                        self.check_ack_is_safe(node, at.op);
+                    }
                     self.on_reply(node, token, reply);
                 }
                 Effect::Wish(wish) => self.tell_views(node, life, Say::Wish(wish)),
                 Effect::Notice(notice) => self.on_notice(node, life, &notice),
                 Effect::Left => {
                     self.crash(node);
-                    let at = self.random.between(50, 1500) * MS;
-                    self.later(at, Happening::Start(node));
+                    if self.machines[node].twin_of.is_none() {
+                        let at = self.random.between(50, 1500) * MS;
+                        self.later(at, Happening::Start(node));
+                    }
                     return;
                 }
             }
@@ -455,15 +520,30 @@ impl World<'_> {
                 let input = Input::Event(Box::new(Event::Leave));
                 self.later(2000 * MS, Happening::ToServer { to: node, life, input });
             }
-            Notice::TransferStarted { to, .. } => drop(self.transfers.insert(to.clone())),
-            Notice::CopySynced { copy, .. } => {
-                let transfer = self.transfers.remove(copy);
-                self.visits.note(if transfer { "join by transfer" } else { "join by log" });
+            Notice::TransferStarted { to, .. } => {
+                if self.transfers.insert(to.clone(), false) == Some(false) {
+                    self.visits.note(Path::TransferCutShort);
+                }
             }
-            Notice::TransferAbandoned { .. } => self.visits.note("transfer given up"),
-            Notice::TailDropped { .. } => self.visits.note("tail dropped"),
-            Notice::Deposed { .. } => self.visits.note("deposed"),
-            Notice::Nonsense { what, .. } => self.visits.note(what),
+            Notice::TransferReceived { .. } => {
+                let process = self.machines[node].process.as_ref();
+                if let Some(me) = process.and_then(|process| process.member.clone()) {
+                    self.transfers.insert(me, true);
+                }
+            }
+            Notice::CopySynced { copy, .. } => {
+                let transfer = self.transfers.remove(copy).is_some();
+                self.visits.note(if transfer { Path::JoinByTransfer } else { Path::JoinByLog });
+            }
+            Notice::TransferAbandoned { to, .. } => {
+                self.transfers.remove(to);
+                self.visits.note(Path::TransferOutrun);
+            }
+            Notice::TailDropped { .. } => self.visits.note(Path::TailDropped),
+            Notice::Deposed { .. } => self.visits.note(Path::Deposed),
+            Notice::Nonsense { from, what } => {
+                panic!("NoNonsense: s{node} is told nonsense by {from}: {what}")
+            }
             Notice::Diverged { copy, at } => {
                 panic!("CopiesAgree: {copy} is said to differ at op {at}")
             }

@@ -1,19 +1,22 @@
-//! The view service of a simulation: its leader as it runs in production, and the registration
-//! streams that carry records, pings and wishes. Decides nothing about views. Pure.
+//! The view service of a simulation: its leader as it runs in production, on a clock of its own, and
+//! the registration streams that carry records, pings and wishes. It may pause, and it may restart:
+//! then it keeps the state of the law and nothing else. Decides nothing about views. Pure.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvproto::registration::{PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish};
-use kvproto::{ClusterId, Incarnation, Member, Settings, Timestamp, View};
+use kvproto::{ClusterId, Incarnation, Member, ServerName, Settings, Timestamp, View};
 use kvserver::replica::event::Event as ServerEvent;
 use viewservice::assignment::law::ViewState;
 use viewservice::assignment::leader::{Effect, Event, Leader, Stream};
+use viewservice::assignment::liveness::State;
 use viewservice::assignment::notice::Notice;
 use viewservice::assignment::requests::Registration;
 
+use super::draw::Clock;
 use super::network::Node;
 use super::servers::Input;
+use super::visits::Path;
 use super::world::{Happening, MS, World};
 
 /// What reaches the view service.
@@ -36,8 +39,20 @@ pub enum ToViews {
     Wish(u64, Member, Wish),
     /// A registration stream broke.
     Broken(u64, Member),
-    /// The address of a server is asked for, until then.
-    Probe(Stream, u64),
+    /// The address of a server is asked for, until then, by this life of the view service.
+    Probe {
+        /// The stream that broke.
+        stream: Stream,
+        /// The moment at which the asking ends.
+        until: u64,
+        /// Who asks.
+        life: u64,
+    },
+    /// A client asks for the present record.
+    Asked {
+        /// Which client.
+        client: usize,
+    },
 }
 
 /// The other end of a registration stream.
@@ -46,29 +61,44 @@ struct Attendance {
     node: Node,
     life: u64,
     stream: Stream,
+    /// When it last showed a sign of life.
+    heard: u64,
 }
 
 /// The view service.
 #[derive(Debug)]
 pub struct Views {
     leader: Leader,
+    clock: Clock,
+    /// Which life of its process this is.
+    life: u64,
+    down: bool,
     /// The open streams, by number.
     attending: BTreeMap<u64, Attendance>,
     /// Streams asked for so far.
     streams: u64,
     pub(super) paused: bool,
     pub(super) inbox: Vec<ToViews>,
+    /// The answer to the operator.
+    forced: Option<Result<Box<View>, String>>,
+    /// Backups left out at their primary's wish.
+    evicted: BTreeSet<Member>,
 }
 
 impl Views {
-    pub(super) fn new(settings: Settings) -> Views {
+    pub(super) fn new(settings: Settings, clock: Clock) -> Views {
         let state = ViewState::new(ClusterId([7; 16]), settings);
         Views {
-            leader: Leader::new(state, Timestamp::default()),
+            leader: Leader::new(state, clock.at(0)),
+            clock,
+            life: 1,
+            down: false,
             attending: BTreeMap::new(),
             streams: 0,
             paused: false,
             inbox: Vec::new(),
+            forced: None,
+            evicted: BTreeSet::new(),
         }
     }
 
@@ -80,12 +110,48 @@ impl Views {
 
 impl World<'_> {
     fn views_clock(&self) -> Timestamp {
-        Timestamp::from_nanos(self.now * 1000 + 77_000_000_000)
+        self.views.clock.at(self.now)
+    }
+
+    /// Its process ends, with every connection; the state of the law is kept.
+    pub(super) fn restart_views(&mut self, down_for: u64) {
+        if self.views.down {
+            return;
+        }
+        self.note(|| "views: restarts".into());
+        self.visits.note(Path::ViewsRestarted);
+        let view = self.views.state().view();
+        if view.number.0 > 0 && !view.is_activated() {
+            self.visits.note(Path::ViewsRestartedProposed);
+        }
+        self.views.down = true;
+        self.views.paused = false;
+        self.views.inbox.clear();
+        for (number, Attendance { node, life, .. }) in std::mem::take(&mut self.views.attending) {
+            let late = self.random.chance(200);
+            let at = self.random.between(1, if late { 1500 } else { 20 }) * MS;
+            let input = Input::RegistrationBroken { stream: number };
+            self.later(at, Happening::ToServer { to: node, life, input });
+        }
+        self.later(down_for, Happening::ViewsStart);
+    }
+
+    pub(super) fn start_views(&mut self) {
+        if !std::mem::replace(&mut self.views.down, false) {
+            return;
+        }
+        self.note(|| "views: is back".into());
+        self.views.life += 1;
+        self.views.leader = Leader::new(self.views.state().clone(), self.views_clock());
     }
 
     pub(super) fn on_views(&mut self, what: ToViews) {
         if matches!(what, ToViews::Tick) {
-            self.later(50 * MS, Happening::ToViews(ToViews::Tick));
+            self.later(50 * MS, Happening::ToViews { from: None, what: ToViews::Tick });
+        }
+        if self.views.down {
+            // What was sent to a life that is over, or to nobody.
+            return;
         }
         if self.views.paused {
             if !matches!(what, ToViews::Tick) {
@@ -96,17 +162,13 @@ impl World<'_> {
         match what {
             ToViews::Tick => self.step_views(Event::Tick, None),
             ToViews::Register { node, life, incarnation } => {
-                self.views.streams += 1;
-                let stream = self.views.streams;
-                let registration = Registration {
-                    name: self.machines[node].name.clone(),
-                    incarnation,
-                    cluster: None,
-                    protocol_level: PROTOCOL_LEVEL,
-                };
-                self.step_views(Event::Register { stream, registration }, Some((node, life)));
+                self.on_register(node, life, incarnation)
             }
             ToViews::Ping(number, member, progress) => {
+                let now = self.now;
+                if let Some(attendance) = self.views.attending.get_mut(&number) {
+                    attendance.heard = now;
+                }
                 self.step_views(Event::Ping(Stream { member, number }, progress), None);
             }
             ToViews::Wish(number, member, wish) => {
@@ -116,17 +178,62 @@ impl World<'_> {
                 self.end_attendance(number);
                 self.step_views(Event::Broken(Stream { member, number }), None);
             }
-            ToViews::Probe(stream, until) => self.on_probe(stream, until),
+            ToViews::Probe { stream, until, life } => self.on_probe(stream, until, life),
+            ToViews::Asked { client } => self.on_view_asked(client),
         }
     }
 
     /// One step of the leader; `asking` is whoever waits for the answer.
     fn step_views(&mut self, event: Event, asking: Option<(Node, u64)>) {
         let now = self.views_clock();
+        let before = self.views.leader.view().clone();
         let mut effects = Vec::new();
         self.views.leader.step(now, event, &mut effects);
+        let mut last = before;
         for effect in effects {
+            if let Effect::Publish(view) = &effect {
+                if view.number > last.number && !last.is_activated() && last.number.0 > 0 {
+                    self.visits.note(Path::SupersededProposal);
+                }
+                last = (**view).clone();
+            }
             self.perform_for_views(effect, asking);
+        }
+    }
+
+    /// LiveIsNotReplaced: whoever begins a life under a name that is taken ends nobody who was heard
+    /// within most of `dead-after` and whose stream stands.
+    fn on_register(&mut self, node: Node, life: u64, incarnation: Option<Incarnation>) {
+        let name = self.machines[node].name.clone();
+        let held = self.views.state().present(&name);
+        let patience = self.settings.dead_after.as_micros() as u64 * 9 / 10;
+        let alive = self.views.attending.values().any(|attendance| {
+            Some(&attendance.stream.member) == held.as_ref()
+                && (attendance.node, attendance.life) != (node, life)
+                && attendance.heard + patience > self.now
+        });
+        self.views.streams += 1;
+        let stream = self.views.streams;
+        let registration = Registration {
+            name: name.clone(),
+            incarnation,
+            cluster: None,
+            protocol_level: PROTOCOL_LEVEL,
+        };
+        self.step_views(Event::Register { stream, registration }, Some((node, life)));
+        let holds = self.views.state().present(&name);
+        assert!(
+            !alive || holds == held,
+            "LiveIsNotReplaced: {holds:?} took the place of {held:?}, which is heard"
+        );
+        if held.is_some() && holds != held {
+            let lives = |(other, machine): (Node, &super::servers::Machine)| {
+                let process = machine.process.as_ref();
+                other != node && process.is_some_and(|process| process.member == held)
+            };
+            if self.machines.iter().enumerate().any(lives) {
+                self.visits.note(Path::NameTaken);
+            }
         }
     }
 
@@ -139,21 +246,26 @@ impl World<'_> {
                 }
             }
             Effect::Rejected { reason, .. } => {
-                self.visits.note("registration refused");
-                if let Some((to, life)) = asking {
-                    let for_good = reason != RefusedReason::NameInUse;
+                if reason == RefusedReason::NameInUse {
+                    self.visits.note(Path::NameInUse);
+                }
+                if let Some((to, life)) = asking
+                    && !self.network.is_cut(self.views_node(), to)
+                {
                     let delay = self.delay();
-                    let input = Input::Refused { for_good };
+                    let input = Input::Refused { reason };
                     self.later(delay, Happening::ToServer { to, life, input });
                 }
             }
             Effect::Tell(stream, message) => self.tell(&stream, message),
             Effect::Close(stream) => self.end_attendance(stream.number),
             Effect::Probe(stream, patience) => {
-                let until = self.now + micros(patience);
-                self.later(MS, Happening::ToViews(ToViews::Probe(stream, until)));
+                let patience = u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
+                let (until, life) = (self.now + patience, self.views.life);
+                let what = ToViews::Probe { stream, until, life };
+                self.later(MS, Happening::ToViews { from: None, what });
             }
-            Effect::Forced(_) => {}
+            Effect::Forced(verdict) => self.views.forced = Some(verdict),
             Effect::Notice(notice) => self.on_views_notice(&notice),
         }
     }
@@ -161,9 +273,12 @@ impl World<'_> {
     fn on_views_notice(&mut self, notice: &Notice) {
         self.note(|| format!("views: {notice}"));
         match notice {
-            Notice::Evicted(_) => self.visits.note("eviction"),
-            Notice::WantsToStop { leads: true, .. } => self.visits.note("hand-over"),
-            Notice::NobodyToTakeOver(_) => self.visits.note("nobody to take over"),
+            Notice::Evicted(backup) => {
+                self.visits.note(Path::Evicted);
+                self.views.evicted.insert(backup.clone());
+            }
+            Notice::WantsToStop { leads: true, .. } => self.visits.note(Path::HandOver),
+            Notice::NobodyToTakeOver(_) => self.visits.note(Path::NobodyToTakeOver),
             _ => {}
         }
     }
@@ -177,32 +292,39 @@ impl World<'_> {
         }
     }
 
-    fn on_probe(&mut self, stream: Stream, until: u64) {
+    fn on_probe(&mut self, stream: Stream, until: u64, life: u64) {
         let back = self.views.attending.values().any(|it| it.stream.member == stream.member);
-        if self.now > until || back {
+        if self.now > until || back || life != self.views.life {
             return;
         }
-        let Some(node) = self.node_of(&stream.member) else {
+        let Some(node) = self.resolve(&stream.member.name) else {
             return;
         };
-        let views = self.machines.len();
+        let views = self.views_node();
         let reachable = !self.network.is_cut(node, views) && !self.network.is_cut(views, node);
-        if reachable && self.machines[node].process.is_none() {
+        let gone = reachable && self.machines[node].process.is_none();
+        let lied = !gone && self.random.chance(self.faults.false_refusals);
+        if lied {
+            self.visits.note(Path::FalseRefusal);
+        }
+        if gone || lied {
             self.step_views(Event::Gone(stream), None);
         } else {
-            let probe = ToViews::Probe(stream, until);
-            self.later(50 * MS, Happening::ToViews(probe));
+            let what = ToViews::Probe { stream, until, life };
+            self.later(50 * MS, Happening::ToViews { from: None, what });
         }
     }
 
     fn on_admitted(&mut self, node: Node, life: u64, stream: Stream, view: Box<View>) {
         let number = stream.number;
         let member = stream.member.clone();
-        self.views.attending.insert(number, Attendance { node, life, stream });
-        let views = self.machines.len();
+        let heard = self.now;
+        self.views.attending.insert(number, Attendance { node, life, stream, heard });
+        let views = self.views_node();
         if self.network.is_cut(views, node) {
             let at = self.random.between(50, 1500) * MS;
-            self.later(at, Happening::ToViews(ToViews::Broken(number, member)));
+            let what = ToViews::Broken(number, member);
+            self.later(at, Happening::ToViews { from: None, what });
         } else {
             let delay = self.delay();
             let input = Input::Registered { stream: number, member, view };
@@ -217,12 +339,13 @@ impl World<'_> {
         let (to, life) = (*node, *life);
         let input = match message {
             ToServer::NobodyToTakeOver => Input::Event(Box::new(ServerEvent::NobodyToTakeOver)),
-            ToServer::Refused { reason, .. } => {
-                Input::Refused { for_good: reason != RefusedReason::NameInUse }
-            }
+            ToServer::Refused { reason, .. } => Input::Refused { reason },
             // These come as effects of their own.
             ToServer::Registered { .. } | ToServer::View(_) => return,
         };
+        if self.network.is_cut(self.views_node(), to) {
+            return;
+        }
         let delay = self.delay();
         self.later(delay, Happening::ToServer { to, life, input });
     }
@@ -230,14 +353,25 @@ impl World<'_> {
     /// Tells everybody who attends, each at its own pace; a stream that loses a record breaks.
     fn push(&mut self, view: &View) {
         self.note(|| format!("views: {view:?}"));
+        if let Some(primary) = &view.primary {
+            self.ledgers.note_generation(view.generation, primary);
+        }
         self.check_eligible("a change of the record");
+        for member in &view.eligible {
+            if self.views.evicted.remove(member) {
+                self.visits.note(Path::EvictedReturned);
+            }
+        }
+        if view.is_activated() && view.eligible.len() == 1 && self.settings.copies > 1 {
+            self.visits.note(Path::SolePrimary);
+        }
         let attending: Vec<_> = self.views.attending.values().cloned().collect();
-        let views = self.machines.len();
-        for Attendance { node: to, life, stream } in attending {
+        let views = self.views_node();
+        for Attendance { node: to, life, stream, .. } in attending {
             if self.network.is_cut(views, to) || self.random.chance(self.faults.lost_records) {
                 let at = self.random.between(20, 1500) * MS;
-                let broken = ToViews::Broken(stream.number, stream.member);
-                self.later(at, Happening::ToViews(broken));
+                let what = ToViews::Broken(stream.number, stream.member);
+                self.later(at, Happening::ToViews { from: None, what });
                 continue;
             }
             let slow = self.random.chance(self.faults.slow_records);
@@ -246,9 +380,49 @@ impl World<'_> {
             let input = Input::Event(Box::new(event));
             self.later(at, Happening::ToServer { to, life, input });
         }
+        self.push_to_clients(view);
     }
-}
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    /// A client asked for the present record.
+    fn on_view_asked(&mut self, client: usize) {
+        let to = self.client_node(client);
+        if self.network.is_cut(self.views_node(), to) {
+            return;
+        }
+        let view = Box::new(self.views.leader.view().clone());
+        let at = self.delay();
+        self.later(at, Happening::ViewHeard { client, view });
+    }
+
+    /// The operator has somebody start a new generation, if the view service lets him.
+    pub(super) fn force(&mut self, server: &ServerName) -> Result<Box<View>, String> {
+        self.views.forced = None;
+        self.step_views(Event::Force { server: server.clone() }, None);
+        let verdict = self.views.forced.take().expect("every force is answered");
+        if verdict.is_ok() {
+            self.visits.note(Path::Forced);
+        }
+        verdict
+    }
+
+    /// Live servers as the view service sees them, and how much each says that it holds.
+    pub(super) fn servers_heard(&self) -> Vec<(ServerName, u64)> {
+        let report = self.views.leader.report(self.views_clock());
+        let alive = report.servers.into_iter().filter(|server| server.state == State::Alive);
+        alive
+            .map(|server| (server.member.name, server.progress.map_or(0, |p| p.appended.0)))
+            .collect()
+    }
+
+    /// Whether some complete copy is heard by the view service.
+    pub(super) fn hears_a_complete_copy(&self) -> bool {
+        let report = self.views.leader.report(self.views_clock());
+        report.servers.iter().any(|server| {
+            server.state != State::Dead && report.view.eligible.contains(&server.member)
+        })
+    }
+
+    pub(super) fn views_answer(&self) -> bool {
+        !self.views.down && !self.views.paused
+    }
 }

@@ -1,0 +1,186 @@
+//! Runs many seeds of the simulation, in parallel, and says what came of them. Decides nothing: a
+//! seed that fails has told its story by panicking, and is run again by its number.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Sim;
+use crate::report::say;
+use crate::sim::{self, Ran, Visits};
+
+/// After this many failures there is enough to think about.
+const FAILURES_MAX: usize = 20;
+
+/// A seed that broke an invariant.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Which.
+    pub seed: u64,
+    /// The invariant, and what was seen.
+    pub what: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Failure { seed, what } = self;
+        writeln!(f, "seed {seed}: {what}")?;
+        write!(f, "replay: testclient sim --seed {seed} --trace")
+    }
+}
+
+/// What came of a range of seeds.
+#[derive(Clone, Default, Debug)]
+pub struct Sweep {
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// Those that failed, in order.
+    pub failures: Vec<Failure>,
+    /// The rare paths that the others took.
+    pub visits: Visits,
+    /// Virtual time of all of them.
+    pub simulated: Duration,
+    /// Real time.
+    pub took: Duration,
+}
+
+/// Runs `count` random worlds from seed `first` on so many threads, until `stop` says so.
+#[must_use]
+pub fn sweep(
+    first: u64,
+    count: u64,
+    threads: usize,
+    bar: &ProgressBar,
+    stop: &AtomicBool,
+) -> Sweep {
+    sweep_with(first, count, threads, bar, stop, |seed| sim::run(seed, None))
+}
+
+/// The same with a story of one's own.
+#[must_use]
+pub fn sweep_with(
+    first: u64,
+    count: u64,
+    threads: usize,
+    bar: &ProgressBar,
+    stop: &AtomicBool,
+    story: impl Fn(u64) -> Ran + Sync,
+) -> Sweep {
+    let began = Instant::now();
+    let next = AtomicU64::new(first);
+    let sweep = Mutex::new(Sweep::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed - first >= count || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let ran = caught(seed, &story);
+                    let mut sweep = sweep.lock().unwrap_or_else(PoisonError::into_inner);
+                    sweep.seeds += 1;
+                    match ran {
+                        Ok(Ran { visits, micros }) => {
+                            sweep.visits.add(&visits);
+                            sweep.simulated += Duration::from_micros(micros);
+                        }
+                        Err(failure) => {
+                            bar.suspend(|| eprintln!("{failure}"));
+                            sweep.failures.push(failure);
+                        }
+                    }
+                    if sweep.failures.len() >= FAILURES_MAX {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    let mut sweep = sweep.into_inner().unwrap_or_else(PoisonError::into_inner);
+    sweep.failures.sort_by_key(|failure| failure.seed);
+    sweep.took = began.elapsed();
+    sweep
+}
+
+/// A broken invariant is an error that names it.
+fn caught(seed: u64, story: &impl Fn(u64) -> Ran) -> Result<Ran, Failure> {
+    catch_unwind(AssertUnwindSafe(|| story(seed))).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Failure { seed, what: text.unwrap_or("it panicked without a word").to_owned() }
+    })
+}
+
+/// The verb `sim`. Exit code 1 when a seed failed.
+///
+/// # Errors
+/// When stdout is closed.
+pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
+    let last = options.seed.saturating_add(options.seeds - 1);
+    say(format!("seeds {} to {last}", options.seed))?;
+    if options.trace {
+        for seed in options.seed..=last {
+            say(format!("seed {seed}"))?;
+            let mut print = |line: &str| {
+                // Whoever reads this may have seen enough.
+                let _closed = say(line);
+            };
+            say(sim::run(seed, Some(&mut print)).visits)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let stopped = AtomicBool::new(false);
+    let bar = ProgressBar::with_draw_target(Some(options.seeds), ProgressDrawTarget::stderr());
+    let template = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left";
+    bar.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
+    // What broke is said once, with its seed.
+    std::panic::set_hook(Box::new(|_| {}));
+    let ended = AtomicBool::new(false);
+    let sweep = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                if stop.is_cancelled() {
+                    stopped.store(true, Ordering::Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let sweep = sweep(options.seed, options.seeds, options.threads(), &bar, &stopped);
+        ended.store(true, Ordering::Relaxed);
+        sweep
+    });
+    let _default = std::panic::take_hook();
+    bar.finish_and_clear();
+    say(&sweep)?;
+    Ok(if sweep.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl std::fmt::Display for Sweep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = self.took.as_secs_f64().max(0.001);
+        writeln!(f, "{}", self.visits)?;
+        writeln!(
+            f,
+            "{} seeds in {seconds:.1} s ({:.0} per second), {:.1} hours of virtual time",
+            self.seeds,
+            self.seeds as f64 / seconds,
+            self.simulated.as_secs_f64() / 3600.0
+        )?;
+        if self.failures.is_empty() {
+            return write!(f, "all passed");
+        }
+        writeln!(f, "{} failed:", self.failures.len())?;
+        for failure in &self.failures {
+            writeln!(f, "{failure}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! The rare paths of the protocol, and how often runs took them. Pure.
+//!
+//! A simulation proves something about a path only if it takes it. So each is counted, and the test
+//! of the fixed seeds fails when one that must be taken never was.
+
+use std::fmt;
+
+macro_rules! paths {
+    ($($path:ident $need:ident $meaning:literal)*) => {
+        /// A path worth taking.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Path {
+            $(#[doc = $meaning] $path,)*
+        }
+
+        /// Every path, whether the fixed seeds must take it, and what it means.
+        const PATHS: &[(Path, bool, &str)] =
+            &[$((Path::$path, matches!(stringify!($need).as_bytes(), b"must"), $meaning),)*];
+    };
+}
+
+paths! {
+    Failover must "another server began to act as primary"
+    PromotionWithTail must "a new primary held uncommitted entries of an older epoch"
+    TailDropped must "a copy dropped entries, because others of the new primary took their place"
+    Deposed must "a primary heard of a newer epoch and stopped"
+    SupersededProposal must "a view was replaced before it was activated"
+    SolePrimary must "a primary went on alone although more copies are wanted"
+    HandOver must "a primary that wants to stop was replaced by its backup"
+    NobodyToTakeOver must "a primary that wants to stop was told that nobody could take over"
+    JoinByLog must "a copy was brought up from the log"
+    JoinByTransfer must "a copy was brought up by a full transfer"
+    TransferOutrun must "a transfer was given up because the log went on faster"
+    TransferCutShort must "a transfer ended with its stream, and another began"
+    Evicted must "a backup was left out at its primary's wish"
+    EvictedReturned must "a backup that was left out became complete again"
+    LeaseFallback must "a read under leases fell back to a round of confirmations"
+    RoundJoined must "a read waited for a round together with others"
+    LeaseRanOut must "a reply was withheld because the lease ended before it was performed"
+    DuplicateAnswered must "a repeated request was answered from the table"
+    DuplicateInTail must "a repeated request was found in the tail that a new primary took over"
+    DuplicateOrdered must "a repeated request was ordered twice and recognised when applied"
+    SessionExpired must "a session expired, and its client was told so"
+    OutcomeUnknown must "a call ended without anybody knowing whether it was done"
+    CertainlyNotDone must "a call ended as certainly not done"
+    Forced must "an operator started a new generation from what one server held"
+    ForcedTail must "a forced server held entries that it did not know to be committed"
+    ForceRefused must "an operator was kept from forcing while a complete copy was heard"
+    OldSessionRefused must "a session of a generation that was given up was told that it expired"
+    ViewsRestarted must "the view service lost its soft state"
+    ViewsRestartedProposed must "the view service restarted while its view was only proposed"
+    NameInUse must "a second process at an address was refused while the first lived"
+    NameTaken must "a second process took the place of one that was silent for too long"
+    StaleLifeEnded must "a process heard that a newer one stands under its name, and ended"
+    PauseInStep must "a process paused between deciding and acting"
+    OldStream must "a message of a stream that was over arrived"
+    HeldBack must "messages of one link were held back and arrived late, all at once"
+    GroupsParted must "the network fell into two parts"
+    AddedLate must "a server came for the first time long after the others"
+    FalseRefusal must "the address of a living server refused a connection, so it was taken for dead at once"
+    NeverBack must "a server went for good"
+    SeveralInStep must "several requests became one batch"
+    Oversized must "a write was refused because its value would be too large"
+    Progress must "a new write was done after everything had healed"
+    Redundant must "all copies were complete after everything had healed"
+}
+
+/// How often each path was taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Visits {
+    counts: [u64; PATHS.len()],
+}
+
+impl Default for Visits {
+    fn default() -> Visits {
+        Visits { counts: [0; PATHS.len()] }
+    }
+}
+
+impl Visits {
+    /// Counts one visit.
+    pub fn note(&mut self, path: Path) {
+        self.counts[path as usize] += 1;
+    }
+
+    /// How often a path was taken.
+    #[must_use]
+    pub fn count(&self, path: Path) -> u64 {
+        self.counts[path as usize]
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Visits) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+    }
+
+    /// What was never taken of what must be.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Path> {
+        let missing = PATHS.iter().filter(|(path, must, _)| *must && self.count(*path) == 0);
+        missing.map(|(path, ..)| *path).collect()
+    }
+}
+
+impl fmt::Display for Visits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (path, _, meaning) in PATHS {
+            writeln!(f, "{:>9}  {:<22}  {meaning}", self.count(*path), format!("{path:?}"))?;
+        }
+        Ok(())
+    }
+}
