@@ -4,8 +4,8 @@
 use super::*;
 use kvproto::command::SESSION_WINDOW;
 use kvproto::{
-    Action, Change, Changed, Generation, Incarnation, Member, OpNumber, Settings, Version,
-    ViewNumber,
+    Action, Change, Changed, ClusterId, Generation, Incarnation, Member, OpNumber, Query,
+    RequestId, Settings, Version, ViewNumber,
 };
 
 const A: &str = "a:1";
