@@ -106,8 +106,10 @@ impl Hasher for Plain {
     }
 }
 
+type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Plain>>;
+
 /// Where a state was reached from, and how.
-type Parents = HashMap<u64, (u64, Action), BuildHasherDefault<Plain>>;
+type Parents = ByHash<(u64, Action)>;
 
 const SHARDS: usize = 64;
 
@@ -148,7 +150,7 @@ impl Visited {
 }
 
 /// Equal parts of states, kept once: a few thousand servers make millions of states.
-struct Pool<T>(Vec<Mutex<HashMap<u64, Shared<T>, BuildHasherDefault<Plain>>>>);
+struct Pool<T>(Vec<Mutex<ByHash<Shared<T>>>>);
 
 impl<T: std::hash::Hash> Pool<T> {
     fn new() -> Pool<T> {
