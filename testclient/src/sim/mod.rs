@@ -11,6 +11,7 @@
 //! - [`ledger`], [`invariants`]: what is committed, and what must hold after every event
 //! - [`visits`]: the rare paths that a run took
 //! - [`scenario`]: quiet worlds for stories that are told step by step
+//! - [`origin`]: tests of the labs and the paper that this store comes from, as such stories
 //! - [`random`]: the one source of chance
 //!
 //! A run is chaos first; then everything heals and faults stop, and the cluster must commit again
@@ -22,6 +23,7 @@ pub mod faults;
 pub mod invariants;
 pub mod ledger;
 pub mod network;
+pub mod origin;
 pub mod random;
 pub mod scenario;
 pub mod servers;
