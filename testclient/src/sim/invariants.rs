@@ -17,7 +17,10 @@
 //! - **DoneIsDone**: what the client logic takes for done is committed with that answer. *(clients)*
 //! - **NotDoneIsNever**: what the client logic takes for certainly not done never happens, at any
 //!   time. *(ledger)*
-//! - **AckedIsSafe**: a copy acknowledges only what its journal has finished. *(servers)*
+//! - **AckedIsSafe**: a copy acknowledges, and a primary answers, only what its journal has finished.
+//!   *(servers)*
+//! - **LeaseIsGranted**: no session expires before the lease is over that its client was last told of.
+//!   *(ledger)*
 //! - **LiveIsNotReplaced**: no life of a server is ended by a newer one while it is heard. *(views)*
 
 use std::sync::Arc;
@@ -228,6 +231,9 @@ impl World<'_> {
                 "NeverTwoPrimaries: s{node} commits in {epoch}, after {}",
                 ledger.committed_in
             );
+            if let Command::ExpireSession(session) = entry.command {
+                self.ledgers.expire(session, self.now);
+            }
             if self.ledgers.commit(generation, epoch, &entry) == Committed::Repetition {
                 self.visits.note(Path::DuplicateOrdered);
             }
@@ -339,8 +345,11 @@ impl World<'_> {
                     );
                 }
             }
-            (Reply::KeptAlive { at, .. }, Operation::KeepAlive(_))
-            | (Reply::Done { outcome: Outcome::Refused(_), at }, Operation::KeepAlive(_)) => {
+            (Reply::KeptAlive { at, .. }, Operation::KeepAlive(session)) => {
+                self.check_fresh(node, floor, *at);
+                self.ledgers.keep_alive(*session, self.machines[node].stepped_at);
+            }
+            (Reply::Done { outcome: Outcome::Refused(_), at }, Operation::KeepAlive(_)) => {
                 self.check_fresh(node, floor, *at);
             }
             (Reply::NotDone(_) | Reply::Unknown, _) => {}

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use kvclient::attempts::Repeat;
 use kvclient::caller::Operation;
 use kvproto::{Action, Change, Command, Expect, Query, Version};
+use kvserver::replica::{Replica, event};
 
+use super::network::Node;
 use super::world::{Happening, MS, World};
 
 /// Values under these keys are replaced; those under [`LISTS`] only grow.
@@ -59,6 +61,14 @@ impl World<'_> {
                 _ => {}
             }
         }
+        if self.random.chance(150) {
+            // Another client, which knows a primary of its own and hears of no other.
+            if let Some(node) = self.someone_who_believes_to_act() {
+                let key = self.random.pick(&REGISTERS).map(bytes);
+                let query = Query::Get(key.into_iter().collect());
+                self.ask_directly(client, node, event::Operation::Query(query));
+            }
+        }
         let patience = self.patience();
         if self.random.chance(350) {
             let count = self.random.between(1, 3);
@@ -73,6 +83,16 @@ impl World<'_> {
         let plain = is_put && self.random.chance(60);
         let repeat = if plain { Repeat::Twice } else { Repeat::Named };
         self.begin(client, Operation::Command(command), repeat, patience);
+    }
+
+    /// A server that takes itself for the primary, rather one that is it no longer.
+    fn someone_who_believes_to_act(&mut self) -> Option<Node> {
+        let present = self.primary_node();
+        let believers: Vec<Node> = (0..self.machines.len())
+            .filter(|node| self.replica(*node).is_some_and(Replica::is_acting))
+            .collect();
+        let former = believers.iter().find(|node| Some(**node) != present).copied();
+        former.or_else(|| self.random.pick(&believers))
     }
 
     fn patience(&mut self) -> Duration {

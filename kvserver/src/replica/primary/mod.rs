@@ -9,9 +9,10 @@ mod reads;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::iter::once;
 use std::sync::Arc;
 
-use kvproto::command::{Command, Entry, Outcome};
+use kvproto::command::{Command, Entry, Outcome, RequestId};
 use kvproto::ids::{
     Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, ViewNumber,
 };
@@ -22,7 +23,6 @@ use kvproto::time::{LogTime, Timestamp};
 use kvproto::view::ViewStatus;
 
 use super::WISH_AGAIN;
-use super::broken;
 use super::copy::Copy;
 use super::divergence::Digests;
 use super::effect::{Effect, Notice};
@@ -71,7 +71,8 @@ pub struct Primary {
 }
 
 impl Primary {
-    /// REP-5: keeps the whole log, uncommitted tail included, and appends this epoch's barrier.
+    /// REP-5: keeps the whole log, uncommitted tail included, and appends this epoch's barrier. In a
+    /// forced generation the tail is ordered anew after it.
     pub(super) fn appoint(copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) -> Primary {
         let epoch = copy.view.epoch();
         if !copy.complete {
@@ -80,9 +81,18 @@ impl Primary {
             copy.complete = true;
         }
         if !keeps(Rule::NewPrimaryKeepsItsTail) {
-            broken::drop_tail(copy, out);
+            copy.drop_after(copy.committed, out);
         }
         copy.led = Some(epoch);
+        let tail = take_tail_of_older_generation(copy, out);
+        let barrier = copy.log.last().op.next();
+        let mut batch = Vec::new();
+        for (op, (id, command)) in (barrier.0..).zip(once((None, Command::Barrier)).chain(tail)) {
+            let position = Position { epoch, op: OpNumber(op) };
+            batch.push(Arc::new(Entry { position, at: copy.log_time, id, command }));
+        }
+        let anchor = (now, copy.log_time);
+        copy.append(batch, out);
         let mut in_flight = BTreeMap::new();
         let mut uncommitted_bytes = 0;
         for entry in copy.log.from(copy.committed.next(), usize::MAX) {
@@ -91,16 +101,6 @@ impl Primary {
                 in_flight.entry((id.session, id.number)).or_insert(entry.op());
             }
         }
-        let barrier = copy.log.last().op.next();
-        let entry = Entry {
-            position: Position { epoch, op: barrier },
-            at: copy.log_time,
-            id: None,
-            command: Command::Barrier,
-        };
-        uncommitted_bytes += entry.weight();
-        let anchor = (now, copy.log_time);
-        copy.append(vec![Arc::new(entry)], out);
         Primary {
             epoch,
             barrier,
@@ -349,4 +349,21 @@ impl Primary {
             );
         }
     }
+}
+
+/// A forced generation keeps the uncommitted tail of its server, but gives it new positions: the old
+/// generation may have committed other ops under the same numbers, and a version or session id is
+/// made of generation and number. Returns what is to be ordered again.
+fn take_tail_of_older_generation(
+    copy: &mut Copy,
+    out: &mut Vec<Effect>,
+) -> Vec<(Option<RequestId>, Command)> {
+    let present = copy.log.last().epoch.generation == copy.view.generation;
+    if present || !keeps(Rule::ForcedTailIsNamedAnew) {
+        return Vec::new();
+    }
+    let tail = copy.log.from(copy.committed.next(), usize::MAX);
+    copy.drop_after(copy.committed, out);
+    let ordered = tail.iter().filter(|entry| entry.command != Command::Barrier);
+    ordered.map(|entry| (entry.id, entry.command.clone())).collect()
 }

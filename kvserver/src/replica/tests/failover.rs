@@ -347,3 +347,31 @@ pub(super) fn an_acknowledged_write_is_kept_by_a_new_primary_that_never_heard_of
     world.run(ms(500));
     assert_eq!(world.held(&b(), "k").as_deref(), Some("v"));
 }
+
+/// VIEW-7. `a` was cut off with a tail of two puts; `b` went on without it, so that its own second op
+/// had the number of the second put. All complete copies are lost and `a` is forced. Had its tail kept
+/// its positions, both puts would have one version, and whoever read the one could replace the other
+/// by a compare-and-set on that version.
+#[test]
+pub(super) fn a_forced_generation_gives_the_tail_that_it_keeps_new_positions() {
+    let mut world = World::with(a(), &[b()]);
+    world.cut(&a(), &b());
+    world.put(&a(), "k", "never heard of");
+    world.put(&a(), "k", "kept");
+    let cut_off = world.replicas.remove(&a()).expect("a lives");
+    world.propose(b(), &[]);
+    world.run(ms(500));
+    let put = world.put(&b(), "k", "lost");
+    world.settle();
+    let Outcome::Changed(lost) = world.outcome(put) else { panic!("the put is done") };
+    world.kill(&b());
+    world.heal();
+    world.replicas.insert(a(), cut_off);
+    world.force(a());
+    world.run(ms(500));
+    let read = world.get(&a(), "k");
+    let Reply::Records { records, .. } = world.reply(read) else { panic!("no records") };
+    let kept = records[0].as_ref().expect("the tail is kept");
+    assert_eq!(text(kept), "kept");
+    assert!(kept.version > lost.version, "{} names two values", kept.version);
+}

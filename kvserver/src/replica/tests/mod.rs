@@ -133,6 +133,14 @@ impl World {
         self.publish();
     }
 
+    /// VIEW-7.
+    fn force(&mut self, server: Member) {
+        self.view.generation = self.view.generation.next();
+        self.view.eligible = BTreeSet::from([server.clone()]);
+        self.view.primary = None;
+        self.propose(server, &[]);
+    }
+
     /// The record changed: everybody alive hears of it.
     fn publish(&mut self) {
         self.view.revision = Revision(self.view.revision.0 + 1);
