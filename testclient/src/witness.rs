@@ -8,7 +8,8 @@
 //!
 //! This blames single calls exactly, but believes the account: a system that answers wrongly and
 //! numbers its wrong answers consistently passes. The search in `linearizability` believes nothing
-//! and is slow; a history should pass both. Answers without a version are left to the search.
+//! and is slow; a history should pass both. Answers without a version are left to the search, and so
+//! is whether an unknown call could really have done what it excuses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -333,6 +334,7 @@ impl<'a> Witness<'a> {
             oldest.push(oldest.last().map_or(*event, |last| older(last, event)));
         }
         oldest.reverse();
+        let versions: BTreeSet<Version> = events.iter().map(|event| event.version).collect();
         let mut gaps = vec![NO_VERSION];
         let deletions = self.writes.iter().filter(|(_, write)| write.deletes());
         gaps.extend(deletions.map(|(version, _)| *version));
@@ -349,10 +351,9 @@ impl<'a> Witness<'a> {
             let after = by_invocation.partition_point(|event| event.invoked <= returned);
             let end = oldest.get(after).map(|event| event.version);
             let gap = gaps.iter().rev().find(|gap| end.is_none_or(|end| **gap < end));
-            let next = gap.and_then(|gap| {
-                self.writes.range((Bound::Excluded(*gap), Bound::Unbounded)).next()
-            });
-            if next.is_some_and(|(next, _)| *next <= known.version) {
+            let next = gap
+                .and_then(|gap| versions.range((Bound::Excluded(*gap), Bound::Unbounded)).next());
+            if next.is_some_and(|next| *next <= known.version) {
                 let version = of_version(known.version);
                 let what = format!("nothing was seen after version {version} was known");
                 faults.push((what, vec![known.call, *call]));
