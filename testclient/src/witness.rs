@@ -301,20 +301,24 @@ impl<'a> Witness<'a> {
                 events.push(Event { call: *call, version, is_sight: true, invoked, returned });
             }
         }
-        self.check_absences(&events);
         events.sort_by_key(|event| (event.version, event.is_sight, event.invoked));
-        let mut faults = Vec::new();
+        // By culprit, so that one stale read does not accuse everything before it.
+        let mut faults: BTreeMap<usize, (String, usize)> = BTreeMap::new();
         // The call of an earlier place in the order that was invoked last.
         let mut latest: Option<&Event> = None;
         for group in events.chunk_by(|a, b| (a.version, a.is_sight) == (b.version, b.is_sight)) {
             for event in group {
                 if let Some(latest) = latest.filter(|latest| event.returned < latest.invoked) {
-                    faults.push((too_early(event, latest), vec![event.call, latest.call]));
+                    faults.insert(latest.call, (too_early(event, latest), event.call));
                 }
             }
             latest = group.iter().chain(latest).max_by_key(|event| event.invoked);
         }
-        faults.into_iter().for_each(|(what, calls)| self.fault(what, calls));
+        events.retain(|event| !faults.contains_key(&event.call));
+        for (culprit, (what, other)) in faults {
+            self.fault(what, vec![other, culprit]);
+        }
+        self.check_absences(&events);
     }
 
     /// Nothing was there in the beginning and after each deletion, until the next write. One of
