@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SOON, Trace, between, stage, start_copies};
+use super::{SOON, Trace, between, settle, stage, start_copies};
 use crate::sim::Ran;
 use crate::sim::random::Random;
 use crate::sim::scenario::Place::{Client, Server, Views};
@@ -102,7 +102,7 @@ pub(super) fn e19(seed: u64, trace: Trace<'_>) -> Ran {
     let too_early = random.chance(500);
     story.until("server 1 is backup again", SOON, |story| story.members().len() == 2);
     if !too_early {
-        story.until("server 1 is complete", SOON, |story| story.complete().contains(&1));
+        settle(&mut story, 1);
     }
     story.run_for(between(&mut random, 0, if too_early { 5 } else { 500 }));
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SOON, Trace, between, stage, start_copies};
+use super::{SOON, Trace, between, settle, stage, start_copies};
 use crate::sim::Ran;
 use crate::sim::random::Random;
 use crate::sim::scenario::Place::{Client, Server, Views};
@@ -83,7 +83,8 @@ pub(super) fn p15(seed: u64, trace: Trace<'_>) -> Ran {
     if random.chance(500) {
         story.cut(Server(0), Server(2));
     }
-    story.start_and_wait(2);
+    story.start(2);
+    settle(&mut story, 2);
     let put = story.put(0, "a", "2");
     story.done(put);
     story.crash(1);
