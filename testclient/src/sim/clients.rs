@@ -37,10 +37,10 @@ pub struct Call {
     /// When it began, in microseconds.
     pub invoked: u64,
     /// The session and number of its attempts; several if a session expired under it.
-    names: Vec<(SessionId, RequestNumber)>,
+    pub(super) names: Vec<(SessionId, RequestNumber)>,
     repeat: Repeat,
     /// The network delivered some attempt twice.
-    doubled: bool,
+    pub(super) doubled: bool,
     /// How it ended, if it has.
     pub end: Option<End>,
 }
@@ -147,11 +147,6 @@ impl Clients {
 
     pub(super) fn is_frozen(&self, client: usize, now: u64) -> bool {
         self.clients[client].frozen_until > now
-    }
-
-    /// The session of a client's new writes.
-    pub(super) fn session(&self, client: usize) -> Option<SessionId> {
-        self.clients[client].caller.session()
     }
 }
 

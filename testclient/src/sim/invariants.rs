@@ -134,7 +134,7 @@ impl World<'_> {
             self.visits.note(Path::ForcedTail);
         }
         self.note(|| format!("generation {generation} begins with s{node}'s ops through {base}"));
-        self.ledgers.begin(generation, from, base);
+        self.ledgers.begin(self.now, generation, from, base);
     }
 
     fn observe_append(&mut self, node: Node, entry: &Arc<Entry>) {

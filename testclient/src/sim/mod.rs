@@ -9,6 +9,7 @@
 //! - [`network`]: streams that keep their order or break, links that are cut or held
 //! - [`faults`]: what goes wrong, and how everything heals
 //! - [`ledger`], [`invariants`]: what is committed, and what must hold after every event
+//! - [`histories`]: what the clients saw, judged by the checkers of histories
 //! - [`visits`]: the rare paths that a run took
 //! - [`scenario`]: quiet worlds for stories that are told step by step
 //! - [`random`]: the one source of chance
@@ -19,6 +20,7 @@
 pub mod clients;
 pub mod draw;
 pub mod faults;
+pub mod histories;
 pub mod invariants;
 pub mod ledger;
 pub mod network;

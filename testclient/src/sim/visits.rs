@@ -60,6 +60,7 @@ paths! {
     NeverBack must "a server went for good"
     SeveralInStep must "several requests became one batch"
     Oversized must "a write was refused because its value would be too large"
+    NotDecided may "the search for an order of what clients saw of a key was given up"
     Progress must "a new write was done after everything had healed"
     Redundant must "all copies were complete after everything had healed"
 }

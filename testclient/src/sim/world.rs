@@ -234,7 +234,8 @@ impl<'a> World<'a> {
     }
 
     /// The verdict over everything.
-    pub(super) fn end(self) -> Ran {
+    pub(super) fn end(mut self) -> Ran {
+        self.judge();
         Ran { visits: self.visits, micros: self.now }
     }
 
