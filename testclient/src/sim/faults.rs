@@ -72,6 +72,9 @@ pub struct Faults {
     pub(super) slow_records: u64,
     /// Requests and replies of clients.
     pub(super) lost_requests: u64,
+    /// How often a primary that was just replaced is cut off from the other servers, but not from
+    /// clients.
+    pub(super) ambush: u64,
     pub(super) over: bool,
 }
 
@@ -240,6 +243,25 @@ impl World<'_> {
         }
     }
 
+    /// There is another primary. Its predecessor, if it lives, hears nothing of that for a while, and
+    /// is asked all the more: nothing but leases and rounds keeps it from old answers.
+    pub(super) fn ambush(&mut self, former: Node) {
+        if self.faults.over || !self.random.chance(self.faults.ambush) {
+            return;
+        }
+        let others = (0..=self.views_node()).filter(|other| *other != former);
+        let links: Vec<Link> =
+            others.flat_map(|other| [(former, other), (other, former)]).collect();
+        self.note(|| format!("ambush of s{former}"));
+        self.network.cut(&links);
+        let length = self.random.between(200, 2000) * MS;
+        self.later(length, Happening::Mend(links));
+        for _ in 0..self.random.between(3, 20) {
+            let at = self.random.between(0, length);
+            self.later(at, Happening::Stray(former));
+        }
+    }
+
     fn fault_hold(&mut self, node: Node) {
         let all = self.nodes();
         let other = self.random.below(all);
@@ -325,6 +347,7 @@ impl World<'_> {
         self.faults.lost_records = 0;
         self.faults.slow_records = 0;
         self.faults.lost_requests = 0;
+        self.faults.ambush = 0;
         self.network.mend_all();
         self.network.delay_max = 1000;
         for link in self.network.held_links() {

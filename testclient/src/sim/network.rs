@@ -300,6 +300,10 @@ impl World<'_> {
         let to = channel.at;
         let (sender, receiver) = if up { (from, to) } else { (to, from) };
         if self.network.is_cut(sender, receiver) {
+            // What comes after it on this stream must not arrive either.
+            if let Some(channel) = self.network.channels.get_mut(&id) {
+                channel.lost[usize::from(!up)] = true;
+            }
             self.break_channel(id, 50, 2000);
             return;
         }

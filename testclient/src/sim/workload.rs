@@ -8,6 +8,9 @@ use kvclient::attempts::Repeat;
 use kvclient::caller::Operation;
 use kvproto::{Action, Change, Command, Expect, Query, Version};
 
+use kvserver::replica::event;
+
+use super::network::Node;
 use super::world::{Happening, MS, World};
 
 /// Values under these keys are replaced; those under [`LISTS`] only grow.
@@ -59,12 +62,13 @@ impl World<'_> {
                 _ => {}
             }
         }
+        if !calm && self.random.chance(50) {
+            let anybody = self.random.below(self.machines.len());
+            return self.on_stray(anybody);
+        }
         let patience = self.patience();
         if self.random.chance(350) {
-            let count = self.random.between(1, 3);
-            let all: Vec<&str> = REGISTERS.into_iter().chain(LISTS).collect();
-            let keys = (0..count).filter_map(|_| self.random.pick(&all)).map(bytes).collect();
-            let query = Operation::Query(Query::Get(keys));
+            let query = Operation::Query(self.query());
             self.begin(client, query, Repeat::Harmless, patience);
             return;
         }
@@ -73,6 +77,19 @@ impl World<'_> {
         let plain = is_put && self.random.chance(60);
         let repeat = if plain { Repeat::Twice } else { Repeat::Named };
         self.begin(client, Operation::Command(command), repeat, patience);
+    }
+
+    fn query(&mut self) -> Query {
+        let count = self.random.between(1, 3);
+        let all: Vec<&str> = REGISTERS.into_iter().chain(LISTS).collect();
+        Query::Get((0..count).filter_map(|_| self.random.pick(&all)).map(bytes).collect())
+    }
+
+    /// Asks a server whether or not it is primary, as a client does whose view is out of date.
+    pub(super) fn on_stray(&mut self, to: Node) {
+        let client = self.random.below(self.clients.count());
+        let query = self.query();
+        self.ask_directly(client, to, event::Operation::Query(query));
     }
 
     fn patience(&mut self) -> Duration {

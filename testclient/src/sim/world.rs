@@ -64,6 +64,8 @@ pub(super) enum Happening {
     Release(Link),
     JournalHeals(Node),
     ClientActs(usize),
+    /// Somebody whose view is out of date asks this server.
+    Stray(Node),
     Asked {
         from: Node,
         to: Node,
@@ -285,6 +287,7 @@ impl<'a> World<'a> {
             Happening::Release(link) => self.release(link),
             Happening::JournalHeals(node) => self.machines[node].journal_delay = 500,
             Happening::ClientActs(client) => self.on_client_acts(client),
+            Happening::Stray(to) => self.on_stray(to),
             Happening::Asked { from, to, token } => self.on_asked(from, to, token),
             Happening::DoorOpens { to, life } => self.on_door(to, life),
             Happening::Answered { token, back, .. } => self.on_answered(token, back),
