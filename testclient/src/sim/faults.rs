@@ -208,12 +208,17 @@ impl World<'_> {
         let all = self.nodes();
         let other = self.random.below(all);
         let mut links = Vec::new();
-        match self.random.below(6) {
+        match self.random.below(8) {
             0 => links.push((node, other)),
             1 => links.push((other, node)),
             2 => links.extend([(node, other), (other, node)]),
             3 => links.extend([(node, views), (views, node)]),
-            4 => links.extend((0..views).flat_map(|peer| [(node, peer), (peer, node)])),
+            // Given up by the view service, it still hears some of the others.
+            4 | 5 => {
+                let peers = [views, other];
+                links.extend(peers.into_iter().flat_map(|peer| [(node, peer), (peer, node)]));
+            }
+            6 => links.extend((0..views).flat_map(|peer| [(node, peer), (peer, node)])),
             _ => links.extend((0..all).flat_map(|peer| [(node, peer), (peer, node)])),
         }
         self.cut_for(links);
@@ -291,11 +296,10 @@ impl World<'_> {
     /// Somebody starts a second process at an address, on another machine; often while the first
     /// stands still.
     fn fault_twin(&mut self) {
-        let twins = (0..self.machines.len()).filter(|node| {
-            let machine = &self.machines[*node];
+        let twin = self.machines.iter().position(|machine| {
             machine.twin_of.is_some() && !machine.gone && machine.process.is_none()
         });
-        let Some(twin) = twins.last() else {
+        let Some(twin) = twin else {
             return;
         };
         if let Some(first) = self.machines[twin].twin_of

@@ -18,13 +18,16 @@
 //! - **NotDoneIsNever**: what the client logic takes for certainly not done never happens, at any
 //!   time. *(ledger)*
 //! - **AckedIsSafe**: a copy acknowledges only what its journal has finished. *(servers)*
+//! - **CommittedIsSafe**: a primary commits only what its own journal has finished.
+//! - **SessionLeaseHolds**: no session expires before the lease is over that its client counts from
+//!   the moment it sent the last keep-alive that was answered.
 //! - **LiveIsNotReplaced**: no life of a server is ended by a newer one while it is heard. *(views)*
 
 use std::sync::Arc;
 
 use kvproto::{
     Command, Entry, Epoch, Generation, LogPoint, OpNumber, Outcome, Position, Query, Refusal,
-    Reply, Role,
+    Reply, Role, SessionId,
 };
 use kvserver::replica::Replica;
 use kvserver::replica::effect::Effect;
@@ -228,6 +231,13 @@ impl World<'_> {
                 "NeverTwoPrimaries: s{node} commits in {epoch}, after {}",
                 ledger.committed_in
             );
+            assert!(
+                self.is_safe(node, entry.op()),
+                "CommittedIsSafe: s{node} commits op {op} before its own journal has it"
+            );
+            if let Command::ExpireSession(session) = &entry.command {
+                self.check_session_is_over(*session);
+            }
             if self.ledgers.commit(generation, epoch, &entry) == Committed::Repetition {
                 self.visits.note(Path::DuplicateOrdered);
             }
@@ -346,6 +356,19 @@ impl World<'_> {
             (Reply::NotDone(_) | Reply::Unknown, _) => {}
             (reply, operation) => panic!("{operation:?} is answered with {reply:?}"),
         }
+    }
+
+    /// Clocks of servers differ by a hundredth from true time at most.
+    fn check_session_is_over(&self, session: SessionId) {
+        let Some(sent) = self.doors.kept_alive.get(&session) else {
+            return;
+        };
+        let lease = self.settings.session_lease.as_micros() as u64;
+        assert!(
+            self.now >= sent + lease / 100 * 98,
+            "SessionLeaseHolds: session {session} expires {} ms after a keep-alive that was answered",
+            (self.now - sent) / 1000
+        );
     }
 
     fn check_fresh(&self, node: Node, floor: LogPoint, at: LogPoint) {

@@ -83,6 +83,11 @@ impl Visits {
         self.counts[path as usize] += 1;
     }
 
+    /// Counts several.
+    pub fn note_times(&mut self, path: Path, times: u64) {
+        self.counts[path as usize] += times;
+    }
+
     /// How often a path was taken.
     #[must_use]
     pub fn count(&self, path: Path) -> u64 {

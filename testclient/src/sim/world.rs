@@ -6,7 +6,8 @@ use kvproto::message::Message;
 use kvproto::{Member, Settings, View};
 
 use super::Ran;
-use super::clients::{Back, Clients};
+use super::clients::Clients;
+use super::doors::{Back, Doors};
 use super::draw::{self, Plan};
 use super::faults::Faults;
 use super::ledger::Ledgers;
@@ -107,6 +108,7 @@ pub struct World<'a> {
     pub(super) views: Views,
     pub(super) faults: Faults,
     pub(super) clients: Clients,
+    pub(super) doors: Doors,
     pub(super) workload: Workload,
     pub(super) ledgers: Ledgers,
     /// Copies to which a full transfer was begun, and whether it arrived.
@@ -162,6 +164,7 @@ impl<'a> World<'a> {
             views: Views::new(plan.settings.clone(), clock),
             ledgers: Ledgers::new(&plan.settings),
             clients: Clients::new(&plan.clocks[machines.len() + 1..]),
+            doors: Doors::default(),
             workload: Workload::default(),
             random,
             now: 0,
