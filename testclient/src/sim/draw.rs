@@ -171,6 +171,7 @@ fn faults(random: &mut Random) -> Faults {
         lost_records: random.pick(&[0, 0, 100]).unwrap_or(0),
         slow_records: random.pick(&[0, 200, 500]).unwrap_or(0),
         lost_requests: random.pick(&[0, 20, 100]).unwrap_or(0),
+        doubled: random.pick(&[0, 0, 0, 30]).unwrap_or(0),
         ambush: random.pick(&[0, 300, 800]).unwrap_or(0),
         over: false,
     }

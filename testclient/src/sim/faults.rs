@@ -72,6 +72,8 @@ pub struct Faults {
     pub(super) slow_records: u64,
     /// Requests and replies of clients.
     pub(super) lost_requests: u64,
+    /// Messages between servers that arrive once more, later.
+    pub(super) doubled: u64,
     /// How often a primary that was just replaced is cut off from the other servers, but not from
     /// clients.
     pub(super) ambush: u64,
@@ -352,6 +354,7 @@ impl World<'_> {
         self.faults.slow_records = 0;
         self.faults.lost_requests = 0;
         self.faults.ambush = 0;
+        self.faults.doubled = 0;
         self.network.mend_all();
         self.network.delay_max = 1000;
         for link in self.network.held_links() {

@@ -21,6 +21,8 @@
 //! - **CommittedIsSafe**: a primary commits only what its own journal has finished.
 //! - **SessionLeaseHolds**: no session expires before the lease is over that its client counts from
 //!   the moment it sent the last keep-alive that was answered.
+//! - **NoNonsense**: over streams that keep their order no server is sent what makes no sense.
+//!   *(servers)*
 //! - **LiveIsNotReplaced**: no life of a server is ended by a newer one while it is heard. *(views)*
 
 use std::sync::Arc;

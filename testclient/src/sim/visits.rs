@@ -54,6 +54,7 @@ paths! {
     StaleLifeEnded must "a process heard that a newer one stands under its name, and ended"
     PauseInStep must "a process paused between deciding and acting"
     OldStream must "a message of a stream that was over arrived"
+    DoubledMessage must "a message between servers arrived twice"
     HeldBack must "messages of one link were held back and arrived late, all at once"
     GroupsParted must "the network fell into two parts"
     AddedLate must "a server came for the first time long after the others"
