@@ -79,6 +79,8 @@ rules! {
     ReadIsCommitted,
     /// REP-5: a new primary keeps its whole log.
     NewPrimaryKeepsItsTail,
+    /// VIEW-7: a forced generation orders anew what it does not know to be committed.
+    ForcedTailIsNamedAnew,
     /// REP-5: reconciled is who acknowledged the barrier.
     ReconciledHoldTheBarrier,
     /// REP-5: a primary acts only in an activated view.

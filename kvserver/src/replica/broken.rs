@@ -5,17 +5,7 @@ use kvproto::command::Outcome;
 use kvproto::ids::OpNumber;
 
 use super::copy::Copy;
-use super::effect::Effect;
 use crate::store::Store;
-
-/// Cuts the uncommitted tail, which others may have acknowledged to a dead primary.
-pub(super) fn drop_tail(copy: &mut Copy, out: &mut Vec<Effect>) {
-    let after = copy.committed;
-    if copy.log.truncate_after(after).is_some() {
-        copy.safe = copy.safe.min(after);
-        out.push(Effect::Truncate { after });
-    }
-}
 
 /// Has the last op applied once more when the primary speaks of it again.
 pub(super) fn forget_last_applied(copy: &mut Copy) {

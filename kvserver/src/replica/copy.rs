@@ -97,6 +97,18 @@ impl Copy {
         }
     }
 
+    /// Drops the uncommitted entries after this op. Returns the first and last position dropped.
+    pub(super) fn drop_after(
+        &mut self,
+        after: OpNumber,
+        out: &mut Vec<Effect>,
+    ) -> Option<(Position, Position)> {
+        let dropped = self.log.truncate_after(after)?;
+        self.safe = self.safe.min(after);
+        out.push(Effect::Truncate { after });
+        Some(dropped)
+    }
+
     /// The journal holds everything through this position. A completion for an entry that was
     /// truncated meanwhile says nothing.
     pub(super) fn note_safe(&mut self, position: Position) {

@@ -85,7 +85,7 @@ impl Following {
         out: &mut Vec<Effect>,
     ) {
         if !keeps(Rule::PrimaryDropsTails) {
-            broken::drop_tail(copy, out);
+            copy.drop_after(copy.committed, out);
         }
         if !keeps(Rule::AppliedOnce) {
             broken::forget_last_applied(copy);
@@ -181,9 +181,7 @@ impl Following {
             }
             at = entry.at;
         }
-        if let Some((first, last)) = copy.log.truncate_after(keep) {
-            copy.safe = copy.safe.min(keep);
-            out.push(Effect::Truncate { after: keep });
+        if let Some((first, last)) = copy.drop_after(keep, out) {
             out.push(Effect::Notice(Notice::TailDropped { first, last }));
         }
         Ok(fresh)

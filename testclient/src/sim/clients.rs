@@ -310,7 +310,6 @@ impl World<'_> {
             attempt: number,
             floor: self.ledgers.point(),
             operation,
-            sent: self.now,
             deadline,
             at: None,
             answered: false,

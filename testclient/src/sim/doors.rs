@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use kvclient::caller::CallId;
 use kvproto::limits::{check_command, check_query};
-use kvproto::{LogPoint, NotDone, Reply, SessionId};
+use kvproto::{LogPoint, NotDone, Reply};
 use kvserver::replica::event::{self, Event, Request, Token};
 
 use super::network::Node;
@@ -26,8 +26,6 @@ pub(super) struct Asked {
     /// Committed by anybody when it was sent: nothing older may be read.
     pub(super) floor: LogPoint,
     pub(super) operation: event::Operation,
-    /// In microseconds.
-    pub(super) sent: u64,
     /// When its connection gives it up, in microseconds.
     pub(super) deadline: u64,
     /// The process that took it in.
@@ -51,8 +49,6 @@ pub enum Back {
 pub struct Doors {
     pub(super) asked: BTreeMap<u64, Asked>,
     next_token: u64,
-    /// When the newest keep-alive of each session was sent that a server answered.
-    pub(super) kept_alive: BTreeMap<SessionId, u64>,
     /// Requests past the client logic, and what they were answered.
     pub(super) direct: BTreeMap<u64, Option<Reply>>,
 }
@@ -71,7 +67,6 @@ impl World<'_> {
             attempt: 0,
             floor: self.ledgers.point(),
             operation,
-            sent: self.now,
             deadline: u64::MAX,
             at: None,
             answered: false,
@@ -165,15 +160,9 @@ impl World<'_> {
             !std::mem::replace(&mut asked.answered, true),
             "OneReply: s{node} answers {token:?} twice"
         );
-        let (client, floor, sent) = (asked.client, asked.floor, asked.sent);
+        let (client, floor) = (asked.client, asked.floor);
         let operation = asked.operation.clone();
         self.check_reply(node, &operation, floor, &reply);
-        if let (Reply::KeptAlive { .. }, event::Operation::KeepAlive(session)) =
-            (&reply, &operation)
-        {
-            let newest = self.doors.kept_alive.entry(*session).or_default();
-            *newest = sent.max(*newest);
-        }
         if let Some(answer) = self.doors.direct.get_mut(&token.0) {
             *answer = Some(reply);
             return;

@@ -70,6 +70,8 @@ pub struct Faults {
     pub(super) merciless: bool,
     pub(super) lost_records: u64,
     pub(super) slow_records: u64,
+    /// Answers of a middlebox that speaks for a server which it cannot reach.
+    pub(super) false_refusals: u64,
     /// Requests and replies of clients.
     pub(super) lost_requests: u64,
     /// Messages between servers that arrive once more, later.
@@ -350,6 +352,7 @@ impl World<'_> {
     pub(super) fn heal(&mut self) {
         self.note(|| "everything heals".into());
         self.faults.over = true;
+        self.faults.false_refusals = 0;
         self.faults.lost_records = 0;
         self.faults.slow_records = 0;
         self.faults.lost_requests = 0;

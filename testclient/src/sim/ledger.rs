@@ -179,6 +179,8 @@ pub struct Ledgers {
     /// Requests and values of calls that certainly did nothing and never will (NotDoneIsNever).
     never_requests: BTreeSet<(SessionId, RequestNumber)>,
     never_values: BTreeSet<Bytes>,
+    /// When a session was last told that its lease begins anew, in microseconds.
+    kept_alive: BTreeMap<SessionId, u64>,
     /// A generation was forced, and its server has not begun it yet.
     pub(super) beginning: Option<(Generation, Member)>,
 }
@@ -193,6 +195,7 @@ impl Ledgers {
             stamps: BTreeMap::new(),
             never_requests: BTreeSet::new(),
             never_values: BTreeSet::new(),
+            kept_alive: BTreeMap::new(),
             beginning: None,
         }
     }
@@ -272,6 +275,22 @@ impl Ledgers {
             assert!(!never, "NotDoneIsNever: op {} was certainly not done", entry.op());
         }
         committed
+    }
+
+    /// A client was told that the lease of its session counts from no earlier than `at`.
+    pub(super) fn keep_alive(&mut self, session: SessionId, at: u64) {
+        let last = self.kept_alive.entry(session).or_default();
+        *last = at.max(*last);
+    }
+
+    /// The expiry of a session is committed: by no clock of a server may it be too early.
+    pub(super) fn expire(&self, session: SessionId, at: u64) {
+        let lease = self.settings.session_lease.as_micros() as u64;
+        let kept = self.kept_alive.get(&session).map_or(u64::MAX, |last| at.saturating_sub(*last));
+        assert!(
+            kept >= lease - lease / 25,
+            "LeaseIsGranted: session {session} expires {kept} us after it was kept alive"
+        );
     }
 
     /// A record of this generation is out, with this primary.

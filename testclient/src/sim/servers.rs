@@ -100,6 +100,8 @@ pub struct Machine {
     pub(super) clock: Clock,
     pub(super) process: Option<Process>,
     pub(super) paused: bool,
+    /// When the effects that are being performed were decided.
+    pub(super) stepped_at: u64,
     /// Somebody wants this process to stop.
     pub(super) leaving: bool,
     /// The next step that wants something done is followed by a pause of this length.
@@ -199,6 +201,13 @@ impl World<'_> {
         self.machines[node].paused = false;
         let held = std::mem::take(&mut self.machines[node].held);
         self.perform(node, life, held);
+        if self.random.chance(500) {
+            // What came in meanwhile is taken before the clock is looked at.
+            let inbox = std::mem::take(&mut self.machines[node].inbox);
+            let (ticks, rest): (Vec<_>, Vec<_>) =
+                inbox.into_iter().partition(|input| matches!(input, Input::Tick));
+            self.machines[node].inbox = rest.into_iter().chain(ticks).collect();
+        }
         while same(self) && !self.machines[node].paused {
             let Some(input) = self.machines[node].inbox.pop_front() else {
                 break;
@@ -263,6 +272,7 @@ impl World<'_> {
     }
 
     pub(super) fn step(&mut self, node: Node, event: Event) {
+        self.machines[node].stepped_at = self.now;
         let now = self.machines[node].clock.at(self.now);
         if self.is_traced() && event != Event::Tick {
             let told = format!("s{node} <- {event:?}");
@@ -365,6 +375,9 @@ impl World<'_> {
                     } else {
                         reply
                     };
+                    if let Reply::Done { at, .. } = &reply {
+                        self.check_ack_is_safe(node, at.op);
+                    }
                     self.on_reply(node, token, reply);
                 }
                 Effect::Wish(wish) => self.tell_views(node, life, Say::Wish(wish)),

@@ -306,7 +306,12 @@ impl World<'_> {
         };
         let views = self.views_node();
         let reachable = !self.network.is_cut(node, views) && !self.network.is_cut(views, node);
-        if reachable && self.machines[node].process.is_none() {
+        let gone = reachable && self.machines[node].process.is_none();
+        let lied = !gone && self.random.chance(self.faults.false_refusals);
+        if lied {
+            self.visits.note(Path::FalseRefusal);
+        }
+        if gone || lied {
             self.step_views(Event::Gone(stream), None);
         } else {
             let what = ToViews::Probe { stream, until, life };

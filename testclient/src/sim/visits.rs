@@ -58,6 +58,7 @@ paths! {
     HeldBack must "messages of one link were held back and arrived late, all at once"
     GroupsParted must "the network fell into two parts"
     AddedLate must "a server came for the first time long after the others"
+    FalseRefusal must "the address of a living server refused a connection, so it was taken for dead at once"
     NeverBack must "a server went for good"
     SeveralInStep must "several requests became one batch"
     Oversized must "a write was refused because its value would be too large"

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use kvclient::attempts::Repeat;
 use kvclient::caller::Operation;
 use kvproto::{Action, Change, Command, Expect, Query, Version};
-
-use kvserver::replica::event;
+use kvserver::replica::{Replica, event};
 
 use super::network::Node;
 use super::world::{Happening, MS, World};
@@ -62,9 +61,11 @@ impl World<'_> {
                 _ => {}
             }
         }
-        if !calm && self.random.chance(50) {
-            let anybody = self.random.below(self.machines.len());
-            return self.on_stray(anybody);
+        if self.random.chance(150)
+            && let Some(node) = self.someone_who_believes_to_act()
+        {
+            // Another client, which knows a primary of its own and hears of no other.
+            self.on_stray(node);
         }
         let patience = self.patience();
         if self.random.chance(350) {
@@ -90,6 +91,16 @@ impl World<'_> {
         let client = self.random.below(self.clients.count());
         let query = self.query();
         self.ask_directly(client, to, event::Operation::Query(query));
+    }
+
+    /// A server that takes itself for the primary, rather one that is it no longer.
+    fn someone_who_believes_to_act(&mut self) -> Option<Node> {
+        let present = self.primary_node();
+        let believers: Vec<Node> = (0..self.machines.len())
+            .filter(|node| self.replica(*node).is_some_and(Replica::is_acting))
+            .collect();
+        let former = believers.iter().find(|node| Some(**node) != present).copied();
+        former.or_else(|| self.random.pick(&believers))
     }
 
     fn patience(&mut self) -> Duration {

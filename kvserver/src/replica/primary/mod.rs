@@ -23,7 +23,6 @@ use kvproto::time::{LogTime, Timestamp};
 use kvproto::view::ViewStatus;
 
 use super::WISH_AGAIN;
-use super::broken;
 use super::copy::Copy;
 use super::divergence::Digests;
 use super::effect::{Effect, Notice};
@@ -82,7 +81,7 @@ impl Primary {
             copy.complete = true;
         }
         if !keeps(Rule::NewPrimaryKeepsItsTail) {
-            broken::drop_tail(copy, out);
+            copy.drop_after(copy.committed, out);
         }
         copy.led = Some(epoch);
         let tail = take_tail_of_older_generation(copy, out);
@@ -359,14 +358,12 @@ fn take_tail_of_older_generation(
     copy: &mut Copy,
     out: &mut Vec<Effect>,
 ) -> Vec<(Option<RequestId>, Command)> {
-    if copy.log.last().epoch.generation == copy.view.generation {
+    let present = copy.log.last().epoch.generation == copy.view.generation;
+    if present || !keeps(Rule::ForcedTailIsNamedAnew) {
         return Vec::new();
     }
     let tail = copy.log.from(copy.committed.next(), usize::MAX);
-    if copy.log.truncate_after(copy.committed).is_some() {
-        copy.safe = copy.safe.min(copy.committed);
-        out.push(Effect::Truncate { after: copy.committed });
-    }
+    copy.drop_after(copy.committed, out);
     let ordered = tail.iter().filter(|entry| entry.command != Command::Barrier);
     ordered.map(|entry| (entry.id, entry.command.clone())).collect()
 }

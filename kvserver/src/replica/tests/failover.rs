@@ -353,7 +353,7 @@ pub(super) fn an_acknowledged_write_is_kept_by_a_new_primary_that_never_heard_of
 /// its positions, both puts would have one version, and whoever read the one could replace the other
 /// by a compare-and-set on that version.
 #[test]
-fn a_forced_generation_gives_the_tail_that_it_keeps_new_positions() {
+pub(super) fn a_forced_generation_gives_the_tail_that_it_keeps_new_positions() {
     let mut world = World::with(a(), &[b()]);
     world.cut(&a(), &b());
     world.put(&a(), "k", "never heard of");

@@ -32,6 +32,7 @@ const MUTANTS: &[Mutant] = &[
     story!([AppliedIsCommitted] failover::h9_an_unmatched_tail_is_neither_acknowledged_nor_applied),
     story!([ReadIsCommitted] reads::a_read_sees_what_is_committed_and_nothing_else),
     story!([NewPrimaryKeepsItsTail] failover::an_acknowledged_write_is_kept_by_a_new_primary_that_never_heard_of_its_commit),
+    story!([ForcedTailIsNamedAnew] failover::a_forced_generation_gives_the_tail_that_it_keeps_new_positions),
     story!([ReconciledHoldTheBarrier] failover::a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier),
     story!([ActsOnceActivated] failover::h8_nothing_is_served_before_the_barrier_is_committed),
     story!([ActsAfterItsBarrier] failover::h8_nothing_is_served_before_the_barrier_is_committed),
