@@ -153,6 +153,13 @@ impl World<'_> {
                 self.visits.note(Path::PromotionWithTail);
             }
         }
+        if let Command::ExpireSession(session) = entry.command
+            && !self.faults.over
+            && self.random.chance(500)
+        {
+            // Its client comes back just now, too late.
+            self.ask_directly(0, node, Operation::KeepAlive(session));
+        }
         self.shadow(node).entries.push(Arc::clone(entry));
     }
 
