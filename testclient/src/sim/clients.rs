@@ -31,6 +31,8 @@ pub struct Call {
     pub operation: Operation,
     /// When it began, in microseconds.
     pub invoked: u64,
+    /// When it must have ended, in microseconds.
+    until: u64,
     /// The session and number of its attempts; several if a session expired under it.
     pub(super) names: Vec<(SessionId, RequestNumber)>,
     repeat: Repeat,
@@ -131,7 +133,7 @@ impl World<'_> {
         let caller = &mut self.clients.clients[client].caller;
         let id = caller.begin(now, operation.clone(), repeat, now + patience, &mut effects);
         self.note(|| format!("c{client}: begins {} {operation:?}", id.0));
-        self.record(client, id, operation, repeat);
+        self.record(client, id, operation, repeat, now + patience);
         self.obey(client, effects);
         (client, id)
     }
@@ -144,14 +146,22 @@ impl World<'_> {
         let id = state.caller.close(now, now + patience, &mut effects)?;
         self.note(|| format!("c{client}: closes session {session}"));
         let close = Operation::Command(Command::CloseSession(session));
-        self.record(client, id, close, Repeat::Harmless);
+        self.record(client, id, close, Repeat::Harmless, now + patience);
         self.obey(client, effects);
         Some((client, id))
     }
 
-    fn record(&mut self, client: usize, id: CallId, operation: Operation, repeat: Repeat) {
+    fn record(
+        &mut self,
+        client: usize,
+        id: CallId,
+        operation: Operation,
+        repeat: Repeat,
+        deadline: Timestamp,
+    ) {
+        let until = self.clients.clients[client].clock.when(deadline);
         let (invoked, names) = (self.now, Vec::new());
-        let call = Call { operation, invoked, names, repeat, doubled: false, end: None };
+        let call = Call { operation, invoked, until, names, repeat, doubled: false, end: None };
         self.clients.calls.insert((client, id), call);
     }
 
@@ -417,6 +427,19 @@ impl World<'_> {
                     self.never(&call);
                 }
             }
+        }
+    }
+
+    /// CallsEnd: no call outlives its deadline, but for a client that stands still.
+    pub(super) fn check_calls_end(&self) {
+        for ((client, id), call) in &self.clients.calls {
+            let until = call.until.max(self.clients.clients[*client].frozen_until) + 10 * MS;
+            assert!(
+                call.end.is_some() || self.now <= until,
+                "CallsEnd: call {} of c{client} is open {} ms after its deadline",
+                id.0,
+                (self.now - until) / 1000
+            );
         }
     }
 

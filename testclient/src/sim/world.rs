@@ -241,6 +241,7 @@ impl<'a> World<'a> {
 
     /// The verdict over everything.
     pub(super) fn end(mut self) -> Ran {
+        self.check_calls_end();
         self.judge();
         Ran { visits: self.visits, micros: self.now }
     }
