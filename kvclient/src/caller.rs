@@ -10,16 +10,22 @@
 //! Some calls the core begins itself, and asks to have them run like the others: one that opens a
 //! session for all writes that wait, and one that keeps it alive.
 
+mod effect;
+mod sessions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvproto::{
-    ClusterId, Command, LogPoint, NotDone, Outcome, Query, Refusal, Reply, RequestId,
-    RequestNumber, ServerName, SessionId, Timestamp, View,
+    Command, LogPoint, NotDone, Outcome, Refusal, Reply, RequestNumber, ServerName, SessionId,
+    Timestamp, View,
 };
 
-use crate::attempts::{Answer, AttemptEnd, Attempts, Repeat, Step, unexpected};
+pub use effect::{Attempt, CallId, Effect, Operation};
+use sessions::once_per;
+
+use crate::attempts::{Answer, AttemptEnd, Attempts, Repeat, Step};
 use crate::backoff::{Backoff, DELAY_MAX, RetryBudget, jittered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::route::{REFRESH_INTERVAL, Route, is_news};
@@ -30,72 +36,6 @@ pub const HOPS_MAX: u32 = 3;
 
 /// An attempt that takes longer than this makes the client ask the view service who is primary.
 pub const SLOW_AFTER: Duration = Duration::from_secs(1);
-
-/// Bounds how often a session is kept alive, however short its lease.
-const KEEP_ALIVE_MIN: Duration = Duration::from_millis(10);
-
-/// One call, from its first attempt to its end. Never used twice within a client; calls that wait
-/// for a number get one in this order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct CallId(pub u64);
-
-/// What a call asks for, the same in all its attempts.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Operation {
-    /// A read.
-    Query(Query),
-    /// A write, or the opening or closing of a session.
-    Command(Command),
-    /// Extends the lease of a session.
-    KeepAlive(SessionId),
-}
-
-/// One attempt of a call: a message to one server.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Attempt {
-    /// Of which call.
-    pub call: CallId,
-    /// Which of its attempts, from 1.
-    pub number: u32,
-    /// Whom to ask.
-    pub target: ServerName,
-    /// What to ask for.
-    pub operation: Operation,
-    /// Its name, if the call goes through a session.
-    pub id: Option<RequestId>,
-    /// The cluster that is meant, once it is known.
-    pub cluster: Option<ClusterId>,
-    /// When the call ends in any case.
-    pub deadline: Timestamp,
-}
-
-/// What is to be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// The core began this call itself: drive it too.
-    Run(CallId),
-    /// Make this attempt, and report how it ended.
-    Attempt(Attempt),
-    /// Wait no longer for this attempt, and report it at once: as [`AttemptEnd::Lost`], or as
-    /// [`AttemptEnd::NotSent`] if that is certain.
-    Abandon {
-        /// Of which call.
-        call: CallId,
-        /// Which of its attempts.
-        number: u32,
-        /// For people.
-        why: &'static str,
-    },
-    /// The call has ended; nothing more will be heard of it.
-    Finish {
-        /// Which call.
-        call: CallId,
-        /// How.
-        result: Result<Answer>,
-    },
-    /// Ask the view service for its present record.
-    AskViewService,
-}
 
 /// All calls of one client.
 ///
@@ -419,37 +359,6 @@ impl Caller {
         }
     }
 
-    /// Gives numbers to the calls that wait for one, in their order, and has a session opened if
-    /// there is none.
-    fn admit(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        while let Some(id) = self.waiting.first().copied() {
-            let Some(session) = self.session else {
-                if self.opening.is_none() {
-                    self.open(now, effects);
-                }
-                return;
-            };
-            let Some(number) = self.sessions.get_mut(&session).and_then(Session::begin) else {
-                return;
-            };
-            self.waiting.remove(&id);
-            if let Some(call) = self.calls.get_mut(&id) {
-                call.slot = Some((session, number));
-            }
-            self.proceed(now, id, effects);
-        }
-    }
-
-    fn open(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let deadlines = self.waiting.iter().filter_map(|id| self.calls.get(id));
-        let deadline = deadlines.map(|call| call.deadline).max().unwrap_or(now);
-        let open = Operation::Command(Command::OpenSession);
-        let id = self.add(Role::Opening, open, Repeat::Harmless, deadline);
-        self.opening = Some(id);
-        effects.push(Effect::Run(id));
-        self.proceed(now, id, effects);
-    }
-
     /// The call has ended; one that keeps a session alive only rests until the next time.
     fn finish(
         &mut self,
@@ -487,79 +396,12 @@ impl Caller {
         effects.push(Effect::Finish { call: id, result });
     }
 
-    /// The call that was to open a session has ended. If there is none, that is how all calls end
-    /// that wait for one: no attempt of theirs is open.
-    fn opened(&mut self, now: Timestamp, result: &Result<Answer>, effects: &mut Vec<Effect>) {
-        let error = match result {
-            Ok(Answer::Outcome(Outcome::SessionOpened(session))) => {
-                let session = *session;
-                self.session = Some(session);
-                self.sessions.insert(session, Session::new(session));
-                let settings = self.view.as_ref().map(|view| view.settings.clone());
-                let pause = once_per(settings.unwrap_or_default().session_lease);
-                let id = self.add(
-                    Role::Keeping { session, pause },
-                    Operation::KeepAlive(session),
-                    Repeat::Harmless,
-                    now + pause,
-                );
-                if let Some(call) = self.calls.get_mut(&id) {
-                    call.state = State::Resting { until: now + pause };
-                }
-                effects.push(Effect::Run(id));
-                return;
-            }
-            Ok(other) => unexpected(other),
-            Err(error) => error.clone(),
-        };
-        for id in std::mem::take(&mut self.waiting) {
-            self.finish(now, id, Err(error.clone()), effects);
-        }
-    }
-
-    /// No further call goes through this session.
-    fn retire(&mut self, session: SessionId) {
-        self.session.take_if(|present| *present == session);
-        self.forget_if_idle(session);
-    }
-
     fn remove(&mut self, id: CallId) {
         self.waiting.remove(&id);
         self.opening.take_if(|opening| *opening == id);
         if let Some((session, number)) = self.calls.remove(&id).and_then(|call| call.slot) {
             self.give_back(session, number);
         }
-    }
-
-    fn give_back(&mut self, session: SessionId, number: RequestNumber) {
-        if let Some(session) = self.sessions.get_mut(&session) {
-            session.end(number);
-        }
-        self.forget_if_idle(session);
-    }
-
-    fn forget_if_idle(&mut self, session: SessionId) {
-        if self.session != Some(session)
-            && self.sessions.get(&session).is_some_and(|session| session.is_idle())
-        {
-            self.sessions.remove(&session);
-        }
-    }
-
-    /// Why a call that waits for a number got none in time. One that waits for a session was held
-    /// up by whatever holds up the opening of it.
-    fn out_of_time_waiting(&self, id: CallId) -> Error {
-        let held_up = self.opening.and_then(|id| self.calls.get(&id));
-        let Some(call) = held_up.or_else(|| self.calls.get(&id)) else {
-            return Attempts::new(Repeat::Harmless, self.newest).out_of_time();
-        };
-        let mut attempts = call.attempts.clone();
-        attempts.judge(AttemptEnd::NotSent(match &call.state {
-            State::Attempting { target, .. } => format!("{target}: no answer before the deadline"),
-            State::Waiting => "earlier writes of this client still wait for their answers".into(),
-            _ => return attempts.out_of_time(),
-        }));
-        attempts.out_of_time()
     }
 }
 
@@ -591,11 +433,6 @@ fn learn_from(route: &mut Route, budget: &mut RetryBudget, target: &ServerName, 
             budget.earn();
         }
     }
-}
-
-/// Three chances per lease.
-fn once_per(lease: Duration) -> Duration {
-    (lease / 3).max(KEEP_ALIVE_MIN)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod ports;
 mod process;
+mod unreliable;
 
 use std::fmt;
 use std::net::ToSocketAddrs;
@@ -22,6 +23,7 @@ use crate::calls::connect;
 
 pub use ports::free_port;
 pub use process::{Process, program};
+pub use unreliable::Unreliable;
 
 /// How long a cluster may take to come up or to repair itself before that counts as a failure.
 /// Generous: a busy machine is slow, and nobody waits this long when all is well.
@@ -40,6 +42,8 @@ pub struct Options {
     pub first_port: Option<u16>,
     /// Where logs and process ids go; `None` takes a directory that goes away when all is well.
     pub log_dir: Option<PathBuf>,
+    /// Whether all links to the servers, those between them included, lose calls, by which seed.
+    pub unreliable: Option<u64>,
 }
 
 impl Default for Options {
@@ -50,6 +54,7 @@ impl Default for Options {
             view_service_flags: Vec::new(),
             first_port: None,
             log_dir: None,
+            unreliable: None,
         }
     }
 }
@@ -93,6 +98,7 @@ pub struct Cluster {
     names: Vec<String>,
     copies: usize,
     client: Client,
+    unreliable: Option<Unreliable>,
     logs: Logs,
 }
 
@@ -146,7 +152,7 @@ impl Cluster {
                 Ok(format!("{host}:{port}"))
             })
             .collect::<Result<Vec<_>>>()?;
-        let (view_service_addr, names) = addresses.split_first().expect("at least one address");
+        let (view_service_addr, listening) = addresses.split_first().expect("at least one address");
         let mut flags = vec![
             "--addr".to_owned(),
             view_service_addr.clone(),
@@ -155,21 +161,27 @@ impl Cluster {
         ];
         flags.extend(options.view_service_flags.iter().cloned());
         let view_service = Process::new("viewservice", "viewservice", flags, logs.path())?;
-        let servers = names
-            .iter()
-            .enumerate()
-            .map(|(index, name)| {
-                let flags = ["--addr", name, "--vs", view_service_addr].map(str::to_owned);
-                Process::new("kvserver", &format!("s{}", index + 1), flags.to_vec(), logs.path())
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let unreliable = options.unreliable.map(Unreliable::new);
+        let mut names = Vec::new();
+        let mut servers = Vec::new();
+        for (index, addr) in listening.iter().enumerate() {
+            let name = match &unreliable {
+                Some(links) => links.link(addr.clone()).await?,
+                None => addr.clone(),
+            };
+            let flags = ["--addr", addr, "--advertise", &name, "--vs", view_service_addr];
+            let (label, flags) = (format!("s{}", index + 1), flags.map(str::to_owned).to_vec());
+            servers.push(Process::new("kvserver", &label, flags, logs.path())?);
+            names.push(name);
+        }
         Ok(Cluster {
             view_service,
             servers,
             client: connect(view_service_addr, Duration::from_secs(2)).await?,
             view_service_addr: view_service_addr.clone(),
-            names: names.to_vec(),
+            names,
             copies: options.copies as usize,
+            unreliable,
             logs,
         })
     }
@@ -266,6 +278,12 @@ impl Cluster {
     #[must_use]
     pub fn server_name(&self, index: usize) -> &str {
         &self.names[index]
+    }
+
+    /// The links that lose calls, if they do.
+    #[must_use]
+    pub fn unreliable(&self) -> Option<&Unreliable> {
+        self.unreliable.as_ref()
     }
 
     /// Number of servers, running or not.

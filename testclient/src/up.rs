@@ -26,6 +26,7 @@ pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
         view_service_flags: Vec::new(),
         first_port: Some(options.first_port),
         log_dir: Some(options.log_dir.clone()),
+        unreliable: None,
     };
     eprintln!("starting a view service and {} servers", options.servers);
     let mut cluster = tokio::select! {

@@ -4,8 +4,8 @@
 use super::*;
 use kvproto::command::SESSION_WINDOW;
 use kvproto::{
-    Action, Change, Changed, Generation, Incarnation, Member, OpNumber, Settings, Version,
-    ViewNumber,
+    Action, Change, Changed, ClusterId, Generation, Incarnation, Member, OpNumber, Query,
+    RequestId, Settings, Version, ViewNumber,
 };
 
 const A: &str = "a:1";
@@ -467,6 +467,12 @@ fn a_session_is_kept_alive_three_times_per_lease_as_the_store_grants_it() {
     let attempt = bench.attempt();
     assert_eq!(attempt.operation, Operation::KeepAlive(session));
     bench.kept_alive(&attempt, Duration::from_secs(3));
+    bench.pass(1000);
+    // Not heard: it tries for as long as it would have rested, then rests, and tries again.
+    let attempt = bench.attempt();
+    bench.pass(1000);
+    assert!(bench.abandoned(&attempt));
+    bench.ends(&attempt, lost());
     bench.pass(1000);
     bench.attempt();
 }

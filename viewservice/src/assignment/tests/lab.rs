@@ -32,12 +32,14 @@ stories! {
         World::new(kind, 2).check("", "", 0);
     };
 
+    /// E3 of dslabs allowed four ping checks; ours takes none.
     v1_the_first_server_becomes_the_first_primary = |kind| {
         let mut world = World::new(kind, 2);
         world.start("s1");
         world.check("s1", "", 1);
     };
 
+    /// E4 of dslabs allowed four ping checks; ours takes none.
     v2_the_second_server_becomes_the_first_backup = |kind| {
         let mut world = World::setup(kind, 2, &["s1"]);
         world.start("s2");
