@@ -1,5 +1,6 @@
 //! What goes wrong in a simulation, and how everything heals. Pure.
 
+use kvproto::ServerName;
 use kvserver::replica::event::Event;
 
 use super::network::{Link, Node};
@@ -336,10 +337,33 @@ impl World<'_> {
         let servers = self.servers_heard();
         // Mostly the one that holds most, as the advice of the view service says.
         let most = servers.iter().max_by_key(|(_, appended)| *appended).cloned();
-        let chosen = if self.random.chance(700) { most } else { self.random.pick(&servers) };
+        let with_tail: Vec<_> =
+            servers.iter().filter(|(name, _)| self.has_tail(name)).cloned().collect();
+        let chosen = match self.random.below(10) {
+            0..=3 if !with_tail.is_empty() => self.random.pick(&with_tail),
+            0..=6 => most,
+            _ => self.random.pick(&servers),
+        };
         if let Some((name, _)) = chosen {
             let verdict = self.force(&name);
             self.note(|| format!("operator: force {name}: {verdict:?}"));
+        }
+    }
+
+    /// Whether a server holds entries that it does not know to be committed.
+    fn has_tail(&self, name: &ServerName) -> bool {
+        let here = self.machines.iter().enumerate().filter(|(_, machine)| machine.name == *name);
+        here.filter_map(|(node, _)| self.replica(node))
+            .any(|replica| replica.progress().appended > replica.committed())
+    }
+
+    /// The first primary ends between its appointment and its activation.
+    pub(super) fn strike_down_the_first(&mut self, node: Node) {
+        if !self.faults.over && self.random.chance(80) {
+            self.visits.note(Path::FirstDiedEarly);
+            self.crash(node);
+            let at = self.random.between(1, 3000) * MS;
+            self.later(at, Happening::Start(node));
         }
     }
 

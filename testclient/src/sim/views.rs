@@ -385,6 +385,11 @@ impl World<'_> {
             self.later(at, Happening::ToServer { to, life, input });
         }
         self.push_to_clients(view);
+        if !self.views.state().ever_activated()
+            && let Some(first) = view.primary.as_ref().and_then(|primary| self.host_of(primary))
+        {
+            self.strike_down_the_first(first);
+        }
     }
 
     /// A client asked for the present record.

@@ -25,6 +25,7 @@ paths! {
     TailDropped must "a copy dropped entries, because others of the new primary took their place"
     Deposed must "a primary heard of a newer epoch and stopped"
     SupersededProposal must "a view was replaced before it was activated"
+    FirstDiedEarly must "the first primary of all ended before it activated its view"
     SolePrimary must "a primary went on alone although more copies are wanted"
     HandOver must "a primary that wants to stop was replaced by its backup"
     NobodyToTakeOver must "a primary that wants to stop was told that nobody could take over"
