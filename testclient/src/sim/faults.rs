@@ -266,9 +266,24 @@ impl World<'_> {
         self.network.cut(&links);
         let length = self.random.between(200, 2000) * MS;
         self.later(length, Happening::Mend(links));
+        if self.faults.merciless && self.random.chance(300) {
+            self.later(length, Happening::Strike(former));
+        }
         for _ in 0..self.random.between(3, 20) {
             let at = self.random.between(0, length);
             self.later(at, Happening::Stray(former));
+        }
+    }
+
+    /// Everybody who holds everything ends, but for a former primary.
+    pub(super) fn strike(&mut self, but: Node) {
+        if self.faults.over {
+            return;
+        }
+        for node in self.eligible_nodes().into_iter().filter(|node| *node != but) {
+            self.crash(node);
+            let at = self.random.between(1000, 3000) * MS;
+            self.later(at, Happening::Start(node));
         }
     }
 

@@ -65,6 +65,8 @@ pub(super) enum Happening {
     Release(Link),
     JournalHeals(Node),
     ClientActs(usize),
+    /// Complete copies end, all but this one.
+    Strike(Node),
     /// Somebody whose view is out of date asks this server.
     Stray(Node),
     Asked {
@@ -292,6 +294,7 @@ impl<'a> World<'a> {
             Happening::Release(link) => self.release(link),
             Happening::JournalHeals(node) => self.machines[node].journal_delay = 500,
             Happening::ClientActs(client) => self.on_client_acts(client),
+            Happening::Strike(but) => self.strike(but),
             Happening::Stray(to) => self.on_stray(to),
             Happening::Asked { from, to, token } => self.on_asked(from, to, token),
             Happening::DoorOpens { to, life } => self.on_door(to, life),
