@@ -400,7 +400,7 @@ impl<'a> Story<'a> {
     /// What the server has answered, even if the answer did not arrive.
     #[must_use]
     pub fn answer(&self, request: Request) -> Option<&Reply> {
-        self.world.clients.direct.get(&request.0)?.as_ref()
+        self.world.doors.direct.get(&request.0)?.as_ref()
     }
 
     /// The value that a server answered to a direct read of one key. `None`: it did not.
