@@ -184,3 +184,34 @@ impl std::fmt::Display for Sweep {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_that_breaks_an_invariant_is_named_with_its_replay_and_the_others_go_on() {
+        let story = |seed| {
+            assert_ne!(seed, 12, "NeverTwelve: this seed is always wrong");
+            Ran { micros: 1000, ..Ran::default() }
+        };
+        let bar = ProgressBar::hidden();
+        let sweep = sweep_with(10, 5, 2, &bar, &AtomicBool::new(false), story);
+        assert_eq!(sweep.seeds, 5);
+        assert_eq!(sweep.simulated, Duration::from_millis(4));
+        let [failure] = &sweep.failures[..] else { panic!("one seed fails: {sweep}") };
+        assert_eq!(failure.seed, 12);
+        let shown = failure.to_string();
+        assert!(shown.contains("NeverTwelve"), "{shown}");
+        assert!(shown.ends_with("testclient sim --seed 12 --trace"), "{shown}");
+    }
+
+    #[test]
+    fn paths_that_no_seed_took_are_told() {
+        let sweep = sweep(1, 1, 1, &ProgressBar::hidden(), &AtomicBool::new(false));
+        assert_eq!(sweep.failures.len(), 0);
+        assert!(sweep.visits.count(sim::Path::Progress) == 1);
+        assert!(!sweep.visits.missing().contains(&sim::Path::Progress));
+        assert!(sweep.visits.missing().len() > 5, "one seed does not see everything");
+    }
+}

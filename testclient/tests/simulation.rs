@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use indicatif::ProgressBar;
 use testclient::{seeds, sim};
 
-/// About 50 s of processor time.
-const SEEDS: u64 = 1500;
+/// About 15 s of processor time.
+const SEEDS: u64 = 2000;
 
 #[test]
 fn a_cluster_keeps_its_promises_through_chaos_and_serves_again_after_it() {

@@ -31,6 +31,9 @@ pub struct Following {
     /// Entries were appended whose acknowledgement waits for the journal.
     ack_owed: bool,
     receiving: Option<Receiving>,
+    /// A transfer has begun on the open stream. There is never a second: a repeated start must not
+    /// empty a copy that has been counted in since.
+    filled: bool,
     /// Chunks of the last transfer received.
     chunks: u64,
 }
@@ -92,6 +95,7 @@ impl Following {
         self.nonce = Nonce(0);
         self.sent_at = Timestamp::default();
         self.receiving = None;
+        self.filled = false;
         self.ack_owed = false;
         let opened = Opened {
             epochs: copy.log.epochs().to_vec(),
@@ -219,8 +223,8 @@ impl Following {
         at: Position,
         out: &mut Vec<Effect>,
     ) -> Result<(), &'static str> {
-        if self.receiving.is_some() {
-            return Err("a transfer inside a transfer");
+        if std::mem::replace(&mut self.filled, true) {
+            return Err("a second transfer on one stream");
         }
         copy.become_empty(out);
         copy.complete = false;

@@ -178,6 +178,7 @@ impl Replica {
     /// `now` must be read after the event was taken from its queue.
     pub fn step(&mut self, now: Timestamp, event: Event, effects: &mut Vec<Effect>) {
         self.steps += 1;
+        let held = self.copy.store.digest();
         self.notice_pause(now);
         match event {
             Event::Requests(requests) => self.on_requests(now, requests, effects),
@@ -209,6 +210,10 @@ impl Replica {
             self.role = role;
         }
         self.check_invariants();
+        // Checking the store may walk all of it: only when this step changed it.
+        if self.copy.store.digest() != held {
+            self.copy.store.check_invariants();
+        }
     }
 
     /// Progress for pings.

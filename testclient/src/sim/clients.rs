@@ -12,22 +12,17 @@ use std::time::Duration;
 use kvclient::attempts::{Answer, AttemptEnd, Repeat};
 use kvclient::caller::{Attempt, CallId, Caller, Effect, Operation};
 use kvclient::{Error, ErrorKind};
-use kvproto::limits::{check_command, check_query};
 use kvproto::{
-    Command, LogPoint, NotDone, Outcome, Refusal, Reply, RequestNumber, SessionId, Timestamp, View,
+    Command, LogPoint, Outcome, Refusal, Reply, RequestNumber, SessionId, Timestamp, View,
 };
-use kvserver::replica::event::{self, Event, Request, Token};
+use kvserver::replica::event;
 
+use super::doors::{Asked, Back};
 use super::draw::Clock;
 use super::ledger::value_of;
-use super::network::Node;
-use super::servers::Input;
 use super::views::ToViews;
 use super::visits::Path;
 use super::world::{Happening, MS, World};
-
-/// Attempts that are remembered: a server may answer one long after its client has given it up.
-const REMEMBERED: usize = 20_000;
 
 /// One call that somebody asked for.
 #[derive(Clone, Debug)]
@@ -36,11 +31,13 @@ pub struct Call {
     pub operation: Operation,
     /// When it began, in microseconds.
     pub invoked: u64,
+    /// When it must have ended, in microseconds.
+    until: u64,
     /// The session and number of its attempts; several if a session expired under it.
-    names: Vec<(SessionId, RequestNumber)>,
+    pub(super) names: Vec<(SessionId, RequestNumber)>,
     repeat: Repeat,
     /// The network delivered some attempt twice.
-    doubled: bool,
+    pub(super) doubled: bool,
     /// How it ended, if it has.
     pub end: Option<End>,
 }
@@ -74,44 +71,13 @@ struct Client {
     open: BTreeMap<(CallId, u32), u64>,
 }
 
-/// One message with a request, as the network and the servers see it.
-#[derive(Clone, Debug)]
-struct Asked {
-    client: usize,
-    call: CallId,
-    attempt: u32,
-    /// Committed by anybody when it was sent: nothing older may be read.
-    floor: LogPoint,
-    operation: event::Operation,
-    /// When its connection gives it up, in microseconds.
-    deadline: u64,
-    /// The process that took it in.
-    at: Option<(Node, u64)>,
-    answered: bool,
-}
-
 /// All clients.
 #[derive(Debug)]
 pub struct Clients {
     clients: Vec<Client>,
-    asked: BTreeMap<u64, Asked>,
-    next_token: u64,
     pub(super) calls: BTreeMap<CallKey, Call>,
-    /// Requests past the client logic, and what they were answered.
-    pub(super) direct: BTreeMap<u64, Option<Reply>>,
     /// A write that began after everything healed is done.
     pub(super) serves: bool,
-}
-
-/// What comes back to a client.
-#[derive(Clone, Debug)]
-pub enum Back {
-    /// A reply.
-    Reply(Box<Reply>),
-    /// The address refuses connections.
-    NobodyThere,
-    /// The connection broke.
-    Broken,
 }
 
 impl Clients {
@@ -126,10 +92,7 @@ impl Clients {
         };
         Clients {
             clients: clocks.iter().map(client).collect(),
-            asked: BTreeMap::new(),
-            next_token: 0,
             calls: BTreeMap::new(),
-            direct: BTreeMap::new(),
             serves: false,
         }
     }
@@ -147,11 +110,6 @@ impl Clients {
 
     pub(super) fn is_frozen(&self, client: usize, now: u64) -> bool {
         self.clients[client].frozen_until > now
-    }
-
-    /// The session of a client's new writes.
-    pub(super) fn session(&self, client: usize) -> Option<SessionId> {
-        self.clients[client].caller.session()
     }
 }
 
@@ -175,7 +133,7 @@ impl World<'_> {
         let caller = &mut self.clients.clients[client].caller;
         let id = caller.begin(now, operation.clone(), repeat, now + patience, &mut effects);
         self.note(|| format!("c{client}: begins {} {operation:?}", id.0));
-        self.record(client, id, operation, repeat);
+        self.record(client, id, operation, repeat, now + patience);
         self.obey(client, effects);
         (client, id)
     }
@@ -188,14 +146,22 @@ impl World<'_> {
         let id = state.caller.close(now, now + patience, &mut effects)?;
         self.note(|| format!("c{client}: closes session {session}"));
         let close = Operation::Command(Command::CloseSession(session));
-        self.record(client, id, close, Repeat::Harmless);
+        self.record(client, id, close, Repeat::Harmless, now + patience);
         self.obey(client, effects);
         Some((client, id))
     }
 
-    fn record(&mut self, client: usize, id: CallId, operation: Operation, repeat: Repeat) {
+    fn record(
+        &mut self,
+        client: usize,
+        id: CallId,
+        operation: Operation,
+        repeat: Repeat,
+        deadline: Timestamp,
+    ) {
+        let until = self.clients.clients[client].clock.when(deadline);
         let (invoked, names) = (self.now, Vec::new());
-        let call = Call { operation, invoked, names, repeat, doubled: false, end: None };
+        let call = Call { operation, invoked, until, names, repeat, doubled: false, end: None };
         self.clients.calls.insert((client, id), call);
     }
 
@@ -227,7 +193,7 @@ impl World<'_> {
     pub(super) fn frozen_for(&self, what: &Happening) -> Option<u64> {
         let client = match what {
             Happening::ViewHeard { client, .. } | Happening::Wake { client, .. } => *client,
-            Happening::Answered { token, .. } => self.clients.asked.get(token)?.client,
+            Happening::Answered { token, .. } => self.doors.asked.get(token)?.client,
             _ => return None,
         };
         self.clients.clients[client].frozen_until.checked_sub(self.now).filter(|time| *time > 0)
@@ -389,150 +355,8 @@ impl World<'_> {
         }
     }
 
-    /// Sends one request to one server, past the client logic.
-    pub(super) fn ask_directly(
-        &mut self,
-        client: usize,
-        to: Node,
-        operation: event::Operation,
-    ) -> u64 {
-        let token = self.remember(Asked {
-            client,
-            call: CallId(0),
-            attempt: 0,
-            floor: self.ledgers.point(),
-            operation,
-            deadline: u64::MAX,
-            at: None,
-            answered: false,
-        });
-        self.clients.direct.insert(token, None);
-        let (from, at) = (self.client_node(client), self.delay());
-        self.later(at, Happening::Asked { from, to, token });
-        token
-    }
-
-    fn remember(&mut self, asked: Asked) -> u64 {
-        self.clients.next_token += 1;
-        self.clients.asked.insert(self.clients.next_token, asked);
-        if self.clients.asked.len() > REMEMBERED {
-            self.clients.asked.pop_first();
-        }
-        self.clients.next_token
-    }
-
-    /// A message of this attempt is lost: its connection breaks sooner or later.
-    fn lose(&mut self, from: Node, to: Node, token: u64) {
-        let Some(asked) = self.clients.asked.get(&token) else {
-            return;
-        };
-        let patience = asked.deadline.saturating_sub(self.now);
-        let at = match self.random.chance(500) {
-            true => (self.random.between(200, 3000) * MS).min(patience),
-            false => patience,
-        };
-        self.later(at, Happening::Answered { from: to, to: from, token, back: Back::Broken });
-    }
-
-    pub(super) fn on_asked(&mut self, from: Node, to: Node, token: u64) {
-        if self.network.is_cut(from, to) {
-            return self.lose(from, to, token);
-        }
-        let Some(asked) = self.clients.asked.get_mut(&token) else {
-            return;
-        };
-        let process = self.machines[to].process.as_ref();
-        let life = process.filter(|process| process.replica.is_some()).map(|process| process.life);
-        let Some(life) = life else {
-            let back = Back::NobodyThere;
-            self.later(MS, Happening::Answered { from: to, to: from, token, back });
-            return;
-        };
-        asked.at = Some((to, life));
-        let operation = asked.operation.clone();
-        if let Err(refusal) = self.check_limits(&operation) {
-            return self.on_reply(to, Token(token), Reply::NotDone(refusal));
-        }
-        self.machines[to].door.push(Request { token: Token(token), operation });
-        if self.random.chance(350) {
-            let at = self.random.between(0, 30 * MS);
-            self.later(at, Happening::DoorOpens { to, life });
-        } else {
-            self.on_door(to, life);
-        }
-    }
-
-    /// As every door does.
-    fn check_limits(&self, operation: &event::Operation) -> Result<(), NotDone> {
-        match operation {
-            event::Operation::Command { command, .. } => check_command(command, &self.settings),
-            event::Operation::Query(query) => check_query(query, &self.settings),
-            event::Operation::KeepAlive(_) => Ok(()),
-        }
-    }
-
-    /// What gathered at a door becomes one event.
-    pub(super) fn on_door(&mut self, to: Node, life: u64) {
-        if self.machines[to].process.as_ref().is_none_or(|process| process.life != life) {
-            return;
-        }
-        let requests = std::mem::take(&mut self.machines[to].door);
-        if requests.is_empty() {
-            return;
-        }
-        if requests.len() > 1 {
-            self.visits.note(Path::SeveralInStep);
-        }
-        self.input(to, life, Input::Event(Box::new(Event::Requests(requests))));
-    }
-
-    /// A server answers: the reply is checked here, whether or not it reaches its client.
-    pub(super) fn on_reply(&mut self, node: Node, token: Token, reply: Reply) {
-        let Some(asked) = self.clients.asked.get_mut(&token.0) else {
-            return;
-        };
-        assert!(
-            !std::mem::replace(&mut asked.answered, true),
-            "OneReply: s{node} answers {token:?} twice"
-        );
-        let (client, floor) = (asked.client, asked.floor);
-        let operation = asked.operation.clone();
-        self.check_reply(node, &operation, floor, &reply);
-        if let Some(answer) = self.clients.direct.get_mut(&token.0) {
-            *answer = Some(reply);
-            return;
-        }
-        let (from, to) = (node, self.client_node(client));
-        if self.network.is_cut(from, to) || self.random.chance(self.faults.lost_requests) {
-            self.lose(to, from, token.0);
-            return;
-        }
-        let at = self.delay();
-        let back = Back::Reply(Box::new(reply));
-        self.later(at, Happening::Answered { from, to, token: token.0, back });
-    }
-
-    /// A process has ended: so have its connections from clients.
-    pub(super) fn break_requests_at(&mut self, node: Node, life: u64) {
-        let theirs = |asked: &Asked| asked.at == Some((node, life)) && !asked.answered;
-        let broken: Vec<(u64, usize)> = self
-            .clients
-            .asked
-            .iter()
-            .filter(|(_, asked)| theirs(asked))
-            .map(|(token, asked)| (*token, asked.client))
-            .collect();
-        for (token, client) in broken {
-            let to = self.client_node(client);
-            if !self.network.is_cut(node, to) {
-                let at = self.random.between(1, 5) * MS;
-                self.later(at, Happening::Answered { from: node, to, token, back: Back::Broken });
-            }
-        }
-    }
-
     pub(super) fn on_answered(&mut self, token: u64, back: Back) {
-        let Some(asked) = self.clients.asked.get(&token) else {
+        let Some(asked) = self.doors.asked.get(&token) else {
             return;
         };
         let (client, call, number) = (asked.client, asked.call, asked.attempt);
@@ -603,6 +427,19 @@ impl World<'_> {
                     self.never(&call);
                 }
             }
+        }
+    }
+
+    /// CallsEnd: no call outlives its deadline, but for a client that stands still.
+    pub(super) fn check_calls_end(&self) {
+        for ((client, id), call) in &self.clients.calls {
+            let until = call.until.max(self.clients.clients[*client].frozen_until) + 10 * MS;
+            assert!(
+                call.end.is_some() || self.now <= until,
+                "CallsEnd: call {} of c{client} is open {} ms after its deadline",
+                id.0,
+                (self.now - until) / 1000
+            );
         }
     }
 

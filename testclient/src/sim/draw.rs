@@ -167,11 +167,13 @@ fn faults(random: &mut Random) -> Faults {
     Faults {
         weights,
         every_max: random.pick(&[150, 500, 1000, 2500]).unwrap_or(500),
-        merciless: random.chance(120),
+        merciless: random.chance(180),
         lost_records: random.pick(&[0, 0, 100]).unwrap_or(0),
         slow_records: random.pick(&[0, 200, 500]).unwrap_or(0),
         false_refusals: random.pick(&[0, 0, 200]).unwrap_or(0),
         lost_requests: random.pick(&[0, 20, 100]).unwrap_or(0),
+        doubled: random.pick(&[0, 0, 0, 30]).unwrap_or(0),
+        ambush: random.pick(&[0, 300, 800]).unwrap_or(0),
         over: false,
     }
 }

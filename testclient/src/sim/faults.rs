@@ -1,5 +1,6 @@
 //! What goes wrong in a simulation, and how everything heals. Pure.
 
+use kvproto::ServerName;
 use kvserver::replica::event::Event;
 
 use super::network::{Link, Node};
@@ -74,6 +75,11 @@ pub struct Faults {
     pub(super) false_refusals: u64,
     /// Requests and replies of clients.
     pub(super) lost_requests: u64,
+    /// Messages between servers that arrive once more, later.
+    pub(super) doubled: u64,
+    /// How often a primary that was just replaced is cut off from the other servers, but not from
+    /// clients.
+    pub(super) ambush: u64,
     pub(super) over: bool,
 }
 
@@ -207,12 +213,17 @@ impl World<'_> {
         let all = self.nodes();
         let other = self.random.below(all);
         let mut links = Vec::new();
-        match self.random.below(6) {
+        match self.random.below(8) {
             0 => links.push((node, other)),
             1 => links.push((other, node)),
             2 => links.extend([(node, other), (other, node)]),
             3 => links.extend([(node, views), (views, node)]),
-            4 => links.extend((0..views).flat_map(|peer| [(node, peer), (peer, node)])),
+            // Given up by the view service, it still hears some of the others.
+            4 | 5 => {
+                let peers = [views, other];
+                links.extend(peers.into_iter().flat_map(|peer| [(node, peer), (peer, node)]));
+            }
+            6 => links.extend((0..views).flat_map(|peer| [(node, peer), (peer, node)])),
             _ => links.extend((0..all).flat_map(|peer| [(node, peer), (peer, node)])),
         }
         self.cut_for(links);
@@ -239,6 +250,40 @@ impl World<'_> {
         if !links.is_empty() {
             self.visits.note(Path::GroupsParted);
             self.cut_for(links);
+        }
+    }
+
+    /// There is another primary. Its predecessor, if it lives, hears nothing of that for a while, and
+    /// is asked all the more: nothing but leases and rounds keeps it from old answers.
+    pub(super) fn ambush(&mut self, former: Node) {
+        if self.faults.over || !self.random.chance(self.faults.ambush) {
+            return;
+        }
+        let others = (0..=self.views_node()).filter(|other| *other != former);
+        let links: Vec<Link> =
+            others.flat_map(|other| [(former, other), (other, former)]).collect();
+        self.note(|| format!("ambush of s{former}"));
+        self.network.cut(&links);
+        let length = self.random.between(200, 2000) * MS;
+        self.later(length, Happening::Mend(links));
+        if self.faults.merciless && self.random.chance(300) {
+            self.later(length, Happening::Strike(former));
+        }
+        for _ in 0..self.random.between(3, 20) {
+            let at = self.random.between(0, length);
+            self.later(at, Happening::Stray(former));
+        }
+    }
+
+    /// Everybody who holds everything ends, but for a former primary.
+    pub(super) fn strike(&mut self, but: Node) {
+        if self.faults.over {
+            return;
+        }
+        for node in self.eligible_nodes().into_iter().filter(|node| *node != but) {
+            self.crash(node);
+            let at = self.random.between(1000, 3000) * MS;
+            self.later(at, Happening::Start(node));
         }
     }
 
@@ -271,11 +316,10 @@ impl World<'_> {
     /// Somebody starts a second process at an address, on another machine; often while the first
     /// stands still.
     fn fault_twin(&mut self) {
-        let twins = (0..self.machines.len()).filter(|node| {
-            let machine = &self.machines[*node];
+        let twin = self.machines.iter().position(|machine| {
             machine.twin_of.is_some() && !machine.gone && machine.process.is_none()
         });
-        let Some(twin) = twins.last() else {
+        let Some(twin) = twin else {
             return;
         };
         if let Some(first) = self.machines[twin].twin_of
@@ -308,10 +352,33 @@ impl World<'_> {
         let servers = self.servers_heard();
         // Mostly the one that holds most, as the advice of the view service says.
         let most = servers.iter().max_by_key(|(_, appended)| *appended).cloned();
-        let chosen = if self.random.chance(700) { most } else { self.random.pick(&servers) };
+        let with_tail: Vec<_> =
+            servers.iter().filter(|(name, _)| self.has_tail(name)).cloned().collect();
+        let chosen = match self.random.below(10) {
+            0..=3 if !with_tail.is_empty() => self.random.pick(&with_tail),
+            0..=6 => most,
+            _ => self.random.pick(&servers),
+        };
         if let Some((name, _)) = chosen {
             let verdict = self.force(&name);
             self.note(|| format!("operator: force {name}: {verdict:?}"));
+        }
+    }
+
+    /// Whether a server holds entries that it does not know to be committed.
+    fn has_tail(&self, name: &ServerName) -> bool {
+        let here = self.machines.iter().enumerate().filter(|(_, machine)| machine.name == *name);
+        here.filter_map(|(node, _)| self.replica(node))
+            .any(|replica| replica.progress().appended > replica.committed())
+    }
+
+    /// The first primary ends between its appointment and its activation.
+    pub(super) fn strike_down_the_first(&mut self, node: Node) {
+        if !self.faults.over && self.random.chance(80) {
+            self.visits.note(Path::FirstDiedEarly);
+            self.crash(node);
+            let at = self.random.between(1, 3000) * MS;
+            self.later(at, Happening::Start(node));
         }
     }
 
@@ -328,6 +395,8 @@ impl World<'_> {
         self.faults.lost_records = 0;
         self.faults.slow_records = 0;
         self.faults.lost_requests = 0;
+        self.faults.ambush = 0;
+        self.faults.doubled = 0;
         self.network.mend_all();
         self.network.delay_max = 1000;
         for link in self.network.held_links() {

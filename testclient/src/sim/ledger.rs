@@ -16,6 +16,8 @@ use kvproto::{
 };
 use kvserver::store::{Store, StoreLimits};
 
+use super::histories::Beginning;
+
 /// The committed log of one generation.
 #[derive(Debug)]
 pub struct Ledger {
@@ -69,10 +71,6 @@ impl Ledger {
         self.plain.get(&op)
     }
 
-    pub(super) fn has_session(&self, session: SessionId) -> bool {
-        self.reference.has_session(session)
-    }
-
     /// The record of a key after an op.
     pub(super) fn value_at(&self, key: &Bytes, op: u64) -> Option<Record> {
         let history = self.history.get(key)?;
@@ -86,8 +84,13 @@ impl Ledger {
         history.and_then(|(_, record)| record.as_ref()).map_or(0, |record| record.value.len())
     }
 
+    /// What was committed after an op.
+    pub(super) fn after(&self, op: u64) -> impl Iterator<Item = &Arc<Entry>> {
+        self.log.iter().skip(usize::try_from(op).unwrap_or(usize::MAX))
+    }
+
     /// Every key that exists, with its record.
-    pub(super) fn records(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
+    fn records(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
         self.reference.records()
     }
 
@@ -167,6 +170,8 @@ pub(super) fn gives_up(outcome: &Outcome) -> bool {
 pub struct Ledgers {
     settings: Settings,
     of: BTreeMap<Generation, Ledger>,
+    /// Every generation that has begun, in order.
+    pub(super) beginnings: Vec<Beginning>,
     /// Every position ever appended anywhere, with its entry and what stood before it.
     positions: BTreeMap<Position, (Arc<Entry>, Position)>,
     /// Generation and op of what was committed: versions and session ids are made of them.
@@ -185,6 +190,7 @@ impl Ledgers {
         Ledgers {
             settings: settings.clone(),
             of: BTreeMap::from([(Generation(1), Ledger::new(settings))]),
+            beginnings: vec![Beginning { generation: Generation(1), ..Beginning::default() }],
             positions: BTreeMap::new(),
             stamps: BTreeMap::new(),
             never_requests: BTreeSet::new(),
@@ -296,13 +302,16 @@ impl Ledgers {
     }
 
     /// A generation begins with what its server knew to be committed in an older one.
-    pub(super) fn begin(&mut self, generation: Generation, from: Generation, base: u64) {
+    pub(super) fn begin(&mut self, now: u64, generation: Generation, from: Generation, base: u64) {
         let before = self.of.get(&from).expect("only what was committed somewhere is known to be");
         let mut ledger = Ledger::new(&self.settings);
         for entry in before.log.iter().take(usize::try_from(base).unwrap_or(usize::MAX)) {
             ledger.commit(entry);
         }
         assert_eq!(ledger.committed(), base, "OneCommittedLog: what was never committed is kept");
+        let records = ledger.records().map(|(key, record)| (key.clone(), record.clone()));
+        let records = records.collect();
+        self.beginnings.push(Beginning { generation, at: now, base, records });
         self.of.insert(generation, ledger);
         self.beginning = None;
     }

@@ -3,26 +3,34 @@
 //!
 //! In reading order:
 //! - [`world`]: what there is, and the loop that takes the next event; [`draw`]: what a seed makes
-//! - [`servers`]: processes around a replica: a slow journal, pauses in the middle of a step
+//! - [`servers`]: processes around a replica: a slow journal, pauses in the middle of a step;
+//!   [`registration`]: what they tell the view service
 //! - [`views`]: the view service around the leader that runs in production
 //! - [`clients`]: clients around the logic that runs in the library; [`workload`]: what they want
+//! - [`doors`]: requests at the servers, and their answers
 //! - [`network`]: streams that keep their order or break, links that are cut or held
 //! - [`faults`]: what goes wrong, and how everything heals
 //! - [`ledger`], [`invariants`]: what is committed, and what must hold after every event
+//! - [`histories`]: what the clients saw, judged by the checkers of histories
 //! - [`visits`]: the rare paths that a run took
 //! - [`scenario`]: quiet worlds for stories that are told step by step
+//! - [`origin`]: tests of the labs and the paper that this store comes from, as such stories
 //! - [`random`]: the one source of chance
 //!
 //! A run is chaos first; then everything heals and faults stop, and the cluster must commit again
 //! and be fully redundant again.
 
 pub mod clients;
+pub mod doors;
 pub mod draw;
 pub mod faults;
+pub mod histories;
 pub mod invariants;
 pub mod ledger;
 pub mod network;
+pub mod origin;
 pub mod random;
+pub mod registration;
 pub mod scenario;
 pub mod servers;
 pub mod views;

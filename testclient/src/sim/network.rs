@@ -47,6 +47,8 @@ pub struct Network {
     held: BTreeMap<Link, VecDeque<Happening>>,
     pub(super) channels: BTreeMap<u64, Channel>,
     pub(super) next_channel: u64,
+    /// A story changed what streams deliver.
+    pub(super) is_tampered: bool,
     pub(super) delay_max: u64,
     pub(super) laggards: u64,
 }
@@ -95,6 +97,20 @@ impl Network {
     #[must_use]
     pub fn waiting_on(&self, link: Link) -> usize {
         self.held.get(&link).map_or(0, VecDeque::len)
+    }
+
+    pub(super) fn reverse_held(&mut self, link: Link) {
+        self.is_tampered = true;
+        if let Some(waiting) = self.held.get_mut(&link) {
+            waiting.make_contiguous().reverse();
+        }
+    }
+
+    pub(super) fn lose_held(&mut self, link: Link, count: usize) {
+        self.is_tampered = true;
+        if let Some(waiting) = self.held.get_mut(&link) {
+            waiting.drain(..count.min(waiting.len()));
+        }
     }
 
     pub(super) fn mend_all(&mut self) {
@@ -260,8 +276,14 @@ impl World<'_> {
         let last = if up { &mut channel.up_at } else { &mut channel.down_at };
         *last = (*last + 1).max(now + delay + channel.lag);
         let at = *last - now;
-        let carried = Happening::Carried { channel: id, up, message: Box::new(message) };
-        self.later(at, carried);
+        let message = Box::new(message);
+        if self.random.chance(self.faults.doubled) {
+            // No connection of ours does this, but the protocol promises to bear it (REP-1).
+            self.visits.note(Path::DoubledMessage);
+            let again = at + self.random.between(0, 500 * MS);
+            self.later(again, Happening::Carried { channel: id, up, message: message.clone() });
+        }
+        self.later(at, Happening::Carried { channel: id, up, message });
     }
 
     /// A word outside any stream: it may be lost, or come twice.
@@ -300,6 +322,10 @@ impl World<'_> {
         let to = channel.at;
         let (sender, receiver) = if up { (from, to) } else { (to, from) };
         if self.network.is_cut(sender, receiver) {
+            // What comes after it on this stream must not arrive either.
+            if let Some(channel) = self.network.channels.get_mut(&id) {
+                channel.lost[usize::from(!up)] = true;
+            }
             self.break_channel(id, 50, 2000);
             return;
         }

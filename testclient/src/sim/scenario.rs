@@ -176,6 +176,12 @@ impl<'a> Story<'a> {
         self.world.now = end;
     }
 
+    /// How long the story has lasted.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        Duration::from_micros(self.world.now)
+    }
+
     // What goes wrong, and right again.
 
     /// Starts a process.
@@ -266,6 +272,24 @@ impl<'a> Story<'a> {
     pub fn release(&mut self, from: Place, to: Place) {
         let link = (self.node(from), self.node(to));
         self.world.release(link);
+    }
+
+    /// The same, but the last that was sent arrives first, as if each message went its own way.
+    pub fn release_reversed(&mut self, from: Place, to: Place) {
+        let link = (self.node(from), self.node(to));
+        self.world.network.reverse_held(link);
+        self.world.release(link);
+    }
+
+    /// The first so many messages that wait there are lost, and nobody notices.
+    pub fn lose_held(&mut self, from: Place, to: Place, count: usize) {
+        let link = (self.node(from), self.node(to));
+        self.world.network.lose_held(link, count);
+    }
+
+    /// So many requests of clients in a thousand are lost from now on, and as many replies.
+    pub fn lose_requests(&mut self, permille: u64) {
+        self.world.faults.lost_requests = permille;
     }
 
     /// An operator starts a new generation from what a server holds.
@@ -376,7 +400,7 @@ impl<'a> Story<'a> {
     /// What the server has answered, even if the answer did not arrive.
     #[must_use]
     pub fn answer(&self, request: Request) -> Option<&Reply> {
-        self.world.clients.direct.get(&request.0)?.as_ref()
+        self.world.doors.direct.get(&request.0)?.as_ref()
     }
 
     /// The value that a server answered to a direct read of one key. `None`: it did not.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kvproto::registration::{Progress, RefusedReason, Wish};
+use kvproto::registration::RefusedReason;
 use kvproto::{Member, NotDone, NotReady, OpNumber, Position, Reply, ServerName, View};
 use kvserver::replica::effect::{Effect, Notice};
 use kvserver::replica::event::{Event, Operation, Request, Token};
@@ -12,6 +12,7 @@ use kvserver::replica::{Reads, Replica, ReplicaOptions};
 use super::draw::Clock;
 use super::invariants::Shadow;
 use super::network::Node;
+use super::registration::Say;
 use super::views::ToViews;
 use super::visits::Path;
 use super::world::{Happening, MS, World};
@@ -80,9 +81,9 @@ pub struct Process {
     pub(super) member: Option<Member>,
     pub(super) replica: Option<Replica>,
     pub(super) shadow: Shadow,
-    registration: Option<u64>,
+    pub(super) registration: Option<u64>,
     /// The latest registration stream that has ended.
-    ended: u64,
+    pub(super) ended: u64,
     journal: SlowJournal,
     /// Reads that wait for a round.
     reads_waiting: BTreeSet<Token>,
@@ -270,85 +271,7 @@ impl World<'_> {
         }
     }
 
-    fn is_registered(&self, node: Node) -> bool {
-        let process = self.machines[node].process.as_ref();
-        process.is_some_and(|process| process.replica.is_some())
-    }
-
-    fn attend(&mut self, node: Node, life: u64) {
-        let Some(process) = &self.machines[node].process else {
-            return;
-        };
-        if process.registration.is_some() {
-            return;
-        }
-        let incarnation = process.member.as_ref().map(|member| member.incarnation);
-        let again = self.random.between(200, 1000) * MS;
-        let input = Input::Attend;
-        self.later(again, Happening::ToServer { to: node, life, input });
-        if !self.network.is_cut(node, self.views_node()) {
-            let delay = self.delay();
-            let register = ToViews::Register { node, life, incarnation };
-            self.later_to_views(delay, node, register);
-        }
-    }
-
-    fn on_registered(&mut self, node: Node, stream: u64, member: Member, view: View) {
-        let now = self.machines[node].clock.at(self.now);
-        let options = self.machines[node].options.clone();
-        let Some(process) = &mut self.machines[node].process else {
-            return;
-        };
-        if process.member.as_ref().is_some_and(|me| *me != member) {
-            return;
-        }
-        // Of a stream that is over, or that a later one has replaced.
-        if stream <= process.ended || process.registration.is_some_and(|known| known > stream) {
-            return;
-        }
-        process.registration = Some(stream);
-        if process.replica.is_none() {
-            process.member = Some(member.clone());
-            process.replica = Some(Replica::new(member, view.clone(), options, now));
-        }
-        self.step(node, Event::View(Box::new(view)));
-    }
-
-    /// A ping or wish; a link that loses one breaks the registration stream sooner or later.
-    fn tell_views(&mut self, node: Node, life: u64, say: Say) {
-        let views = self.views_node();
-        let Some(process) = &self.machines[node].process else {
-            return;
-        };
-        let (Some(stream), Some(member)) = (process.registration, process.member.clone()) else {
-            return;
-        };
-        if self.network.is_cut(node, views) || self.network.is_cut(views, node) {
-            if self.random.chance(500) {
-                let at = self.random.between(1, 1500) * MS;
-                self.later_to_views(at, node, ToViews::Broken(stream, member.clone()));
-                let at = self.random.between(1, 1500) * MS;
-                let input = Input::RegistrationBroken { stream };
-                self.later(at, Happening::ToServer { to: node, life, input });
-            }
-            if self.network.is_cut(node, views) {
-                return;
-            }
-        }
-        let told = match say {
-            Say::Ping(progress) => ToViews::Ping(stream, member, progress),
-            Say::Wish(wish) => ToViews::Wish(stream, member, wish),
-        };
-        let slow = self.random.chance(self.faults.slow_records);
-        let at = self.delay() + if slow { self.random.between(0, 600 * MS) } else { 0 };
-        self.later_to_views(at, node, told);
-    }
-
-    pub(super) fn later_to_views(&mut self, after: u64, from: Node, what: ToViews) {
-        self.later(after, Happening::ToViews { from: Some(from), what });
-    }
-
-    fn step(&mut self, node: Node, event: Event) {
+    pub(super) fn step(&mut self, node: Node, event: Event) {
         self.machines[node].stepped_at = self.now;
         let now = self.machines[node].clock.at(self.now);
         if self.is_traced() && event != Event::Tick {
@@ -501,14 +424,19 @@ impl World<'_> {
         self.later(at, Happening::ToServer { to: node, life, input });
     }
 
-    fn check_ack_is_safe(&self, node: Node, matched: OpNumber) {
+    /// Whether the journal has finished everything through an op.
+    pub(super) fn is_safe(&self, node: Node, op: OpNumber) -> bool {
         let Some(process) = &self.machines[node].process else {
-            return;
+            return false;
         };
         let journal = &process.journal;
-        let work = journal.written.range(OpNumber(1)..=matched.max(OpNumber(1))).next_back();
+        let work = journal.written.range(OpNumber(1)..=op.max(OpNumber(1))).next_back();
+        op == OpNumber(0) || work.is_none_or(|(_, work)| *work <= journal.finished)
+    }
+
+    fn check_ack_is_safe(&self, node: Node, matched: OpNumber) {
         assert!(
-            matched == OpNumber(0) || work.is_none_or(|(_, work)| *work <= journal.finished),
+            self.is_safe(node, matched),
             "AckedIsSafe: s{node} acknowledged op {matched} before its journal had it"
         );
     }
@@ -521,9 +449,9 @@ impl World<'_> {
                 self.later(2000 * MS, Happening::ToServer { to: node, life, input });
             }
             Notice::TransferStarted { to, .. } => {
-                if self.transfers.insert(to.clone(), false) == Some(false) {
-                    self.visits.note(Path::TransferCutShort);
-                }
+                let before = self.transfers.insert(to.clone(), false);
+                let cut_short = u64::from(before == Some(false));
+                self.visits.note_times(Path::TransferCutShort, cut_short);
             }
             Notice::TransferReceived { .. } => {
                 let process = self.machines[node].process.as_ref();
@@ -541,18 +469,15 @@ impl World<'_> {
             }
             Notice::TailDropped { .. } => self.visits.note(Path::TailDropped),
             Notice::Deposed { .. } => self.visits.note(Path::Deposed),
-            Notice::Nonsense { from, what } => {
-                panic!("NoNonsense: s{node} is told nonsense by {from}: {what}")
-            }
+            // Of what arrives twice, or in another order, some may make no sense.
+            Notice::Nonsense { from, what } => assert!(
+                self.network.is_tampered || self.visits.count(Path::DoubledMessage) > 0,
+                "NoNonsense: s{node} is told nonsense by {from}: {what}"
+            ),
             Notice::Diverged { copy, at } => {
                 panic!("CopiesAgree: {copy} is said to differ at op {at}")
             }
             _ => {}
         }
     }
-}
-
-enum Say {
-    Ping(Progress),
-    Wish(Wish),
 }

@@ -187,6 +187,7 @@ impl World<'_> {
     fn step_views(&mut self, event: Event, asking: Option<(Node, u64)>) {
         let now = self.views_clock();
         let before = self.views.leader.view().clone();
+        let former = before.primary.as_ref().and_then(|primary| self.host_of(primary));
         let mut effects = Vec::new();
         self.views.leader.step(now, event, &mut effects);
         let mut last = before;
@@ -194,6 +195,9 @@ impl World<'_> {
             if let Effect::Publish(view) = &effect {
                 if view.number > last.number && !last.is_activated() && last.number.0 > 0 {
                     self.visits.note(Path::SupersededProposal);
+                }
+                if let Some(former) = former.filter(|_| view.primary != last.primary) {
+                    self.ambush(former);
                 }
                 last = (**view).clone();
             }
@@ -381,6 +385,11 @@ impl World<'_> {
             self.later(at, Happening::ToServer { to, life, input });
         }
         self.push_to_clients(view);
+        if !self.views.state().ever_activated()
+            && let Some(first) = view.primary.as_ref().and_then(|primary| self.host_of(primary))
+        {
+            self.strike_down_the_first(first);
+        }
     }
 
     /// A client asked for the present record.
@@ -408,7 +417,7 @@ impl World<'_> {
     /// Live servers as the view service sees them, and how much each says that it holds.
     pub(super) fn servers_heard(&self) -> Vec<(ServerName, u64)> {
         let report = self.views.leader.report(self.views_clock());
-        let alive = report.servers.into_iter().filter(|server| server.state == State::Alive);
+        let alive = report.servers.into_iter().filter(|server| server.state != State::Dead);
         alive
             .map(|server| (server.member.name, server.progress.map_or(0, |p| p.appended.0)))
             .collect()

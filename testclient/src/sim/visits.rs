@@ -25,6 +25,7 @@ paths! {
     TailDropped must "a copy dropped entries, because others of the new primary took their place"
     Deposed must "a primary heard of a newer epoch and stopped"
     SupersededProposal must "a view was replaced before it was activated"
+    FirstDiedEarly must "the first primary of all ended before it activated its view"
     SolePrimary must "a primary went on alone although more copies are wanted"
     HandOver must "a primary that wants to stop was replaced by its backup"
     NobodyToTakeOver must "a primary that wants to stop was told that nobody could take over"
@@ -54,6 +55,7 @@ paths! {
     StaleLifeEnded must "a process heard that a newer one stands under its name, and ended"
     PauseInStep must "a process paused between deciding and acting"
     OldStream must "a message of a stream that was over arrived"
+    DoubledMessage must "a message between servers arrived twice"
     HeldBack must "messages of one link were held back and arrived late, all at once"
     GroupsParted must "the network fell into two parts"
     AddedLate must "a server came for the first time long after the others"
@@ -61,6 +63,7 @@ paths! {
     NeverBack must "a server went for good"
     SeveralInStep must "several requests became one batch"
     Oversized must "a write was refused because its value would be too large"
+    NotDecided may "the search for an order of what clients saw of a key was given up"
     Progress must "a new write was done after everything had healed"
     Redundant must "all copies were complete after everything had healed"
 }
@@ -81,6 +84,11 @@ impl Visits {
     /// Counts one visit.
     pub fn note(&mut self, path: Path) {
         self.counts[path as usize] += 1;
+    }
+
+    /// Counts several.
+    pub fn note_times(&mut self, path: Path, times: u64) {
+        self.counts[path as usize] += times;
     }
 
     /// How often a path was taken.

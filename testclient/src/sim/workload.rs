@@ -61,20 +61,15 @@ impl World<'_> {
                 _ => {}
             }
         }
-        if self.random.chance(150) {
+        if self.random.chance(150)
+            && let Some(node) = self.someone_who_believes_to_act()
+        {
             // Another client, which knows a primary of its own and hears of no other.
-            if let Some(node) = self.someone_who_believes_to_act() {
-                let key = self.random.pick(&REGISTERS).map(bytes);
-                let query = Query::Get(key.into_iter().collect());
-                self.ask_directly(client, node, event::Operation::Query(query));
-            }
+            self.on_stray(node);
         }
         let patience = self.patience();
         if self.random.chance(350) {
-            let count = self.random.between(1, 3);
-            let all: Vec<&str> = REGISTERS.into_iter().chain(LISTS).collect();
-            let keys = (0..count).filter_map(|_| self.random.pick(&all)).map(bytes).collect();
-            let query = Operation::Query(Query::Get(keys));
+            let query = Operation::Query(self.query());
             self.begin(client, query, Repeat::Harmless, patience);
             return;
         }
@@ -83,6 +78,19 @@ impl World<'_> {
         let plain = is_put && self.random.chance(60);
         let repeat = if plain { Repeat::Twice } else { Repeat::Named };
         self.begin(client, Operation::Command(command), repeat, patience);
+    }
+
+    fn query(&mut self) -> Query {
+        let count = self.random.between(1, 3);
+        let all: Vec<&str> = REGISTERS.into_iter().chain(LISTS).collect();
+        Query::Get((0..count).filter_map(|_| self.random.pick(&all)).map(bytes).collect())
+    }
+
+    /// Asks a server whether or not it is primary, as a client does whose view is out of date.
+    pub(super) fn on_stray(&mut self, to: Node) {
+        let client = self.random.below(self.clients.count());
+        let query = self.query();
+        self.ask_directly(client, to, event::Operation::Query(query));
     }
 
     /// A server that takes itself for the primary, rather one that is it no longer.

@@ -6,7 +6,8 @@ use kvproto::message::Message;
 use kvproto::{Member, Settings, View};
 
 use super::Ran;
-use super::clients::{Back, Clients};
+use super::clients::Clients;
+use super::doors::{Back, Doors};
 use super::draw::{self, Plan};
 use super::faults::Faults;
 use super::ledger::Ledgers;
@@ -64,6 +65,10 @@ pub(super) enum Happening {
     Release(Link),
     JournalHeals(Node),
     ClientActs(usize),
+    /// Complete copies end, all but this one.
+    Strike(Node),
+    /// Somebody whose view is out of date asks this server.
+    Stray(Node),
     Asked {
         from: Node,
         to: Node,
@@ -105,6 +110,7 @@ pub struct World<'a> {
     pub(super) views: Views,
     pub(super) faults: Faults,
     pub(super) clients: Clients,
+    pub(super) doors: Doors,
     pub(super) workload: Workload,
     pub(super) ledgers: Ledgers,
     /// Copies to which a full transfer was begun, and whether it arrived.
@@ -161,6 +167,7 @@ impl<'a> World<'a> {
             views: Views::new(plan.settings.clone(), clock),
             ledgers: Ledgers::new(&plan.settings),
             clients: Clients::new(&plan.clocks[machines.len() + 1..]),
+            doors: Doors::default(),
             workload: Workload::default(),
             random,
             now: 0,
@@ -235,7 +242,9 @@ impl<'a> World<'a> {
     }
 
     /// The verdict over everything.
-    pub(super) fn end(self) -> Ran {
+    pub(super) fn end(mut self) -> Ran {
+        self.check_calls_end();
+        self.judge();
         Ran { visits: self.visits, micros: self.now }
     }
 
@@ -285,6 +294,8 @@ impl<'a> World<'a> {
             Happening::Release(link) => self.release(link),
             Happening::JournalHeals(node) => self.machines[node].journal_delay = 500,
             Happening::ClientActs(client) => self.on_client_acts(client),
+            Happening::Strike(but) => self.strike(but),
+            Happening::Stray(to) => self.on_stray(to),
             Happening::Asked { from, to, token } => self.on_asked(from, to, token),
             Happening::DoorOpens { to, life } => self.on_door(to, life),
             Happening::Answered { token, back, .. } => self.on_answered(token, back),

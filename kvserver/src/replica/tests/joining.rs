@@ -168,6 +168,30 @@ pub(super) fn h5_only_answers_on_the_newest_stream_count() {
     assert_eq!(world.held(&b(), "k49"), held, "an old opening wipes nothing");
 }
 
+/// A message of the open stream that the network repeats: the start of a transfer must not empty the
+/// copy that the transfer has filled.
+#[test]
+fn h5_a_repeated_start_on_the_open_stream_wipes_nothing() {
+    let mut world = primary_with_data();
+    world.propose(a(), &[b()]);
+    let mut starts = Vec::new();
+    while let Some(message) = world.wire.pop_front() {
+        if matches!(message.body, Body::TransferStart { .. }) {
+            starts.push(message.clone());
+        }
+        world.deliver(message);
+    }
+    world.run(ms(300));
+    assert!(synced(&world, &b()));
+    assert_eq!(starts.len(), 1);
+    let held = world.held(&b(), "k49");
+    assert!(held.is_some());
+    for start in starts {
+        world.deliver(start);
+    }
+    assert_eq!(world.held(&b(), "k49"), held);
+}
+
 /// H6: a digest that is right at some op proves nothing about the ops committed after it.
 #[test]
 pub(super) fn h6_a_newcomer_is_synced_only_with_everything_committed_so_far() {
