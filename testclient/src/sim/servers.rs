@@ -221,11 +221,14 @@ impl World<'_> {
         let held = std::mem::take(&mut self.machines[node].held);
         self.perform(node, life, held);
         if self.random.chance(500) {
-            // What came in meanwhile is taken before the clock is looked at.
-            let inbox = std::mem::take(&mut self.machines[node].inbox);
-            let (ticks, rest): (Vec<_>, Vec<_>) =
-                inbox.into_iter().partition(|input| matches!(input, Input::Tick));
-            self.machines[node].inbox = rest.into_iter().chain(ticks).collect();
+            // A node has a queue for requests, one for other events, and a clock, and takes from
+            // them as it likes.
+            let requests = |input: &Input| matches!(input, Input::Event(event) if matches!(**event, Event::Requests(_)));
+            let rank = |input: &Input| match input {
+                Input::Tick => 2,
+                _ => u8::from(!requests(input)),
+            };
+            self.machines[node].inbox.make_contiguous().sort_by_key(rank);
         }
         while same(self) && !self.machines[node].paused {
             let Some(input) = self.machines[node].inbox.pop_front() else {
