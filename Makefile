@@ -13,7 +13,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # cargo keeps the artifacts of the profile `dev` in `debug`.
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench failover sim
+.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench failover sim model
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -64,9 +64,12 @@ failover: build ## fail the primary of a cluster again and again under load (FAI
 	@bin/testclient failover $(FAILOVER)
 
 # One seed alone is for replaying: make sim SEED=7 SIM=--trace
-sim: ## simulate clusters in memory under every fault (SEED=1 SEEDS=5000)
-	$(CARGO) run --locked --quiet --profile $(PROFILE) -p testclient --bin testclient -- \
-		sim --seed $(or $(SEED),1) --seeds $(or $(SEEDS),$(if $(SEED),1,5000)) $(SIM)
+sim: build ## simulate clusters in memory under every fault (SEED=1 SEEDS=5000)
+	@bin/testclient sim --seed $(or $(SEED),1) --seeds $(or $(SEEDS),$(if $(SEED),1,5000)) $(SIM)
+
+model: build ## explore small worlds of the protocol, then walk through large ones (MODEL="lease3 --states 9000000")
+	@bin/testclient explore $(MODEL)
+	$(if $(MODEL),,@bin/testclient explore --walks 3000)
 
 verify: ## read-only checks: format, lints, docs, the repository itself
 	$(CARGO) fmt --all --check

@@ -50,6 +50,9 @@ pub enum Command {
     Check(Check),
     /// Start a cluster on this machine and keep it running until Ctrl-C.
     Cluster(Up),
+    /// Explore small worlds made of the production code, in every order in which things can happen.
+    /// The exit code says whether every promise was kept.
+    Explore(Explore),
     /// Simulate clusters in memory under every fault there is. The exit code says whether every
     /// promise was kept.
     Sim(Sim),
@@ -76,9 +79,14 @@ impl Sim {
     /// Seeds run at once.
     #[must_use]
     pub fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        if self.threads == 0 { cores() } else { self.threads }
+        threads(self.threads)
     }
+}
+
+/// So many threads, or one per core.
+fn threads(wanted: usize) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    if wanted == 0 { cores() } else { wanted }
 }
 
 /// Measure how fast a running cluster answers.
@@ -193,6 +201,40 @@ pub struct Up {
     /// Where the logs go.
     #[arg(long, value_name = "DIR", default_value = "logs")]
     pub log_dir: PathBuf,
+}
+
+/// Explore small worlds exhaustively.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Explore {
+    /// Models to explore; when none is named, all that are not too large.
+    #[arg(value_name = "MODEL")]
+    pub models: Vec<String>,
+    /// Stop each model after this many seconds.
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// Stop each model after this many states; a million take about half a GB.
+    #[arg(long, default_value_t = 4_000_000)]
+    pub states: usize,
+    /// Threads; 0 means one per core.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// Walk this many times at random instead, through the large models when none is named.
+    #[arg(long, default_value_t = 0)]
+    pub walks: u64,
+    /// Seed of the first walk; the others follow.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Steps of a walk.
+    #[arg(long, default_value_t = 1000)]
+    pub depth: usize,
+}
+
+impl Explore {
+    /// Threads that explore.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        threads(self.threads)
+    }
 }
 
 fn addresses(text: &str) -> Result<String, String> {

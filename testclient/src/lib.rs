@@ -12,6 +12,7 @@
 //!   that believes nothing and by the servers' own versions (both pure)
 //! - [`cluster`]: real processes on this machine; [`up`]: such a cluster for people
 //! - [`sim`]: a whole cluster in memory that one seed decides (pure); [`seeds`]: many of them
+//! - [`explore`]: every order in which small worlds of the production code can go
 //! - [`report`]: tables, durations and lines for people
 
 pub mod args;
@@ -20,6 +21,7 @@ pub mod bench;
 pub mod calls;
 pub mod check;
 pub mod cluster;
+pub mod explore;
 pub mod failover;
 pub mod history;
 pub mod ledger;

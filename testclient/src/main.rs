@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
-use testclient::{basic, bench, check, failover, seeds, up};
+use testclient::{basic, bench, check, explore, failover, seeds, up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -26,6 +26,9 @@ async fn main() -> ExitCode {
         Some(Command::Cluster(options)) => up::run(options, stop).await,
         Some(Command::Sim(options)) => {
             tokio::task::block_in_place(|| seeds::command(options, &stop))
+        }
+        Some(Command::Explore(options)) => {
+            tokio::task::block_in_place(|| explore::command::run(options, &stop))
         }
     };
     result.unwrap_or_else(|error| fail(&error))

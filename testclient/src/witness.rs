@@ -8,7 +8,8 @@
 //!
 //! This blames single calls exactly, but believes the account: a system that answers wrongly and
 //! numbers its wrong answers consistently passes. The search in `linearizability` believes nothing
-//! and is slow; a history should pass both. Answers without a version are left to the search.
+//! and is slow; a history should pass both. Answers without a version are left to the search, and so
+//! is whether an unknown call could really have done what it excuses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -300,20 +301,24 @@ impl<'a> Witness<'a> {
                 events.push(Event { call: *call, version, is_sight: true, invoked, returned });
             }
         }
-        self.check_absences(&events);
         events.sort_by_key(|event| (event.version, event.is_sight, event.invoked));
-        let mut faults = Vec::new();
+        // By culprit, so that one stale read does not accuse everything before it.
+        let mut faults: BTreeMap<usize, (String, usize)> = BTreeMap::new();
         // The call of an earlier place in the order that was invoked last.
         let mut latest: Option<&Event> = None;
         for group in events.chunk_by(|a, b| (a.version, a.is_sight) == (b.version, b.is_sight)) {
             for event in group {
                 if let Some(latest) = latest.filter(|latest| event.returned < latest.invoked) {
-                    faults.push((too_early(event, latest), vec![event.call, latest.call]));
+                    faults.insert(latest.call, (too_early(event, latest), event.call));
                 }
             }
             latest = group.iter().chain(latest).max_by_key(|event| event.invoked);
         }
-        faults.into_iter().for_each(|(what, calls)| self.fault(what, calls));
+        events.retain(|event| !faults.contains_key(&event.call));
+        for (culprit, (what, other)) in faults {
+            self.fault(what, vec![other, culprit]);
+        }
+        self.check_absences(&events);
     }
 
     /// Nothing was there in the beginning and after each deletion, until the next write. One of
@@ -333,6 +338,7 @@ impl<'a> Witness<'a> {
             oldest.push(oldest.last().map_or(*event, |last| older(last, event)));
         }
         oldest.reverse();
+        let versions: BTreeSet<Version> = events.iter().map(|event| event.version).collect();
         let mut gaps = vec![NO_VERSION];
         let deletions = self.writes.iter().filter(|(_, write)| write.deletes());
         gaps.extend(deletions.map(|(version, _)| *version));
@@ -349,10 +355,9 @@ impl<'a> Witness<'a> {
             let after = by_invocation.partition_point(|event| event.invoked <= returned);
             let end = oldest.get(after).map(|event| event.version);
             let gap = gaps.iter().rev().find(|gap| end.is_none_or(|end| **gap < end));
-            let next = gap.and_then(|gap| {
-                self.writes.range((Bound::Excluded(*gap), Bound::Unbounded)).next()
-            });
-            if next.is_some_and(|(next, _)| *next <= known.version) {
+            let next = gap
+                .and_then(|gap| versions.range((Bound::Excluded(*gap), Bound::Unbounded)).next());
+            if next.is_some_and(|next| *next <= known.version) {
                 let version = of_version(known.version);
                 let what = format!("nothing was seen after version {version} was known");
                 faults.push((what, vec![known.call, *call]));

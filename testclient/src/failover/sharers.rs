@@ -60,18 +60,24 @@ impl Sharers {
         Ok(sharers)
     }
 
+    /// Calls begun so far.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     /// Ends the clients after their present calls, reads every key once more and writes out the
     /// history.
     ///
     /// # Errors
     /// When a client has panicked or the file cannot be written.
-    pub async fn finish(self) -> Result<()> {
+    pub async fn finish(mut self) -> Result<()> {
         self.stop.cancel();
         let mut clients = Vec::new();
-        for task in self.tasks {
+        for task in std::mem::take(&mut self.tasks) {
             clients.push(task.await.context("a client has ended")?);
         }
-        let calls = self.calls.load(Ordering::Relaxed);
+        let calls = self.calls();
         if let Some(client) = clients.first() {
             for number in 0..=calls / CALLS_PER_KEYS {
                 for key in 0..KEYS {

@@ -2,9 +2,10 @@
 //!
 //! A call is weakened by leaving it out, if it is a read, or, if it is a write, by forgetting its
 //! answer, or that it ended at all. That never turns a legal history into a violation, so whatever
-//! remains is one for sure. First weakened are the calls that returned after the first one that fits nowhere; then all
-//! but that call, those that may have written what it saw, and the few that returned last before it,
-//! if they are a violation by themselves; then whatever else is not needed.
+//! remains is one for sure. Calls that began after the first one that fits nowhere had ended are left
+//! out first: they cannot help it. Then all are weakened but that call, those that may have written
+//! what it saw, and the few that returned last before it, if they are a violation by themselves; and
+//! then whatever else is not needed.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -50,7 +51,8 @@ impl Account {
     pub(super) fn of(calls: &[Call], stuck: &Stuck) -> Account {
         let blocked = calls[stuck.blocked].clone();
         let until = blocked.answer().map_or(blocked.invoked, |(returned, _)| returned);
-        let cut: Vec<Call> = calls.iter().filter_map(|call| cut_at(call, until)).collect();
+        let in_time = |call: &&Call| call.invoked <= until;
+        let cut: Vec<Call> = calls.iter().filter(in_time).cloned().collect();
         let core = core(&cut, &blocked);
         let (contradiction, others) =
             core.into_iter().partition(|call: &Call| call.answer().is_some());
@@ -73,17 +75,6 @@ fn held(calls: &[Call], order: &[usize], shown: &Call) -> String {
         format!("{} = {held}", name(key))
     };
     keys.into_iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
-/// The call as it looked at this moment; `None` when it does not matter then.
-fn cut_at(call: &Call, until: Timestamp) -> Option<Call> {
-    if call.invoked > until {
-        return None;
-    }
-    match call.answer() {
-        Some((returned, _)) if returned > until => weakened(call),
-        _ => Some(call.clone()),
-    }
 }
 
 /// The call without its end: a write that may happen at any time or never, or no read at all.
@@ -116,24 +107,33 @@ fn core(calls: &[Call], blocked: &Call) -> Vec<Call> {
 }
 
 /// Keeps the blocked call, those that may have written what it saw, and as few others as may do, the
-/// last to return first.
+/// last to return first, and those that overlap the blocked one last.
 fn narrowed(calls: &[Call], blocked: &Call) -> Option<Vec<Call>> {
-    let mut by_return: Vec<usize> =
-        (0..calls.len()).filter(|&i| calls[i].answer().is_some()).collect();
-    by_return.sort_by_key(|&i| std::cmp::Reverse(calls[i].answer().map(|(returned, _)| returned)));
-    let mut recent = 1;
-    while recent < 2 * by_return.len() {
-        let kept = &by_return[..recent.min(by_return.len())];
-        let few: Vec<Call> = (0..calls.len())
-            .filter_map(|i| match kept.contains(&i) || may_have_written(&calls[i], blocked) {
-                true => Some(calls[i].clone()),
-                false => weakened(&calls[i]),
+    let returned = |i: &usize| calls[*i].answer().map(|(returned, _)| returned);
+    let mut others: Vec<usize> = (0..calls.len()).filter(|i| returned(i).is_some()).collect();
+    others.sort_by_key(|i| {
+        let overlaps = returned(i).is_some_and(|returned| returned >= blocked.invoked);
+        (overlaps, std::cmp::Reverse(returned(i)))
+    });
+    let is_blocked = |call: &Call| {
+        (call.process, call.invoked, &call.operation)
+            == (blocked.process, blocked.invoked, &blocked.operation)
+    };
+    let mut most = 1;
+    while most < 2 * others.len() {
+        let kept = &others[..most.min(others.len())];
+        let few: Vec<Call> = calls
+            .iter()
+            .enumerate()
+            .filter_map(|(i, call)| {
+                let keep = is_blocked(call) || kept.contains(&i) || may_have_written(call, blocked);
+                if keep { Some(call.clone()) } else { weakened(call) }
             })
             .collect();
         if is_violation(&few) {
             return Some(few);
         }
-        recent *= 2;
+        most *= 2;
     }
     None
 }

@@ -275,15 +275,9 @@ impl Model for Keys {
                 (Operation::Write(_), Some(Answer::Refused { record, .. })) => {
                     self.may_become(after, record.as_ref().map(|record| &record.value))
                 }
-                (Operation::Write(changes), answer) => {
-                    let result = match answer {
-                        Some(Answer::Changed(results)) => results.first(),
-                        _ => None,
-                    };
-                    changes
-                        .iter()
-                        .all(|change| self.helps_change(before, after, &change.action, result))
-                }
+                (Operation::Write(changes), answer) => changes
+                    .iter()
+                    .all(|change| self.helps_change(before, after, &change.action, answer)),
                 _ => true,
             }
     }
@@ -328,19 +322,29 @@ impl Keys {
         before: Option<&Held>,
         after: Option<&Held>,
         action: &Action,
-        result: Option<&Changed>,
+        answer: Option<&Answer>,
     ) -> bool {
+        let result = match answer {
+            Some(Answer::Changed(results)) => results.first(),
+            _ => None,
+        };
+        let appears_or_goes = before.is_some() != after.is_some();
         match (action, result) {
             (Action::CompareAndSet { expect: Expect::Missing, .. }, _) => after.is_none(),
             (Action::CompareAndSet { expect: Expect::Value(value), .. }, _) => {
                 self.may_become(after, Some(value))
             }
             (Action::CompareAndSet { expect: Expect::Version(_), .. }, _) => true,
+            // It is possible anyway, but what it makes of the value may be observed.
+            (Action::Append(_), None) if answer.is_some() => {
+                let may_be_seen = matches!(after, Some(Held { value: Value::Known(_), .. }));
+                may_be_seen || appears_or_goes || self.lengths || self.versions
+            }
             // Without a condition and a result it is possible anyway.
             (_, None) => false,
             // It shows whether the key was there, and nothing else of what was before.
             (Action::Put(_) | Action::Delete, Some(result)) => {
-                before.is_some() != after.is_some() && after.is_some() == result.existed
+                appears_or_goes && after.is_some() == result.existed
             }
             (Action::Append(suffix), Some(result)) => {
                 let length = after.map_or(0, |held| length_of(&held.value));

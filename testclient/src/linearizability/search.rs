@@ -10,22 +10,22 @@
 //!
 //! Calls of unknown outcome may be placed at any time from their invocation on, or never. So the
 //! search is done when all *answered* calls are placed, and it may restrict itself to orders with as
-//! few unknown calls as can be. In such an order every unknown call is needed, hence the following
-//! are never part of one, and are not tried:
+//! few unknown calls as can be, each as late as can be. Never part of one, and not tried, are:
 //! - *idle*: an unknown call that changes nothing;
 //! - *overwritten*: an unknown call followed by another one that leads to the same state without it;
-//! - *unhelpful*: an unknown call after which no call that may follow is nearer to being possible,
-//!   as far as [`Model::may_help`] can tell;
+//! - *unhelpful*: an unknown call that matters to nothing that may follow next, as far as
+//!   [`Model::may_help`] can tell;
 //! - *a twin*: an unknown call while an equal one that was invoked earlier is unused (which could
 //!   stand in its place);
 //! - *dominated*: the same answered calls placed and the same state as before, with at least the
 //!   same unknown calls used up.
 //!
-//! No legal order is lost: of all orders with the fewest unknown calls, take one that follows the
-//! search furthest. Leaving out an unknown call that one of the first three rules would skip would
-//! give an order with fewer, and twins may change places; the path by which an earlier visit reached a dominating pair, followed
-//! by the rest of this order, uses no more unknown calls and so is such an order too, and goes
-//! further.
+//! No legal order is lost. Suppose that one exists and the search fails. Of all pairs that it entered
+//! and that such a frugal order continues, take one with the most calls placed, and the frugal order
+//! that continues it with its unknown calls latest. Its next call is not idle, overwritten or
+//! unhelpful, since leaving that call out, or making it later, would be more frugal; twins may change
+//! places. So it was tried, and was dominated: but by a pair with no fewer unknown calls, since that
+//! would be more frugal too, hence by the very pair that it leads to, which has one more call placed.
 
 use std::collections::BTreeMap;
 
@@ -54,10 +54,10 @@ pub trait Model {
     /// Whether an operation that was answered like this changes no state that it is possible in.
     fn only_looks(&self, operation: &Self::Operation, answer: &Self::Answer) -> bool;
 
-    /// Whether an unknown call that leads from `before` to `after` may be what makes a later
-    /// operation possible, be it with the help of further unknown calls in between. `false` is a
-    /// promise: whenever the operation is possible then, it is without that unknown call too, or
-    /// nothing more that was done in between would be lost without it. `true` is always right.
+    /// Whether an unknown call that leads from `before` to `after` may matter to an operation that
+    /// follows, be it with the help of further unknown calls in between. `false` is a promise:
+    /// if the operation is possible then, it is also possible, and leads to a state in which nothing
+    /// less is possible, when that unknown call is left out or made after it. `true` is always right.
     fn may_help(
         &self,
         _before: &Self::State,

@@ -98,7 +98,10 @@ impl World<'_> {
             return;
         };
         let patience = asked.deadline.saturating_sub(self.now);
+        let cut = self.network.is_cut(from, to) || self.network.is_cut(to, from);
         let at = match self.random.chance(500) {
+            // No link swallows a single message and stands: the connection broke over it.
+            _ if self.is_quiet && !cut => self.random.between(1, 300) * MS,
             true => (self.random.between(200, 3000) * MS).min(patience),
             false => patience,
         };

@@ -47,6 +47,8 @@ pub struct Network {
     held: BTreeMap<Link, VecDeque<Happening>>,
     pub(super) channels: BTreeMap<u64, Channel>,
     pub(super) next_channel: u64,
+    /// A story changed what streams deliver.
+    pub(super) is_tampered: bool,
     pub(super) delay_max: u64,
     pub(super) laggards: u64,
 }
@@ -95,6 +97,20 @@ impl Network {
     #[must_use]
     pub fn waiting_on(&self, link: Link) -> usize {
         self.held.get(&link).map_or(0, VecDeque::len)
+    }
+
+    pub(super) fn reverse_held(&mut self, link: Link) {
+        self.is_tampered = true;
+        if let Some(waiting) = self.held.get_mut(&link) {
+            waiting.make_contiguous().reverse();
+        }
+    }
+
+    pub(super) fn lose_held(&mut self, link: Link, count: usize) {
+        self.is_tampered = true;
+        if let Some(waiting) = self.held.get_mut(&link) {
+            waiting.drain(..count.min(waiting.len()));
+        }
     }
 
     pub(super) fn mend_all(&mut self) {

@@ -177,6 +177,12 @@ impl<'a> Story<'a> {
         self.world.now = end;
     }
 
+    /// How long the story has lasted.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        Duration::from_micros(self.world.now)
+    }
+
     // What goes wrong, and right again.
 
     /// Starts a process.
@@ -267,6 +273,24 @@ impl<'a> Story<'a> {
     pub fn release(&mut self, from: Place, to: Place) {
         let link = (self.node(from), self.node(to));
         self.world.release(link);
+    }
+
+    /// The same, but the last that was sent arrives first, as if each message went its own way.
+    pub fn release_reversed(&mut self, from: Place, to: Place) {
+        let link = (self.node(from), self.node(to));
+        self.world.network.reverse_held(link);
+        self.world.release(link);
+    }
+
+    /// The first so many messages that wait there are lost, and nobody notices.
+    pub fn lose_held(&mut self, from: Place, to: Place, count: usize) {
+        let link = (self.node(from), self.node(to));
+        self.world.network.lose_held(link, count);
+    }
+
+    /// So many requests of clients in a thousand are lost from now on, and as many replies.
+    pub fn lose_requests(&mut self, permille: u64) {
+        self.world.faults.lost_requests = permille;
     }
 
     /// An operator starts a new generation from what a server holds.

@@ -5,5 +5,6 @@ mod bad_input;
 mod common;
 mod copies;
 mod handover;
+mod histories;
 mod primary_backup_6824;
 mod start_order;

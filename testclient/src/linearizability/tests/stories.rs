@@ -295,7 +295,7 @@ fn an_account_shows_the_contradiction_in_a_few_lines() {
         (1..100).map(|i| p(0).at(10 * i..10 * i + 5).append("x", i, i)).collect();
     calls.push(p(1).at(500..508).get(&"x".repeat(49), 49));
     calls.push(p(2).at(509..512).get(&"x".repeat(48), 48));
-    let account = illegal(calls.clone(), &[49, 100]);
+    let account = illegal(calls.clone(), &[99, 100]);
     assert!(account.lines().count() <= 6, "{account}");
-    refused_by_witness(calls, "version 0/48 was still seen after version 0/49 was known");
+    refused_by_witness(calls, "version 0/48 was still seen after version 0/50 was known");
 }

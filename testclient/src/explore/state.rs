@@ -1,0 +1,298 @@
+//! One state of a bounded world: the law of views, the servers, what is under way between them, and
+//! what was promised. Pure.
+//!
+//! Owns the parts and their lives. How a step of a server is performed is said by
+//! [`step`](super::step) and [`network`](super::network), what may happen next by
+//! [`action`](super::action), what must hold by [`properties`](super::properties).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use kvproto::command::Entry;
+use kvproto::message::Message;
+use kvproto::view::Role;
+use kvproto::{
+    ClusterId, Incarnation, Member, OpNumber, Position, ServerName, SessionId, StreamNumber,
+    Timestamp, View,
+};
+use kvserver::replica::Replica;
+use kvserver::replica::effect::Effect;
+use kvserver::replica::event::{Event, Token};
+use viewservice::assignment::law::{Applied, Command as Law, Kind, ViewState};
+
+use super::explain::{brief_outcome, brief_view};
+use super::goals::{Goal, Goals};
+use super::model::{Budget, Model};
+use super::shared::{Shared, hash_of};
+
+/// The one key of all clients; writes append to it, so that its value tells their order.
+pub const KEY: &[u8] = b"k";
+/// A live server.
+#[derive(Clone, Hash, Debug)]
+pub struct Server {
+    /// Which life it is.
+    pub member: Member,
+    /// The production code.
+    pub replica: Replica,
+    /// Decided and not yet done: the server is paused in the middle of a step.
+    pub held: Vec<Effect>,
+    /// The next step that sends or answers something is followed by a pause.
+    pub pausing: bool,
+    /// Time passed while the server was paused, or overslept.
+    pub slept: bool,
+    /// Positions that the journal has still to finish.
+    pub unfinished: VecDeque<Position>,
+}
+
+/// One stream of a primary to a copy. Each direction keeps its order. When it is over, what was
+/// under way may still arrive, however late.
+#[derive(Clone, Hash, Debug)]
+pub struct Stream {
+    /// The primary.
+    pub from: Member,
+    /// The copy it was meant for.
+    pub to: Member,
+    /// Which stream.
+    pub number: StreamNumber,
+    /// The life of the copy's server that took it, once something has arrived.
+    pub callee: Option<Member>,
+    /// Neither broken nor closed: both ends may send.
+    pub open: bool,
+    /// On the way to the copy.
+    pub up: VecDeque<Shared<Message>>,
+    /// On the way to the primary.
+    pub down: VecDeque<Shared<Message>>,
+}
+
+/// A read that was begun and not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct OpenRead {
+    /// Names it.
+    pub token: Token,
+    /// The server that was asked.
+    pub server: usize,
+    /// Committed anywhere when it began: it must return nothing older.
+    pub floor: OpNumber,
+}
+
+/// Everything there is.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The clock of all servers.
+    pub now: Timestamp,
+    /// The view service: one register.
+    pub law: Shared<ViewState>,
+    /// Records that somebody may still hear of, oldest first.
+    pub records: Vec<Shared<View>>,
+    /// Wishes that may reach the view service at any time, in order.
+    pub wishes: Vec<Shared<Law>>,
+    /// By index; `None` for one that has left.
+    pub servers: Vec<Option<Shared<Server>>>,
+    /// By who opened them, to whom, and number.
+    pub streams: Vec<Shared<Stream>>,
+    /// Messages outside streams, which may arrive any number of times.
+    pub loose: Vec<Shared<Message>>,
+    /// What was ever committed anywhere, from op 1.
+    pub committed: Shared<Vec<Arc<Entry>>>,
+    /// The session of all clients, if the model has one.
+    pub session: Option<SessionId>,
+    /// Reads under way.
+    pub reads: Vec<OpenRead>,
+    /// What may still happen.
+    pub budget: Budget,
+}
+
+/// What one transition showed.
+#[derive(Clone, Default, Debug)]
+pub struct Seen {
+    /// Goals that were reached.
+    pub goals: Goals,
+    /// A property that was broken.
+    pub broken: Option<String>,
+    /// What was done, for people; filled only when `explain` is set.
+    pub lines: Vec<String>,
+    /// Whether to fill `lines`.
+    pub explain: bool,
+    /// The write that proves progress was answered.
+    pub proved: bool,
+    /// Servers that wished to leave.
+    pub leaving: Vec<usize>,
+}
+
+impl Seen {
+    /// Notes a broken property; the first one counts.
+    pub fn broken(&mut self, what: impl FnOnce() -> String) {
+        self.broken.get_or_insert_with(what);
+    }
+
+    pub(super) fn line(&mut self, what: impl FnOnce() -> String) {
+        if self.explain {
+            self.lines.push(what());
+        }
+    }
+}
+
+/// The name of a server.
+#[must_use]
+pub fn name(server: usize) -> ServerName {
+    format!("S{server}").into()
+}
+
+/// The index of a server.
+pub(super) fn index(name: &ServerName) -> usize {
+    name.as_str()[1..].parse().expect("servers are named S and their index")
+}
+
+impl State {
+    /// All servers registered and started, no view.
+    pub(super) fn fresh(model: &Model) -> State {
+        let law = ViewState::new(ClusterId([7; 16]), model.settings());
+        let mut state = State {
+            now: Timestamp::from_nanos(1_000_000_000),
+            law: Shared::new(law),
+            records: Vec::new(),
+            wishes: Vec::new(),
+            servers: vec![None; model.servers],
+            streams: Vec::new(),
+            loose: Vec::new(),
+            committed: Shared::new(Vec::new()),
+            session: None,
+            reads: Vec::new(),
+            budget: Budget::default(),
+        };
+        for server in 0..model.servers {
+            state.begin_life(model, server, None, &mut Seen::default());
+        }
+        state
+    }
+
+    /// Stands for the state among those visited.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let State { now, law, records, wishes, servers, streams, loose, committed, .. } = self;
+        let State { session, reads, budget, .. } = self;
+        let clients = (session, reads, budget);
+        hash_of(&(now, law, records, wishes, servers, streams, loose, committed, clients))
+    }
+
+    /// A server that is alive, paused or not.
+    #[must_use]
+    pub fn server(&self, index: usize) -> Option<&Server> {
+        self.servers.get(index)?.as_deref()
+    }
+
+    /// The index of the server of this life, if it is alive.
+    #[must_use]
+    pub fn alive(&self, member: &Member) -> Option<usize> {
+        let at = index(&member.name);
+        self.server(at).is_some_and(|server| server.member == *member).then_some(at)
+    }
+
+    /// A new life registers and starts, empty.
+    pub(super) fn begin_life(
+        &mut self,
+        model: &Model,
+        server: usize,
+        replaces: Option<Incarnation>,
+        seen: &mut Seen,
+    ) {
+        let register = Law::Register { name: name(server), kind: Kind::Full, replaces };
+        let Some(Applied::Registered(member)) = self.law(model, register, seen) else {
+            return;
+        };
+        let view = self.law.view().clone();
+        let replica = Replica::new(member.clone(), view.clone(), model.options(), self.now);
+        let unfinished = VecDeque::new();
+        let life =
+            Server { member, replica, held: vec![], pausing: false, slept: false, unfinished };
+        self.servers[server] = Some(Shared::new(life));
+        self.step(model, server, Event::View(Box::new(view)), seen);
+        self.forget_records(model);
+    }
+
+    /// A life ends. What it sent on its way to others may still arrive; what was on its way to it
+    /// finds nobody.
+    pub(super) fn end_life(&mut self, server: usize) {
+        let Some(life) = self.servers[server].take() else {
+            return;
+        };
+        self.reads.retain(|read| read.server != server);
+        for stream in &mut self.streams {
+            if stream.from == life.member || stream.callee.as_ref() == Some(&life.member) {
+                let mut ended = Stream::clone(stream);
+                if ended.from == life.member {
+                    ended.open = false;
+                    ended.down.clear();
+                } else {
+                    ended.up.clear();
+                }
+                *stream = Shared::new(ended);
+            }
+        }
+        self.tidy_streams();
+    }
+
+    /// Gives the law a command, and notes the record that comes of it.
+    pub(super) fn law(&mut self, model: &Model, command: Law, seen: &mut Seen) -> Option<Applied> {
+        let mut law = ViewState::clone(&self.law);
+        let before = self.law.view();
+        let (was_activated, old_eligible) = (before.is_activated(), before.eligible.clone());
+        let proposes = matches!(command, Law::Propose { .. });
+        let activates = matches!(command, Law::Activate { .. });
+        let outcome = law.apply(command);
+        seen.line(|| format!("the law: {}", brief_outcome(&outcome)));
+        let outcome = outcome.ok()?;
+        if outcome == Applied::Unchanged {
+            return Some(outcome);
+        }
+        let after = law.view();
+        if proposes && before.number.0 > 0 && !was_activated {
+            seen.goals.reach(Goal::ProposedSuperseded);
+        }
+        if activates && old_eligible.iter().any(|member| !after.eligible.contains(member)) {
+            seen.goals.reach(Goal::ShrinkConfirmed);
+        }
+        if !proposes && !activates && after.eligible.len() > old_eligible.len() {
+            seen.goals.reach(Goal::NewcomerSynced);
+        }
+        let incomplete = self.law.ever_activated()
+            && proposes
+            && after.primary.as_ref().is_some_and(|primary| !old_eligible.contains(primary));
+        if incomplete {
+            seen.broken(|| format!("PrimaryIsComplete: {}", brief_view(after)));
+        }
+        self.records.push(Shared::new(after.clone()));
+        self.law = Shared::new(law);
+        self.forget_wishes(model);
+        Some(outcome)
+    }
+
+    /// Drops records that would change nothing for anybody.
+    pub(super) fn forget_records(&mut self, model: &Model) {
+        if model.stale {
+            return;
+        }
+        let known = self.servers.iter().flatten().map(|server| server.replica.view().order());
+        let oldest = known.min().unwrap_or_default();
+        self.records.retain(|record| record.order() > oldest);
+    }
+
+    /// Drops wishes that the law will refuse for ever: once granted or refused, a wish for a view
+    /// never comes true again, because numbers only rise.
+    pub(super) fn forget_wishes(&mut self, model: &Model) {
+        if model.stale {
+            return;
+        }
+        let law = &self.law;
+        self.wishes.retain(|wish| {
+            let mut law = ViewState::clone(law);
+            law.apply(Law::clone(wish)) == Ok(Applied::Changed)
+        });
+    }
+
+    /// Whether a server takes itself for a primary.
+    #[must_use]
+    pub fn leads(&self, at: usize) -> bool {
+        self.server(at).is_some_and(|server| server.replica.role() == Role::Primary)
+    }
+}
