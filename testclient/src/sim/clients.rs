@@ -36,8 +36,6 @@ pub struct Call {
     /// The session and number of its attempts; several if a session expired under it.
     pub(super) names: Vec<(SessionId, RequestNumber)>,
     repeat: Repeat,
-    /// The network delivered some attempt twice.
-    pub(super) doubled: bool,
     /// How it ended, if it has.
     pub end: Option<End>,
 }
@@ -161,7 +159,7 @@ impl World<'_> {
     ) {
         let until = self.clients.clients[client].clock.when(deadline);
         let (invoked, names) = (self.now, Vec::new());
-        let call = Call { operation, invoked, until, names, repeat, doubled: false, end: None };
+        let call = Call { operation, invoked, until, names, repeat, end: None };
         self.clients.calls.insert((client, id), call);
     }
 
@@ -296,9 +294,7 @@ impl World<'_> {
         if let (Some(name), Some(call)) = (attempt.id, self.clients.calls.get_mut(&(client, id))) {
             let name = (name.session, name.number);
             if call.names.last() != Some(&name) {
-                if let Some(former) = call.names.last().copied()
-                    && !call.doubled
-                {
+                if let Some(former) = call.names.last().copied() {
                     // The client logic is sure that nothing came of it, or it would not go on.
                     self.ledgers.never_request(former);
                 }
@@ -323,6 +319,8 @@ impl World<'_> {
             deadline,
             at: None,
             answered: false,
+            ordered: false,
+            copy_of: None,
         };
         let from = self.client_node(client);
         let Some(to) = self.resolve(&attempt.target) else {
@@ -343,12 +341,9 @@ impl World<'_> {
         let at = self.delay() + if late { self.random.between(0, 1500 * MS) } else { 0 };
         self.later(at, Happening::Asked { from, to, token });
         if named && !self.is_quiet && self.random.chance(60) {
-            // The network delivers it twice. No client can be sure then of what was not done.
-            if let Some(call) = self.clients.calls.get_mut(&(client, id)) {
-                call.doubled = true;
-            }
-            let token = self.remember(asked);
-            let at = at + self.random.between(0, 20 * MS);
+            // The network delivers it twice.
+            let token = self.remember(Asked { copy_of: Some(token), ..asked });
+            let at = at + self.random.between(0, 300 * MS);
             let elsewhere = self.random.below(self.machines.len());
             let to = if self.random.chance(200) { elsewhere } else { to };
             self.later(at, Happening::Asked { from, to, token });
@@ -423,9 +418,7 @@ impl World<'_> {
             }
             Err(_) => {
                 self.visits.note(Path::CertainlyNotDone);
-                if !call.doubled {
-                    self.never(&call);
-                }
+                self.never(&call);
             }
         }
     }

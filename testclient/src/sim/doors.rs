@@ -31,6 +31,10 @@ pub(super) struct Asked {
     /// The process that took it in.
     pub(super) at: Option<(Node, u64)>,
     pub(super) answered: bool,
+    /// It was ordered, for all that its answer says.
+    pub(super) ordered: bool,
+    /// The network delivers that one twice.
+    pub(super) copy_of: Option<u64>,
 }
 
 /// What comes back to a client.
@@ -70,6 +74,8 @@ impl World<'_> {
             deadline: u64::MAX,
             at: None,
             answered: false,
+            ordered: false,
+            copy_of: None,
         });
         self.doors.direct.insert(token, None);
         let (from, at) = (self.client_node(client), self.delay());
@@ -105,6 +111,12 @@ impl World<'_> {
     pub(super) fn on_asked(&mut self, from: Node, to: Node, token: u64) {
         if self.network.is_cut(from, to) {
             return self.lose(from, to, token);
+        }
+        let copy_of = self.doors.asked.get(&token).and_then(|asked| asked.copy_of);
+        let ordered = |first: u64| self.doors.asked.get(&first).is_some_and(|it| it.ordered);
+        if copy_of.is_some_and(|first| !ordered(first)) {
+            // No connection delivers a request again that was refused: a client may rely on that.
+            return;
         }
         let Some(asked) = self.doors.asked.get_mut(&token) else {
             return;
@@ -163,6 +175,7 @@ impl World<'_> {
             !std::mem::replace(&mut asked.answered, true),
             "OneReply: s{node} answers {token:?} twice"
         );
+        asked.ordered = !matches!(reply, Reply::NotDone(_));
         let (client, floor) = (asked.client, asked.floor);
         let operation = asked.operation.clone();
         self.check_reply(node, &operation, floor, &reply);

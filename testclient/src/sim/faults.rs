@@ -4,7 +4,7 @@ use kvproto::ServerName;
 use kvserver::replica::event::Event;
 
 use super::network::{Link, Node};
-use super::servers::Input;
+use super::servers::{Decides, Input};
 use super::visits::Path;
 use super::world::{Happening, MS, World};
 
@@ -114,8 +114,12 @@ impl World<'_> {
                 self.pause(node, length);
             }
             Fault::PauseInStep => {
-                let pause = self.random.between(50, 2500) * MS;
-                self.machines[node].pause_after_step = Some(pause);
+                let after = if self.random.chance(500) {
+                    (self.random.between(50, 2500) * MS, Decides::Anything)
+                } else {
+                    (self.random.between(500, 4000) * MS, Decides::LeaseRead)
+                };
+                self.machines[node].pause_after_step = Some(after);
             }
             Fault::Cut => self.fault_cut(node),
             Fault::Part => self.fault_part(),

@@ -176,9 +176,7 @@ fn end_of(made: &Made) -> End {
             other => panic!("DoneIsDone: a write is answered with {other:?}"),
         },
         Some(Ok(Answered::KeptAlive(_))) => panic!("DoneIsDone: a lease for an answer"),
-        Some(Err(error)) if *error.kind() == ErrorKind::OutcomeUnknown || made.doubled => {
-            End::Unknown
-        }
+        Some(Err(error)) if *error.kind() == ErrorKind::OutcomeUnknown => End::Unknown,
         Some(Err(error)) => End::NotDone { returned, why: error.to_string() },
     }
 }

@@ -32,6 +32,7 @@ use super::draw::{Clock, Plan};
 use super::faults::Faults;
 use super::network::Node;
 use super::random::Random;
+use super::servers::Decides;
 use super::world::{MS, World};
 use super::{Path, Ran};
 
@@ -219,7 +220,7 @@ impl<'a> Story<'a> {
     /// Has the process pause for so long after the next step in which it answers or sends: what it
     /// decided leaves late.
     pub fn pause_in_step(&mut self, server: usize, length: Duration) {
-        self.world.machines[server].pause_after_step = Some(micros(length));
+        self.world.machines[server].pause_after_step = Some((micros(length), Decides::Anything));
     }
 
     /// Asks a server to stop in good order.

@@ -89,6 +89,25 @@ pub struct Process {
     reads_waiting: BTreeSet<Token>,
 }
 
+/// What a step must have decided for a pause to come between it and its doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decides {
+    /// To answer or to send.
+    Anything,
+    /// To answer a read by a lease.
+    LeaseRead,
+}
+
+impl Decides {
+    fn is(self, effect: &Effect) -> bool {
+        match (self, effect) {
+            (Decides::Anything, Effect::Reply { .. } | Effect::Send(_)) => true,
+            (Decides::LeaseRead, Effect::Reply { valid_until, .. }) => valid_until.is_some(),
+            _ => false,
+        }
+    }
+}
+
 /// One machine and what runs on it.
 #[derive(Debug)]
 pub struct Machine {
@@ -105,7 +124,7 @@ pub struct Machine {
     /// Somebody wants this process to stop.
     pub(super) leaving: bool,
     /// The next step that wants something done is followed by a pause of this length.
-    pub(super) pause_after_step: Option<u64>,
+    pub(super) pause_after_step: Option<(u64, Decides)>,
     pub(super) held: Vec<Effect>,
     pub(super) door: Vec<Request>,
     pub(super) inbox: VecDeque<Input>,
@@ -202,11 +221,14 @@ impl World<'_> {
         let held = std::mem::take(&mut self.machines[node].held);
         self.perform(node, life, held);
         if self.random.chance(500) {
-            // What came in meanwhile is taken before the clock is looked at.
-            let inbox = std::mem::take(&mut self.machines[node].inbox);
-            let (ticks, rest): (Vec<_>, Vec<_>) =
-                inbox.into_iter().partition(|input| matches!(input, Input::Tick));
-            self.machines[node].inbox = rest.into_iter().chain(ticks).collect();
+            // A node has a queue for requests, one for other events, and a clock, and takes from
+            // them as it likes.
+            let requests = |input: &Input| matches!(input, Input::Event(event) if matches!(**event, Event::Requests(_)));
+            let rank = |input: &Input| match input {
+                Input::Tick => 2,
+                _ => u8::from(!requests(input)),
+            };
+            self.machines[node].inbox.make_contiguous().sort_by_key(rank);
         }
         while same(self) && !self.machines[node].paused {
             let Some(input) = self.machines[node].inbox.pop_front() else {
@@ -304,9 +326,10 @@ impl World<'_> {
         self.observe(node, &effects);
         let wants_pause = !effects.is_empty() && !self.machines[node].held.is_empty();
         assert!(!wants_pause, "the simulator steps a paused process");
-        if effects.iter().any(|effect| matches!(effect, Effect::Reply { .. } | Effect::Send(_)))
-            && let Some(pause) = self.machines[node].pause_after_step.take()
+        if let Some((pause, what)) = self.machines[node].pause_after_step
+            && effects.iter().any(|effect| what.is(effect))
         {
+            self.machines[node].pause_after_step = None;
             self.visits.note(Path::PauseInStep);
             self.machines[node].paused = true;
             self.machines[node].held = effects;

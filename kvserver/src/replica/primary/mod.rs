@@ -364,6 +364,10 @@ fn take_tail_of_older_generation(
     }
     let tail = copy.log.from(copy.committed.next(), usize::MAX);
     copy.drop_after(copy.committed, out);
-    let ordered = tail.iter().filter(|entry| entry.command != Command::Barrier);
+    // What no client asked for is not ordered again. Above all no expiry: another primary may have
+    // kept the session alive since, and every session has a full lease now.
+    let of_primaries =
+        |command: &Command| matches!(command, Command::Barrier | Command::ExpireSession(_));
+    let ordered = tail.iter().filter(|entry| !of_primaries(&entry.command));
     ordered.map(|entry| (entry.id, entry.command.clone())).collect()
 }

@@ -375,3 +375,31 @@ pub(super) fn a_forced_generation_gives_the_tail_that_it_keeps_new_positions() {
     assert_eq!(text(kept), "kept");
     assert!(kept.version > lost.version, "{} names two values", kept.version);
 }
+
+/// VIEW-7. `a`, cut off, orders the expiry of a session that heard nothing of it: its client goes on
+/// at `b`, which renews its lease. When `a` is forced the expiry in its tail must not be ordered anew.
+#[test]
+fn a_forced_generation_ends_no_session_that_another_primary_kept_alive() {
+    let mut world = World::with(a(), &[b()]);
+    let session = world.open_session(&a());
+    world.run(ms(300));
+    world.cut(&a(), &b());
+    let lease = world.view.settings.session_lease;
+    world.run(lease + ms(500));
+    let cut_off = world.replicas.remove(&a()).expect("a lives");
+    let tail = cut_off.progress().appended > cut_off.committed();
+    assert!(tail, "the expiry is ordered, and nobody else has it");
+    world.propose(b(), &[]);
+    world.run(ms(500));
+    let kept = world.ask(&b(), Operation::KeepAlive(session));
+    assert!(matches!(world.reply(kept), Reply::KeptAlive { .. }));
+    world.kill(&b());
+    world.heal();
+    world.replicas.insert(a(), cut_off);
+    world.force(a());
+    world.run(ms(500));
+    let write = world.append_once(&a(), id(session, 1), "k", "x");
+    world.settle();
+    assert!(world.is_done(write));
+    assert_eq!(world.held(&a(), "k").as_deref(), Some("x"), "the session is still there");
+}
