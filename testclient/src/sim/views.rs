@@ -61,8 +61,9 @@ struct Attendance {
     node: Node,
     life: u64,
     stream: Stream,
-    /// When it last showed a sign of life.
-    heard: u64,
+    /// How far it was by its last ping, and when a ping last showed that it moves.
+    steps: Option<u64>,
+    moved: Option<u64>,
 }
 
 /// The view service.
@@ -167,7 +168,10 @@ impl World<'_> {
             ToViews::Ping(number, member, progress) => {
                 let now = self.now;
                 if let Some(attendance) = self.views.attending.get_mut(&number) {
-                    attendance.heard = now;
+                    if attendance.steps.is_some_and(|before| before < progress.steps) {
+                        attendance.moved = Some(now);
+                    }
+                    attendance.steps = Some(progress.steps);
                 }
                 self.step_views(Event::Ping(Stream { member, number }, progress), None);
             }
@@ -206,7 +210,7 @@ impl World<'_> {
     }
 
     /// LiveIsNotReplaced: whoever begins a life under a name that is taken ends nobody who was heard
-    /// within most of `dead-after` and whose stream stands.
+    /// to move within most of `dead-after` and whose stream stands.
     fn on_register(&mut self, node: Node, life: u64, incarnation: Option<Incarnation>) {
         let name = self.machines[node].name.clone();
         let held = self.views.state().present(&name);
@@ -214,7 +218,7 @@ impl World<'_> {
         let alive = self.views.attending.values().any(|attendance| {
             Some(&attendance.stream.member) == held.as_ref()
                 && (attendance.node, attendance.life) != (node, life)
-                && attendance.heard + patience > self.now
+                && attendance.moved.is_some_and(|at| at + patience > self.now)
         });
         self.views.streams += 1;
         let stream = self.views.streams;
@@ -322,8 +326,8 @@ impl World<'_> {
     fn on_admitted(&mut self, node: Node, life: u64, stream: Stream, view: Box<View>) {
         let number = stream.number;
         let member = stream.member.clone();
-        let heard = self.now;
-        self.views.attending.insert(number, Attendance { node, life, stream, heard });
+        let attendance = Attendance { node, life, stream, steps: None, moved: None };
+        self.views.attending.insert(number, attendance);
         let views = self.views_node();
         if self.network.is_cut(views, node) {
             let at = self.random.between(50, 1500) * MS;
