@@ -13,7 +13,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # cargo keeps the artifacts of the profile `dev` in `debug`.
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench failover sim model
+.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench failover sim model mutants
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -70,6 +70,10 @@ sim: build ## simulate clusters in memory under every fault (SEED=1 SEEDS=5000)
 model: build ## explore small worlds of the protocol, then walk through large ones (MODEL="lease3 --states 9000000")
 	@bin/testclient explore $(MODEL)
 	$(if $(MODEL),,@bin/testclient explore --walks 3000)
+
+# What may print this much is only the table: the panics in between are meant to happen.
+mutants: ## drop the rules of the protocol one by one, and see which seed notices
+	$(CARGO) test --locked --quiet --profile ci -p testclient --test mutants -- --nocapture
 
 verify: ## read-only checks: format, lints, docs, the repository itself
 	$(CARGO) fmt --all --check

@@ -436,3 +436,14 @@ fn the_make_targets_that_the_pages_name_exist() {
     }
     none(&found, "no such target in the Makefile");
 }
+
+#[test]
+fn the_page_on_testing_says_who_misses_each_rule() {
+    let page = read("docs/testing.md");
+    let untold: Vec<String> = kvproto::Rule::ALL
+        .iter()
+        .map(|rule| format!("{rule:?}"))
+        .filter(|rule| !page.contains(&format!("| `{rule}` ")))
+        .collect();
+    none(&untold, "docs/testing.md has a row for every rule that a test can drop");
+}

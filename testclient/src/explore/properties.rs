@@ -1,10 +1,10 @@
 //! What must hold in every state, whatever happened before. Pure.
 //!
-//! - **EligibleHoldsCommitted**: every live eligible server holds every op that was ever committed.
+//! - **EligibleIsComplete**: every live eligible server holds every op that was ever committed.
 //! - **OneOrder**: what the servers committed are prefixes of one log, and no position names two
 //!   ops.
 //! - **StoreIsItsLog**: a copy's data is what its committed log makes of it.
-//! - **AcknowledgedIsKept**: a write is answered only when it is committed, in its place.
+//! - **AckedIsKept**: a write is answered only when it is committed, in its place.
 //! - **Linearizable**: a read returns committed data, and nothing older than what was committed
 //!   anywhere when it began.
 //! - **EligibleIsWhole**: no eligible copy is in the middle of a transfer.
@@ -47,7 +47,7 @@ fn check_eligible(server: &Server, committed: &[Arc<Entry>], seen: &mut Seen) {
         if !holds(server, entry) {
             seen.broken(|| {
                 format!(
-                    "EligibleHoldsCommitted: {} lacks {}, which was committed",
+                    "EligibleIsComplete: {} lacks {}, which was committed",
                     server.member, entry.position
                 )
             });
@@ -134,7 +134,7 @@ pub(super) fn check_acknowledged(state: &State, op: OpNumber, command: &Command,
     let found = state.committed.iter().find(is_it);
     let in_place = |entry: &Arc<Entry>| entry.id.is_some() || entry.op() == op;
     if !found.is_some_and(in_place) {
-        seen.broken(|| format!("AcknowledgedIsKept: a write was answered, op {op} is another's"));
+        seen.broken(|| format!("AckedIsKept: a write was answered, op {op} is another's"));
     }
 }
 
