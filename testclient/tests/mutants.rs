@@ -24,7 +24,7 @@ const MISSED: &[&[Rule]] = &[
     &[AppliedOnce],
     &[ReplyAfterCommit],
     &[CommitWaitsForCopies],
-    &[EveryCopyCounts],
+    &[ReplyNeedsEveryCopy],
     &[OwnJournalCounts],
     &[AskedIsRequired],
     &[AskedOutlastsRecords, RecordsByRevision],
