@@ -421,7 +421,7 @@ impl Replica {
     }
 
     fn stay(&mut self) {
-        self.leaving = !keeps(Rule::LeavingMayResume);
+        self.leaving &= !keeps(Rule::LeavingMayResume);
         self.wished_to_leave_at = None;
     }
 
