@@ -47,8 +47,11 @@ pub enum Effect {
     Run(CallId),
     /// Make this attempt, and report how it ended.
     Attempt(Attempt),
-    /// Wait no longer for this attempt, and report it at once: as [`AttemptEnd::Lost`](crate::attempts::AttemptEnd::Lost), or as
-    /// [`AttemptEnd::NotSent`](crate::attempts::AttemptEnd::NotSent) if that is certain.
+    /// Wait no longer for this attempt, and report it at once: as [`AttemptEnd::Lost`], or as
+    /// [`AttemptEnd::NotSent`] if that is certain.
+    ///
+    /// [`AttemptEnd::Lost`]: crate::attempts::AttemptEnd::Lost
+    /// [`AttemptEnd::NotSent`]: crate::attempts::AttemptEnd::NotSent
     Abandon {
         /// Of which call.
         call: CallId,
