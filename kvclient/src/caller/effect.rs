@@ -49,6 +49,9 @@ pub enum Effect {
     Attempt(Attempt),
     /// Wait no longer for this attempt, and report it at once: as [`AttemptEnd::Lost`], or as
     /// [`AttemptEnd::NotSent`] if that is certain.
+    ///
+    /// [`AttemptEnd::Lost`]: crate::attempts::AttemptEnd::Lost
+    /// [`AttemptEnd::NotSent`]: crate::attempts::AttemptEnd::NotSent
     Abandon {
         /// Of which call.
         call: CallId,
