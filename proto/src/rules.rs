@@ -50,7 +50,7 @@ rules! {
     /// REP-2: an op commits only when others have it too.
     CommitWaitsForCopies,
     /// REP-2: an op commits only when every required copy has it.
-    EveryCopyCounts,
+    ReplyNeedsEveryCopy,
     /// REP-2: the primary's own journal is one of the copies.
     OwnJournalCounts,
     /// REP-2: whom the primary asked to have declared synced is required.
@@ -66,7 +66,7 @@ rules! {
     /// REP-3: a message is for one incarnation.
     TargetIncarnation,
     /// REP-3: a message of an older epoch changes nothing.
-    OldEpochIsRefused,
+    OldEpochRefused,
     /// REP-3: who hears of a newer epoch stops leading.
     DeposedStops,
     /// REP-3: only the newest stream counts, at both ends.
@@ -92,7 +92,7 @@ rules! {
     /// REP-6: a newcomer holds everything committed when it is declared synced.
     SyncedHoldsEverything,
     /// REP-6: a full transfer goes only to a copy that nobody counts on.
-    TransferToTheFree,
+    FreeBeforeTransfer,
     /// REP-6: eligible in the newest record is not free, even if that record is only proposed.
     FreeByTheNewestRecord,
     /// REP-6: sessions and their answers travel with the data.

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::args::Bench;
 use crate::calls::{connect, end, end_of};
 use crate::ledger::End;
+use crate::random::Random;
 use crate::report::{check_writable, duration, millis, say, table, write_json};
-use crate::workload::{Mix, Random, Step, key};
+use crate::workload::{Mix, Step, key};
 
 /// How long one call may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,9 +1,10 @@
-//! Tries the store out, from a first put to fifty failovers in a row.
+//! Tries the store out, from a first put to every order of events that small clusters can take.
 //!
 //! In reading order:
 //! - [`args`]: what can be asked for on the command line
 //! - [`calls`]: the few calls that everything here is made of
 //! - [`basic`]: the four basic tests, then a put and a get every second
+//! - [`random`]: the one source of chance (pure)
 //! - [`workload`], [`bench`](mod@bench): a load from a seed (pure), and how fast it is served
 //! - [`ledger`], [`failover`]: what writers were promised (pure), and a drill that checks it
 //!   through faults
@@ -26,6 +27,7 @@ pub mod failover;
 pub mod history;
 pub mod ledger;
 pub mod linearizability;
+pub mod random;
 pub mod recorder;
 pub mod report;
 pub mod seeds;

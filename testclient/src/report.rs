@@ -1,5 +1,6 @@
 //! Tables, durations and lines for people, and JSON for programs.
 
+use std::any::Any;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
@@ -13,6 +14,14 @@ use anyhow::{Context, Result};
 /// When stdout is closed.
 pub fn say(line: impl Display) -> Result<()> {
     writeln!(std::io::stdout().lock(), "{line}").context("write to stdout")
+}
+
+/// What a caught panic said.
+#[must_use]
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked without a word").to_owned()
 }
 
 /// Checks that a file can be written, before minutes are spent on what goes into it.

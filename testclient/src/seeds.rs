@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Sim;
-use crate::report::say;
+use crate::report::{panic_text, say};
 use crate::sim::{self, Ran, Visits};
 
 /// After this many failures there is enough to think about.
@@ -57,7 +57,7 @@ pub fn sweep(
     count: u64,
     threads: usize,
     bar: &ProgressBar,
-    stop: &AtomicBool,
+    stop: &CancellationToken,
 ) -> Sweep {
     sweep_with(first, count, threads, bar, stop, |seed| sim::run(seed, None))
 }
@@ -69,18 +69,19 @@ pub fn sweep_with(
     count: u64,
     threads: usize,
     bar: &ProgressBar,
-    stop: &AtomicBool,
+    stop: &CancellationToken,
     story: impl Fn(u64) -> Ran + Sync,
 ) -> Sweep {
     let began = Instant::now();
     let next = AtomicU64::new(first);
     let sweep = Mutex::new(Sweep::default());
+    let stop = stop.child_token();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed - first >= count || stop.load(Ordering::Relaxed) {
+                    if seed - first >= count || stop.is_cancelled() {
                         return;
                     }
                     let ran = caught(seed, &story);
@@ -97,7 +98,7 @@ pub fn sweep_with(
                         }
                     }
                     if sweep.failures.len() >= FAILURES_MAX {
-                        stop.store(true, Ordering::Relaxed);
+                        stop.cancel();
                     }
                     bar.inc(1);
                 }
@@ -110,16 +111,16 @@ pub fn sweep_with(
     sweep
 }
 
-/// A broken invariant is an error that names it.
-fn caught(seed: u64, story: &impl Fn(u64) -> Ran) -> Result<Ran, Failure> {
-    catch_unwind(AssertUnwindSafe(|| story(seed))).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Failure { seed, what: text.unwrap_or("it panicked without a word").to_owned() }
-    })
+/// Runs one seed of a story.
+///
+/// # Errors
+/// When an invariant is broken: its name, and what was seen.
+pub fn caught(seed: u64, story: impl Fn(u64) -> Ran) -> Result<Ran, Failure> {
+    let ran = catch_unwind(AssertUnwindSafe(|| story(seed)));
+    ran.map_err(|panic| Failure { seed, what: panic_text(&*panic) })
 }
 
-/// The verb `sim`. Exit code 1 when a seed failed.
+/// The verb `sim`. Exit code 1 when a seed failed, 130 when it was stopped before that.
 ///
 /// # Errors
 /// When stdout is closed.
@@ -137,30 +138,20 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let stopped = AtomicBool::new(false);
     let bar = ProgressBar::with_draw_target(Some(options.seeds), ProgressDrawTarget::stderr());
     let template = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left";
     bar.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
     // What broke is said once, with its seed.
     std::panic::set_hook(Box::new(|_| {}));
-    let ended = AtomicBool::new(false);
-    let sweep = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
-                if stop.is_cancelled() {
-                    stopped.store(true, Ordering::Relaxed);
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        });
-        let sweep = sweep(options.seed, options.seeds, options.threads(), &bar, &stopped);
-        ended.store(true, Ordering::Relaxed);
-        sweep
-    });
+    let sweep = sweep(options.seed, options.seeds, options.threads(), &bar, stop);
     let _default = std::panic::take_hook();
     bar.finish_and_clear();
     say(&sweep)?;
-    Ok(if sweep.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match sweep.failures.is_empty() {
+        false => ExitCode::FAILURE,
+        true if sweep.seeds < options.seeds => ExitCode::from(130),
+        true => ExitCode::SUCCESS,
+    })
 }
 
 impl std::fmt::Display for Sweep {
@@ -175,7 +166,7 @@ impl std::fmt::Display for Sweep {
             self.simulated.as_secs_f64() / 3600.0
         )?;
         if self.failures.is_empty() {
-            return write!(f, "all passed");
+            return write!(f, "all of these passed");
         }
         writeln!(f, "{} failed:", self.failures.len())?;
         for failure in &self.failures {
@@ -196,7 +187,7 @@ mod tests {
             Ran { micros: 1000, ..Ran::default() }
         };
         let bar = ProgressBar::hidden();
-        let sweep = sweep_with(10, 5, 2, &bar, &AtomicBool::new(false), story);
+        let sweep = sweep_with(10, 5, 2, &bar, &CancellationToken::new(), story);
         assert_eq!(sweep.seeds, 5);
         assert_eq!(sweep.simulated, Duration::from_millis(4));
         let [failure] = &sweep.failures[..] else { panic!("one seed fails: {sweep}") };
@@ -208,7 +199,7 @@ mod tests {
 
     #[test]
     fn paths_that_no_seed_took_are_told() {
-        let sweep = sweep(1, 1, 1, &ProgressBar::hidden(), &AtomicBool::new(false));
+        let sweep = sweep(1, 1, 1, &ProgressBar::hidden(), &CancellationToken::new());
         assert_eq!(sweep.failures.len(), 0);
         assert!(sweep.visits.count(sim::Path::Progress) == 1);
         assert!(!sweep.visits.missing().contains(&sim::Path::Progress));

@@ -123,7 +123,7 @@ mod rules {
         (&[AppliedOnce], "e17", 100),
         (&[ReplyAfterCommit], "e16", 100),
         (&[CommitWaitsForCopies], "pair3v", 100),
-        (&[EveryCopyCounts], "failover3", 1000),
+        (&[ReplyNeedsEveryCopy], "failover3", 1000),
         (&[OwnJournalCounts], "journal", 1000),
         (&[AskedIsRequired], "join-break", 10_000),
         (&[AskedEnds], "pair3v", 2000),

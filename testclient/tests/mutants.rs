@@ -4,13 +4,12 @@
 
 #![cfg(debug_assertions)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use kvproto::rules::Rule::{self, *};
 use kvproto::rules::without;
-use testclient::sim;
+use testclient::{seeds, sim};
 
 /// The first seeds, and no more than these, have to notice.
 const SEEDS: u64 = 500;
@@ -24,7 +23,7 @@ const MISSED: &[&[Rule]] = &[
     &[AppliedOnce],
     &[ReplyAfterCommit],
     &[CommitWaitsForCopies],
-    &[EveryCopyCounts],
+    &[ReplyNeedsEveryCopy],
     &[OwnJournalCounts],
     &[AskedIsRequired],
     &[AskedOutlastsRecords, RecordsByRevision],
@@ -60,11 +59,9 @@ const MISSED: &[&[Rule]] = &[
 /// The seed that notices, and what it says.
 fn noticed(rules: &[Rule]) -> Option<(u64, String)> {
     (1..=SEEDS).find_map(|seed| {
-        let run = || without(rules, || sim::run(seed, None));
-        let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
-        let first = text.lines().next().unwrap_or_default();
+        let run = |seed| without(rules, || sim::run(seed, None));
+        let failure = seeds::caught(seed, run).err()?;
+        let first = failure.what.lines().next().unwrap_or_default();
         Some((seed, first.chars().take(100).collect()))
     })
 }

@@ -3,11 +3,10 @@
 //! `ORIGIN_SEEDS=1000` runs more of them, `ORIGIN_FIRST=n` others; `ORIGIN_SEED=n` runs one and
 //! prints its trace.
 
-use std::sync::atomic::AtomicBool;
-
 use indicatif::ProgressBar;
 use testclient::seeds;
 use testclient::sim::origin::{TALES, Tale};
+use tokio_util::sync::CancellationToken;
 
 /// Few, for every commit.
 const SEEDS: u64 = 25;
@@ -31,7 +30,7 @@ fn tell(id: &str) {
     let (first, count) =
         (number("ORIGIN_FIRST").unwrap_or(1), number("ORIGIN_SEEDS").unwrap_or(SEEDS));
     eprintln!("{id}, seeds {first} to {}: {shows}", first + count - 1);
-    let (bar, stop) = (ProgressBar::hidden(), AtomicBool::new(false));
+    let (bar, stop) = (ProgressBar::hidden(), CancellationToken::new());
     let sweep = seeds::sweep_with(first, count, 1, &bar, &stop, |seed| tell(seed, None));
     eprintln!(
         "{id}: {} seeds in {:.1?}, {:.1} hours of virtual time",

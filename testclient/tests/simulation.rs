@@ -1,10 +1,9 @@
 //! The protocol cores and the client logic in a simulated cluster, many seeds of chaos and healing.
 //! Other seeds than these, and the trace of one: `testclient sim --seed N --seeds M --trace`.
 
-use std::sync::atomic::AtomicBool;
-
 use indicatif::ProgressBar;
 use testclient::{seeds, sim};
+use tokio_util::sync::CancellationToken;
 
 /// About 15 s of processor time.
 const SEEDS: u64 = 2000;
@@ -13,7 +12,8 @@ const SEEDS: u64 = 2000;
 fn a_cluster_keeps_its_promises_through_chaos_and_serves_again_after_it() {
     eprintln!("seeds 1 to {SEEDS}");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let sweep = seeds::sweep(1, SEEDS, threads, &ProgressBar::hidden(), &AtomicBool::new(false));
+    let (bar, stop) = (ProgressBar::hidden(), CancellationToken::new());
+    let sweep = seeds::sweep(1, SEEDS, threads, &bar, &stop);
     eprintln!("{sweep}");
     assert!(sweep.failures.is_empty(), "{} seeds failed, see above", sweep.failures.len());
     let missing = sweep.visits.missing();

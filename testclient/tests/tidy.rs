@@ -23,6 +23,7 @@ const PURE: &[&str] = &[
     "testclient/src/history",
     "testclient/src/ledger",
     "testclient/src/linearizability",
+    "testclient/src/random",
     "testclient/src/sim",
     "testclient/src/witness",
     "testclient/src/workload",
@@ -435,6 +436,55 @@ fn the_make_targets_that_the_pages_name_exist() {
         }
     }
     none(&found, "no such target in the Makefile");
+}
+
+#[test]
+fn only_tests_drop_rules() {
+    let mut found = Vec::new();
+    for file in files(&[".rs"]) {
+        if file.contains("tests") || file == "proto/src/rules.rs" {
+            continue;
+        }
+        let text = read(&file);
+        let drops = |line: &str| line.contains("rules::") && line.contains("without");
+        let lines = code_lines(&text).into_iter().filter(|(_, line)| drops(line));
+        found.extend(lines.map(|(number, _)| format!("{file}:{number}")));
+    }
+    none(&found, "the programs keep every rule of the protocol");
+}
+
+#[test]
+fn a_named_story_misses_each_rule() {
+    const STORIES: &[&str] = &[
+        "kvserver/src/replica/tests/mutants.rs",
+        "kvserver/src/store/tests.rs",
+        "viewservice/src/assignment/tests/mutants.rs",
+    ];
+    let stories: String = STORIES.iter().map(|file| read(file)).collect();
+    let words: BTreeSet<&str> = stories.split(|c: char| !c.is_alphanumeric()).collect();
+    let untold: Vec<String> = kvproto::Rule::ALL
+        .iter()
+        .map(|rule| format!("{rule:?}"))
+        .filter(|rule| !words.contains(rule.as_str()))
+        .collect();
+    none(&untold, &format!("name a story that fails without it in one of {STORIES:?}"));
+}
+
+#[test]
+fn the_tests_that_the_page_on_testing_names_exist() {
+    let sources: Vec<String> = files(&[".rs"]).iter().map(|file| read(file)).collect();
+    let words: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|text| text.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .collect();
+    let page = read("docs/testing.md");
+    let named = outside_fences(&page).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_name = |name: &&str| {
+        name.contains('_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let missing: Vec<String> =
+        named.filter(is_name).filter(|name| !words.contains(name)).map(str::to_owned).collect();
+    none(&missing, "docs/testing.md names what is not in any source file");
 }
 
 #[test]

@@ -330,7 +330,7 @@ impl Replica {
             }
             _ => {}
         }
-        if message.epoch < self.copy.epoch && keeps(Rule::OldEpochIsRefused) {
+        if message.epoch < self.copy.epoch && keeps(Rule::OldEpochRefused) {
             if message.body.is_from_primary() {
                 let fenced = Body::Fenced(Box::new(self.copy.view.clone()));
                 let epoch = self.copy.epoch;
@@ -421,7 +421,7 @@ impl Replica {
     }
 
     fn stay(&mut self) {
-        self.leaving = !keeps(Rule::LeavingMayResume);
+        self.leaving &= !keeps(Rule::LeavingMayResume);
         self.wished_to_leave_at = None;
     }
 

@@ -16,10 +16,10 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::workload::Random;
+use crate::random::Random;
 
-const UNHEARD: f64 = 0.1;
-const UNANSWERED: f64 = 0.2;
+const UNHEARD_PERMILLE: u64 = 100;
+const UNANSWERED_PERMILLE: u64 = 200;
 
 /// What every HTTP/2 connection begins with.
 const PREFACE_LEN: usize = 24;
@@ -97,10 +97,10 @@ impl Unreliable {
 impl Chance {
     fn decide(&self) -> Fate {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        if random.chance(UNHEARD) {
+        if random.chance(UNHEARD_PERMILLE) {
             self.unheard.fetch_add(1, Ordering::Relaxed);
             Fate::Unheard
-        } else if random.chance(UNANSWERED) {
+        } else if random.chance(UNANSWERED_PERMILLE) {
             self.unanswered.fetch_add(1, Ordering::Relaxed);
             Fate::Unanswered
         } else {

@@ -1,8 +1,8 @@
 //! What must hold in every state, whatever happened before. Pure.
 //!
 //! - **EligibleIsComplete**: every live eligible server holds every op that was ever committed.
-//! - **OneOrder**: what the servers committed are prefixes of one log, and no position names two
-//!   ops.
+//! - **OneOrder**: no position names two ops.
+//! - **OneCommittedLog**: what the servers committed are prefixes of one log.
 //! - **StoreIsItsLog**: a copy's data is what its committed log makes of it.
 //! - **AckedIsKept**: a write is answered only when it is committed, in its place.
 //! - **Linearizable**: a read returns committed data, and nothing older than what was committed
@@ -10,8 +10,15 @@
 //! - **EligibleIsWhole**: no eligible copy is in the middle of a transfer.
 //! - **CommittedIsSafe**: what an eligible copy committed has left its journal's hands.
 //!
-//! Others are looked at where they could break: nothing applied is forgotten, the primary of a view
-//! is eligible ([`state`](super::state)), and whatever the production code asserts of itself.
+//! Looked at where they could break:
+//! - **PrimaryIsEligible**: once a view was activated, none names another primary. *(state)*
+//! - **CommittedIsKept**: no committed position falls but by a transfer. *(step)*
+//! - **PrimaryCommitsFirst**: nobody takes for committed what nobody holds. *(step)*
+//! - **CopiesAgree**: no copy is said to differ. *(step)*
+//! - **Progress**: from here a new write can be done if everything heals. *(heal)*
+//!
+//! And whatever the production code asserts of itself. What the simulator looks at too has the same
+//! name there.
 
 use std::sync::Arc;
 
@@ -64,14 +71,14 @@ fn holds(server: &Server, entry: &Entry) -> bool {
 fn check_copy(server: &Server, committed: &[Arc<Entry>], seen: &mut Seen) {
     let through = server.replica.committed();
     let Some(prefix) = committed.get(..through.0 as usize) else {
-        seen.broken(|| format!("OneOrder: {} committed through {through}", server.member));
+        seen.broken(|| format!("OneCommittedLog: {} committed through {through}", server.member));
         return;
     };
     for entry in prefix {
         if !holds(server, entry) {
             seen.broken(|| {
                 format!(
-                    "OneOrder: {} committed something else in the place of {}",
+                    "OneCommittedLog: {} committed something else in the place of {}",
                     server.member, entry.position
                 )
             });

@@ -21,7 +21,8 @@ use super::model::Model;
 use super::properties;
 use super::shared::Shared;
 use super::state::{Seen, Server, State, Stream};
-use crate::sim::random::Random;
+use crate::random::Random;
+use crate::report::panic_text;
 
 /// How far an exploration goes.
 #[derive(Clone, Debug)]
@@ -472,9 +473,5 @@ fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     let before = QUIET.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(run));
     QUIET.set(before);
-    outcome.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        text.unwrap_or_else(|| "a panic without words".to_owned())
-    })
+    outcome.map_err(|panic| panic_text(&*panic))
 }

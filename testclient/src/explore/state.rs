@@ -27,6 +27,7 @@ use super::shared::{Shared, hash_of};
 
 /// The one key of all clients; writes append to it, so that its value tells their order.
 pub const KEY: &[u8] = b"k";
+
 /// A live server.
 #[derive(Clone, Hash, Debug)]
 pub struct Server {
@@ -259,7 +260,7 @@ impl State {
             && proposes
             && after.primary.as_ref().is_some_and(|primary| !old_eligible.contains(primary));
         if incomplete {
-            seen.broken(|| format!("PrimaryIsComplete: {}", brief_view(after)));
+            seen.broken(|| format!("PrimaryIsEligible: {}", brief_view(after)));
         }
         self.records.push(Shared::new(after.clone()));
         self.law = Shared::new(law);

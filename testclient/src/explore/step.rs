@@ -129,7 +129,12 @@ impl State {
             };
             let entry = after.replica.log().get(op).or_else(|| before.replica.log().get(op));
             let Some(entry) = entry.or_else(appended) else {
-                seen.broken(|| format!("{} took op {op} for committed; nobody had", after.member));
+                seen.broken(|| {
+                    format!(
+                        "PrimaryCommitsFirst: {} took op {op} for committed; nobody had",
+                        after.member
+                    )
+                });
                 return;
             };
             log.push(Arc::clone(entry));

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::writer::{PATIENCE, PAUSE};
 use crate::calls::{connect, end};
+use crate::random::Random;
 use crate::recorder::Recorder;
-use crate::workload::Random;
 
 /// Enough for calls to overlap all the time.
 const CLIENTS: u32 = 4;
@@ -119,11 +119,11 @@ impl Sharer {
     async fn call(&mut self) {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         let keys = number / CALLS_PER_KEYS;
-        let mut key = || name(keys, self.random.below(KEYS));
+        let mut key = || name(keys, self.random.between(0, KEYS - 1));
         let (one, other) = (key(), key());
         let value = Bytes::from(format!("{number};"));
         let change = |key: &Bytes, action| Change { key: key.clone(), action };
-        let changes = match self.random.below(10) {
+        let changes = match self.random.between(0, 9) {
             0..=3 => return self.read(vec![one]).await,
             4 => return self.read(vec![one, other]).await,
             5 => vec![change(&one, Action::Put(value))],

@@ -266,6 +266,12 @@ impl Model for Keys {
             return true;
         }
         let Some(key) = operation.keys().next() else { return true };
+        // An unknown batch that matters elsewhere cannot be left out for what it does to this key, nor
+        // made later, when it would overwrite it.
+        let at_others = |(other, _): &(&Bytes, &Held)| *other != key;
+        if before.iter().filter(at_others).ne(after.iter().filter(at_others)) {
+            return true;
+        }
         let (before, after) = (before.get(key), after.get(key));
         before != after
             && match (operation, answer) {

@@ -6,8 +6,8 @@ use kvproto::{Settings, Timestamp};
 use kvserver::replica::{Reads, ReplicaOptions, Tuning};
 
 use super::faults::{Fault, Faults};
-use super::random::Random;
 use super::world::MS;
+use crate::random::Random;
 
 /// A clock: nanoseconds at the beginning, and how many of its microseconds pass in a second.
 #[derive(Clone, Copy, Debug)]

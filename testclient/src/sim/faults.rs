@@ -8,7 +8,8 @@ use super::servers::{Decides, Input};
 use super::visits::Path;
 use super::world::{Happening, MS, World};
 
-/// Something that goes wrong. To add one: name it here, do it in `on_fault`, undo it in `heal`.
+/// Something that goes wrong. To add one: name it here and in `ALL`, do it in `on_fault`, undo it in
+/// `heal`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// A process ends and comes back, empty.

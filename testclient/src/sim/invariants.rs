@@ -1,14 +1,14 @@
-//! What must hold after every event of a simulation, each with its name. Pure.
+//! What must hold after every event of a simulation, and in the end, each with its name. Pure.
 //!
 //! - **OneOrder**: a position names one entry, and one entry stands before it, on all servers.
 //! - **OneCommittedLog**: within a generation the committed logs of all servers are prefixes of one
 //!   log.
 //! - **StampsAreNew**: versions and session ids are given out once, over all generations.
 //! - **PrimaryCommitsFirst**: only a server that acts as primary commits what nobody had committed,
-//!   and none does in an epoch older than one that has committed (NeverTwoPrimaries).
+//!   and none does in an epoch older than one that has committed.
 //! - **EligibleIsComplete**: every live server that the law calls eligible holds every committed op.
 //! - **CommittedIsKept**: nothing committed anywhere is truncated, no committed position falls.
-//! - **EqualStates**: at one op all copies have one digest.
+//! - **CopiesAgree**: at one op all copies have one digest, and no primary says otherwise.
 //! - **AckedIsKept**: what is answered as done is committed, and did what the answer says.
 //! - **ExactlyOnce**: a request has one answer, and its effect is there once.
 //! - **Linearizable**: a read returns the state at one op that is not older than anything committed
@@ -26,6 +26,10 @@
 //! - **OneReply**: a server answers a request once. *(doors)*
 //! - **OneEnd**, **CallsEnd**: the client logic ends a call once, and by its deadline. *(clients)*
 //! - **LiveIsNotReplaced**: no life of a server is ended by a newer one while it is heard. *(views)*
+//!
+//! After everything has healed *(world)*:
+//! - **Progress**: a new write is done soon; **Forced**: if need be after an operator could force.
+//! - **Redundancy**: soon all copies are complete that can be.
 
 use std::sync::Arc;
 
@@ -241,7 +245,7 @@ impl World<'_> {
             // acknowledgements of old: what it commits then is part of what the operator gave up.
             assert!(
                 epoch >= ledger.committed_in,
-                "NeverTwoPrimaries: s{node} commits in {epoch}, after {}",
+                "PrimaryCommitsFirst: s{node} commits in {epoch}, after {}",
                 ledger.committed_in
             );
             if let Command::ExpireSession(session) = entry.command {
@@ -258,7 +262,7 @@ impl World<'_> {
             assert_eq!(
                 Some(replica.store().digest()),
                 ledger.digest_at(committed),
-                "EqualStates: s{node} at op {committed}"
+                "CopiesAgree: s{node} at op {committed}"
             );
         }
     }

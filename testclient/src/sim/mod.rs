@@ -14,8 +14,7 @@
 //! - [`histories`]: what the clients saw, judged by the checkers of histories
 //! - [`visits`]: the rare paths that a run took
 //! - [`scenario`]: quiet worlds for stories that are told step by step
-//! - [`origin`]: tests of the labs and the paper that this store comes from, as such stories
-//! - [`random`]: the one source of chance
+//! - [`origin`]: tests of the labs that this store comes from, as such stories
 //!
 //! A run is chaos first; then everything heals and faults stop, and the cluster must commit again
 //! and be fully redundant again.
@@ -29,7 +28,6 @@ pub mod invariants;
 pub mod ledger;
 pub mod network;
 pub mod origin;
-pub mod random;
 pub mod registration;
 pub mod scenario;
 pub mod servers;

@@ -31,10 +31,9 @@ use super::clients::CallKey;
 use super::draw::{Clock, Plan};
 use super::faults::Faults;
 use super::network::Node;
-use super::random::Random;
-use super::servers::Decides;
 use super::world::{MS, World};
 use super::{Path, Ran};
+use crate::random::Random;
 
 /// How long a call of a story may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -215,12 +214,6 @@ impl<'a> Story<'a> {
         if let Some(life) = process.map(|process| process.life) {
             self.world.resume(server, life);
         }
-    }
-
-    /// Has the process pause for so long after the next step in which it answers or sends: what it
-    /// decided leaves late.
-    pub fn pause_in_step(&mut self, server: usize, length: Duration) {
-        self.world.machines[server].pause_after_step = Some((micros(length), Decides::Anything));
     }
 
     /// Asks a server to stop in good order.
@@ -435,12 +428,6 @@ impl<'a> Story<'a> {
             let replica = self.world.replica(*server);
             replica.is_some_and(|it| it.is_acting() && it.epoch() == self.view().epoch())
         })
-    }
-
-    /// Whether a server believes that it acts as primary, whatever the view service says.
-    #[must_use]
-    pub fn believes_to_act(&self, server: usize) -> bool {
-        self.world.replica(server).is_some_and(kvserver::replica::Replica::is_acting)
     }
 
     /// The servers that the view service calls complete, and that live.

@@ -12,11 +12,11 @@ use super::draw::{self, Plan};
 use super::faults::Faults;
 use super::ledger::Ledgers;
 use super::network::{Link, Network, Node};
-use super::random::Random;
 use super::servers::{Input, Machine};
 use super::views::{ToViews, Views};
 use super::visits::{Path, Visits};
 use super::workload::Workload;
+use crate::random::Random;
 
 /// Virtual time is in microseconds.
 pub(super) const MS: u64 = 1000;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Running, append, check, get, put, running};
 use kvclient::{Client, ErrorKind};
 use testclient::cluster::{Layout, Options};
-use testclient::{calls, workload::Random};
+use testclient::{calls, random::Random};
 
 fn one_to_three() -> Options {
     Options::default()
@@ -208,7 +208,7 @@ async fn concurrent_puts(cluster: &mut Running) {
         writers.push(tokio::spawn(async move {
             let mut random = Random::new(writer);
             while Instant::now() < end {
-                let (key, value) = (random.below(2).to_string(), random.next_u64().to_string());
+                let (key, value) = (random.below(2).to_string(), random.draw().to_string());
                 put(&client, &key, &value).await;
             }
         }));
@@ -307,8 +307,8 @@ async fn p12_repeated_failures_and_restarts_never_lose_a_put() {
             let mut last: [Option<String>; 10] = Default::default();
             while Instant::now() < end {
                 let number = random.below(10);
-                let (key, value) = (format!("{writer}/{number}"), random.next_u64().to_string());
-                let slot = &mut last[usize::try_from(number).expect("below 10")];
+                let (key, value) = (format!("{writer}/{number}"), random.draw().to_string());
+                let slot = &mut last[number];
                 if let Some(expected) = slot {
                     check(&client, &key, expected).await;
                 }
@@ -324,7 +324,7 @@ async fn p12_repeated_failures_and_restarts_never_lose_a_put() {
     while Instant::now() < end {
         // As in the lab any of the three may fail, but never the last copy that is complete.
         cluster.wait_until_redundant().await.expect("it repairs itself");
-        let victim = usize::try_from(random.below(3)).expect("below 3");
+        let victim = random.below(3);
         cluster.kill(victim);
         let name = cluster.server_name(victim).to_owned();
         cluster

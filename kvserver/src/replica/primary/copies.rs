@@ -153,7 +153,7 @@ impl Primary {
             let eligible =
                 copy.view.eligible.contains(member) && keeps(Rule::FreeByTheNewestRecord);
             let counted_on = self.is_required(member) || eligible;
-            let free = !counted_on || !keeps(Rule::TransferToTheFree);
+            let free = !counted_on || !keeps(Rule::FreeBeforeTransfer);
             match &progress.phase {
                 Phase::Down { retry_at } if now >= *retry_at => {
                     copy.last_stream = copy.last_stream.next();

@@ -253,7 +253,7 @@ impl Primary {
         let own = if keeps(Rule::OwnJournalCounts) { copy.safe } else { copy.log.last().op };
         let through = if !keeps(Rule::CommitWaitsForCopies) {
             own
-        } else if !keeps(Rule::EveryCopyCounts) {
+        } else if !keeps(Rule::ReplyNeedsEveryCopy) {
             others.max().map_or(own, |most| most.min(own))
         } else {
             others.fold(own, Ord::min)

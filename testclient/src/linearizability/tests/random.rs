@@ -3,9 +3,9 @@
 use super::*;
 use crate::linearizability::keys::Keys;
 use crate::linearizability::search::Model;
-use crate::workload::Random;
+use crate::random::Random;
 
-const SEEDS: u64 = 6_000;
+const SEEDS: u64 = 30_000;
 
 /// Tries every order of every choice of unknown calls, in real-time order: slow and obvious.
 fn has_an_order(calls: &[Call]) -> bool {
@@ -104,15 +104,15 @@ fn simulated(random: &mut Random, most: u64, keys: u64) -> (Vec<Call>, Vec<(Byte
     // Each call takes effect at a moment of its own; calls are made in the order of these.
     let mut calls = Vec::new();
     let mut now = 0;
-    for _ in 0..1 + random.below(most) {
-        now += 1 + random.below(6);
-        let process = random.below(3);
+    for _ in 0..1 + random.between(0, most - 1) {
+        now += 1 + random.between(0, 5);
+        let process = random.between(0, 2);
         let earliest = times[process as usize];
         if earliest >= now {
             continue;
         }
-        let invoked = now - random.below((now - earliest).min(12));
-        let returned = now + random.below(10);
+        let invoked = now - random.between(0, (now - earliest).min(12) - 1);
+        let returned = now + random.between(0, 9);
         times[process as usize] = returned + 1;
         let operation = operation(random, keys);
         let answer = match &operation {
@@ -126,7 +126,7 @@ fn simulated(random: &mut Random, most: u64, keys: u64) -> (Vec<Call>, Vec<(Byte
             ),
             Operation::Write(changes) => {
                 // An unknown write may never happen.
-                let skipped = random.chance(0.1);
+                let skipped = random.chance(100);
                 match apply(&state, changes) {
                     _ if skipped => Answer::Changed(Vec::new()),
                     Ok((next, mut made)) => {
@@ -151,7 +151,7 @@ fn simulated(random: &mut Random, most: u64, keys: u64) -> (Vec<Call>, Vec<(Byte
             }
         };
         let skipped = matches!(&answer, Answer::Changed(made) if made.is_empty());
-        let unknown = skipped || random.chance(0.15);
+        let unknown = skipped || random.chance(150);
         let told = p(process as u32);
         let told = if unknown { told.from(invoked) } else { told.at(invoked..returned) };
         calls.push(told.call(operation, answer));
@@ -161,11 +161,11 @@ fn simulated(random: &mut Random, most: u64, keys: u64) -> (Vec<Call>, Vec<(Byte
 }
 
 fn operation(random: &mut Random, keys: u64) -> Operation {
-    let mut names = vec![bytes(if random.below(keys) == 0 { "x" } else { "y" })];
-    if keys > 1 && random.chance(0.4) {
+    let mut names = vec![bytes(if random.between(0, keys - 1) == 0 { "x" } else { "y" })];
+    if keys > 1 && random.chance(400) {
         names.push(bytes(if names[0] == "x" { "y" } else { "x" }));
     }
-    if random.chance(0.4) {
+    if random.chance(400) {
         return Operation::Read(names);
     }
     let changes = names.into_iter().map(|key| Change { key, action: action(random) });
@@ -173,31 +173,31 @@ fn operation(random: &mut Random, keys: u64) -> Operation {
 }
 
 fn text(random: &mut Random) -> Bytes {
-    bytes(["", "a", "b", "ab"][random.below(4) as usize])
+    bytes(["", "a", "b", "ab"][random.between(0, 3) as usize])
 }
 
 fn action(random: &mut Random) -> Action {
-    match random.below(8) {
+    match random.between(0, 7) {
         0..=2 => Action::Put(text(random)),
         3 | 4 => Action::Append(text(random)),
         5 => Action::Delete,
         _ => Action::CompareAndSet {
-            expect: match random.below(3) {
+            expect: match random.between(0, 2) {
                 0 => Expect::Missing,
                 _ => Expect::Value(text(random)),
             },
-            new_value: random.chance(0.7).then(|| text(random)),
+            new_value: random.chance(700).then(|| text(random)),
         },
     }
 }
 
 /// Makes one answer or time different: usually wrong, not always.
 fn mutate(random: &mut Random, calls: &mut [Call]) {
-    let Some(call) = calls.len().checked_sub(1).map(|last| random.below(last as u64 + 1)) else {
+    let Some(call) = calls.len().checked_sub(1).map(|last| random.between(0, last as u64)) else {
         return;
     };
     let call = &mut calls[call as usize];
-    if random.chance(0.2) {
+    if random.chance(200) {
         let later = call.invoked.as_nanos() + 3_000_000;
         call.invoked = Timestamp::from_nanos(later);
         if let End::Done { returned, .. } = &mut call.end {
@@ -209,20 +209,20 @@ fn mutate(random: &mut Random, calls: &mut [Call]) {
         End::Done { answer: Answer::Records(records), .. } => {
             if let Some(record) = records.last_mut() {
                 *record = match record {
-                    Some(_) if random.chance(0.3) => None,
+                    Some(_) if random.chance(300) => None,
                     _ => Some(Record { value: text(random), version: Version(0) }),
                 };
             }
         }
         End::Done { answer: Answer::Changed(made), .. } => {
             if let Some(made) = made.first_mut() {
-                made.existed ^= random.chance(0.7);
-                made.length += u64::from(random.chance(0.3));
+                made.existed ^= random.chance(700);
+                made.length += u64::from(random.chance(300));
             }
         }
         End::Done { answer: Answer::Refused { record, .. }, .. } => {
             *record =
-                random.chance(0.5).then(|| Record { value: text(random), version: Version(0) });
+                random.chance(500).then(|| Record { value: text(random), version: Version(0) });
         }
         _ => {}
     }
@@ -235,12 +235,12 @@ fn make_stale(random: &mut Random, calls: &mut [Call], past: &[(Bytes, Record)])
     if reads.is_empty() {
         return;
     }
-    let read = &mut calls[reads[random.below(reads.len() as u64) as usize]];
+    let read = &mut calls[reads[random.between(0, reads.len() as u64 - 1) as usize]];
     let Operation::Read(keys) = &read.operation else { return };
     let held: Vec<&Record> =
         past.iter().filter(|(key, _)| *key == keys[0]).map(|(_, record)| record).collect();
     if let End::Done { answer: Answer::Records(records), .. } = &mut read.end {
-        let other = random.below(held.len() as u64 + 1) as usize;
+        let other = random.between(0, held.len() as u64) as usize;
         records[0] = held.get(other).map(|record| (*record).clone());
     }
 }
@@ -248,7 +248,7 @@ fn make_stale(random: &mut Random, calls: &mut [Call], past: &[(Bytes, Record)])
 fn compare(seed: u64, keys: u64) -> bool {
     let mut random = Random::new(seed);
     let (mut calls, _) = simulated(&mut random, 7, keys);
-    let untouched = random.chance(0.4);
+    let untouched = random.chance(400);
     if !untouched {
         mutate(&mut random, &mut calls);
     }
@@ -341,15 +341,15 @@ fn long(seed: u64, calls: u64, clients: u64, keys: u64, unknown: u64) -> History
         // Whoever has been free longest calls next; effects follow one another.
         let client = (0..clients as usize).min_by_key(|&client| free[client]).unwrap();
         now += 10;
-        let invoked =
-            now.max(free[client] + 1) - random.below(10 * clients).min(now - free[client].min(now));
-        let returned = now.max(invoked) + random.below(10 * clients);
+        let invoked = now.max(free[client] + 1)
+            - random.between(0, 10 * clients - 1).min(now - free[client].min(now));
+        let returned = now.max(invoked) + random.between(0, 10 * clients - 1);
         free[client] = returned + 1;
-        let key = bytes(&format!("key{}", random.below(keys)));
+        let key = bytes(&format!("key{}", random.between(0, keys - 1)));
         let is_unknown = number % every == 0;
         let told = p(client as u32);
         let told = if is_unknown { told.from(invoked) } else { told.at(invoked..returned) };
-        if !is_unknown && random.chance(0.5) {
+        if !is_unknown && random.chance(500) {
             let record = state
                 .get(&key)
                 .map(|value| Record { value: value.clone(), version: Version(versions[&key]) });
@@ -358,14 +358,14 @@ fn long(seed: u64, calls: u64, clients: u64, keys: u64, unknown: u64) -> History
                 .push(told.call(Operation::Read(vec![key]), Answer::Records(vec![record])));
             continue;
         }
-        let action = match random.below(3) {
+        let action = match random.between(0, 2) {
             0 => Action::Put(bytes(&format!("{number};"))),
             _ => Action::Append(bytes(&format!("{number};"))),
         };
         let change = Change { key: key.clone(), action };
         let (next, mut made) = apply(&state, std::slice::from_ref(&change)).unwrap();
         made[0].version = Version(number);
-        if !is_unknown || random.chance(0.5) {
+        if !is_unknown || random.chance(500) {
             state = next;
             versions.insert(key, number);
         }

@@ -273,6 +273,23 @@ fn an_unknown_batch_takes_effect_as_a_whole() {
     assert!(matches!(check_whole(&torn, STEPS), Finding::Violation(_)));
 }
 
+/// Once taken for a violation: the batch was not tried, since the put that comes next makes nothing of
+/// what it does to `y`. But it has to come before that put for what it does to `x`.
+#[test]
+fn an_unknown_batch_is_tried_although_half_of_it_is_overwritten_next() {
+    let put = |key, value: &str| change(key, Action::Put(bytes(value)));
+    let done = |version, existed| Answer::Changed(vec![made(version, existed, 1)]);
+    let batch = vec![put("y", "b"), put("x", "b")];
+    let seen = Answer::Records(vec![Some(record("b", 2)), Some(record("c", 3))]);
+    let calls = history([
+        p(0).at(0..1).write(vec![put("y", "a")], done(1, false)),
+        p(1).from(2).write(batch, Answer::Changed(Vec::new())),
+        p(0).at(3..4).write(vec![put("y", "c")], done(3, true)),
+        p(0).at(5..6).call(Operation::Read(vec![bytes("x"), bytes("y")]), seen),
+    ]);
+    assert_eq!(check_whole(&calls, STEPS), Finding::Ok);
+}
+
 #[test]
 fn without_enough_steps_the_verdict_is_not_decided() {
     let calls = (0..2_000).map(|i| p(i).at(0..10).put(&i.to_string(), u64::from(i) + 1));

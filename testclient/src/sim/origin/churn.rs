@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::crew::{Crew, Work};
 use super::{Trace, between, stage, start, start_copies};
+use crate::random::Random;
 use crate::sim::Ran;
-use crate::sim::random::Random;
 use crate::sim::scenario::Story;
 
 /// The longest that a client may wait in E14.

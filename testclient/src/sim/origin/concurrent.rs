@@ -2,8 +2,8 @@
 
 use super::crew::{Crew, Work};
 use super::{SOON, Trace, between, stage, start_copies};
+use crate::random::Random;
 use crate::sim::Ran;
-use crate::sim::random::Random;
 use crate::sim::scenario::Story;
 
 /// Requests and replies that are lost, in a thousand.

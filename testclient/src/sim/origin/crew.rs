@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::SOON;
+use crate::random::Random;
 use crate::sim::clients::CallKey;
-use crate::sim::random::Random;
 use crate::sim::scenario::Story;
 
 /// How often it is looked whether a call has ended.

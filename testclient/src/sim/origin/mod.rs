@@ -18,8 +18,8 @@ use kvproto::Settings;
 use kvserver::replica::Reads;
 
 use super::Ran;
-use super::random::Random;
 use super::scenario::{Stage, Story};
+use crate::random::Random;
 
 /// Where the lines of a trace go.
 pub type Trace<'a> = Option<&'a mut dyn FnMut(&str)>;

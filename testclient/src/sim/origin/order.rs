@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{SOON, Trace, between, settle, stage, start_copies};
+use crate::random::Random;
 use crate::sim::Ran;
-use crate::sim::random::Random;
 use crate::sim::scenario::Place::{Client, Server, Views};
 use crate::sim::scenario::Story;
 

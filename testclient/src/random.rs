@@ -1,4 +1,4 @@
-//! The one source of chance of a simulation. Pure: the seed decides every draw.
+//! The one source of chance, of loads and of simulations. Pure: the seed decides every draw.
 //! (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014: splitmix64.)
 
 /// A generator of random numbers; equal seeds yield equal draws.
@@ -36,6 +36,11 @@ impl Random {
     /// True this many times in a thousand.
     pub fn chance(&mut self, permille: u64) -> bool {
         self.draw() % 1000 < permille
+    }
+
+    /// From 0 up to 1, which it never is.
+    pub fn portion(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// One of these; `None` only when there are none.
