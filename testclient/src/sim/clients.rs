@@ -316,6 +316,7 @@ impl World<'_> {
             attempt: number,
             floor: self.ledgers.point(),
             operation,
+            sent_at: self.now,
             deadline,
             at: None,
             answered: false,

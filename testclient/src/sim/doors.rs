@@ -26,6 +26,8 @@ pub(super) struct Asked {
     /// Committed by anybody when it was sent: nothing older may be read.
     pub(super) floor: LogPoint,
     pub(super) operation: event::Operation,
+    /// When it was sent, in microseconds: a lease that its answer grants counts from here.
+    pub(super) sent_at: u64,
     /// When its connection gives it up, in microseconds.
     pub(super) deadline: u64,
     /// The process that took it in.
@@ -71,6 +73,7 @@ impl World<'_> {
             attempt: 0,
             floor: self.ledgers.point(),
             operation,
+            sent_at: self.now,
             deadline: u64::MAX,
             at: None,
             answered: false,
@@ -176,9 +179,8 @@ impl World<'_> {
             "OneReply: s{node} answers {token:?} twice"
         );
         asked.ordered = !matches!(reply, Reply::NotDone(_));
-        let (client, floor) = (asked.client, asked.floor);
-        let operation = asked.operation.clone();
-        self.check_reply(node, &operation, floor, &reply);
+        let (client, asked) = (asked.client, asked.clone());
+        self.check_reply(node, &asked, &reply);
         if let Some(answer) = self.doors.direct.get_mut(&token.0) {
             *answer = Some(reply);
             return;

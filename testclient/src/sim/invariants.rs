@@ -41,6 +41,7 @@ use kvserver::replica::Replica;
 use kvserver::replica::effect::Effect;
 use kvserver::replica::event::Operation;
 
+use super::doors::Asked;
 use super::ledger::{Committed, Ledger, gives_up};
 use super::network::Node;
 use super::visits::Path;
@@ -300,16 +301,10 @@ impl World<'_> {
         }
     }
 
-    /// Looks at an answer to `operation`, which was asked when everything through `floor` was
-    /// committed.
-    pub(super) fn check_reply(
-        &mut self,
-        node: Node,
-        operation: &Operation,
-        floor: LogPoint,
-        reply: &Reply,
-    ) {
-        match (reply, operation) {
+    /// Looks at an answer to what was asked.
+    pub(super) fn check_reply(&mut self, node: Node, asked: &Asked, reply: &Reply) {
+        let floor = asked.floor;
+        match (reply, &asked.operation) {
             (Reply::Done { at, outcome }, Operation::Command { id, command }) => {
                 let ledger = self.ledgers.of(at.generation);
                 let ledger = ledger.expect("AckedIsKept: an answer of a generation never begun");
@@ -364,7 +359,8 @@ impl World<'_> {
             }
             (Reply::KeptAlive { at, .. }, Operation::KeepAlive(session)) => {
                 self.check_fresh(node, floor, *at);
-                self.ledgers.keep_alive(*session, self.machines[node].stepped_at);
+                // Not from the answer: a pause may lie between its proof and its leaving.
+                self.ledgers.keep_alive(*session, asked.sent_at);
             }
             (Reply::Done { outcome: Outcome::Refused(_), at }, Operation::KeepAlive(_)) => {
                 self.check_fresh(node, floor, *at);

@@ -119,8 +119,6 @@ pub struct Machine {
     pub(super) clock: Clock,
     pub(super) process: Option<Process>,
     pub(super) paused: bool,
-    /// When the effects that are being performed were decided.
-    pub(super) stepped_at: u64,
     /// Somebody wants this process to stop.
     pub(super) leaving: bool,
     /// The next step that wants something done is followed by a pause of this length.
@@ -294,7 +292,6 @@ impl World<'_> {
     }
 
     pub(super) fn step(&mut self, node: Node, event: Event) {
-        self.machines[node].stepped_at = self.now;
         let now = self.machines[node].clock.at(self.now);
         if self.is_traced() && event != Event::Tick {
             let told = format!("s{node} <- {event:?}");

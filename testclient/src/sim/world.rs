@@ -147,7 +147,6 @@ impl<'a> World<'a> {
             clock: plan.clocks[node],
             process: None,
             paused: false,
-            stepped_at: 0,
             leaving: false,
             pause_after_step: None,
             held: Vec::new(),
