@@ -17,7 +17,8 @@ use crate::witness;
 /// Faults and keys of one kind that are listed before the rest is only counted.
 const SHOWN_MAX: usize = 20;
 
-/// Reads the file and checks it. Exit code 0: linearizable; 1: a violation; 2: not decided.
+/// Reads the file and checks it. Exit code 0: linearizable; 1: a violation; 2: not
+/// decided, unreadable or empty.
 ///
 /// # Errors
 /// When stdout is closed.
@@ -42,6 +43,10 @@ fn read(path: &Path) -> Result<History, String> {
 
 fn check(history: &History, limit: Duration, stop: &CancellationToken) -> Result<ExitCode> {
     introduce(history)?;
+    if history.calls.is_empty() {
+        say("verdict: none, since there is nothing to check")?;
+        return Ok(ExitCode::from(2));
+    }
     let report = search(history, limit, stop);
     say_report(&report)?;
     let faults = witness::check(history);
