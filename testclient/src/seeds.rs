@@ -1,6 +1,7 @@
 //! Runs many seeds of the simulation, in parallel, and says what came of them. Decides nothing: a
 //! seed that fails has told its story by panicking, and is run again by its number.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,7 +32,9 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Failure { seed, what } = self;
         writeln!(f, "seed {seed}: {what}")?;
-        write!(f, "replay: testclient sim --seed {seed} --trace")
+        // A build with assertions is replayed with them.
+        let profile = if cfg!(debug_assertions) { " PROFILE=ci" } else { "" };
+        write!(f, "replay: make sim{profile} SEED={seed} SIM=--trace")
     }
 }
 
@@ -73,16 +76,18 @@ pub fn sweep_with(
     story: impl Fn(u64) -> Ran + Sync,
 ) -> Sweep {
     let began = Instant::now();
-    let next = AtomicU64::new(first);
+    let next = AtomicU64::new(0);
     let sweep = Mutex::new(Sweep::default());
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed - first >= count || stop.load(Ordering::Relaxed) {
+                    let nth = next.fetch_add(1, Ordering::Relaxed);
+                    if nth >= count || stop.load(Ordering::Relaxed) {
                         return;
                     }
+                    // There is no seed after the greatest number.
+                    let Some(seed) = first.checked_add(nth) else { return };
                     let ran = caught(seed, &story);
                     let mut sweep = sweep.lock().unwrap_or_else(PoisonError::into_inner);
                     sweep.seeds += 1;
@@ -92,7 +97,10 @@ pub fn sweep_with(
                             sweep.simulated += Duration::from_micros(micros);
                         }
                         Err(failure) => {
-                            bar.suspend(|| eprintln!("{failure}"));
+                            // Nobody may be reading any more; the failure counts all the same.
+                            bar.suspend(|| {
+                                let _closed = writeln!(std::io::stderr(), "{failure}");
+                            });
                             sweep.failures.push(failure);
                         }
                     }
@@ -128,6 +136,9 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
     say(format!("seeds {} to {last}", options.seed))?;
     if options.trace {
         for seed in options.seed..=last {
+            if stop.is_cancelled() {
+                return Ok(ExitCode::from(130));
+            }
             say(format!("seed {seed}"))?;
             let mut print = |line: &str| {
                 // Whoever reads this may have seen enough.
@@ -160,7 +171,14 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
     let _default = std::panic::take_hook();
     bar.finish_and_clear();
     say(&sweep)?;
-    Ok(if sweep.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if !sweep.failures.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    if stop.is_cancelled() {
+        say(format!("interrupted: {} of {} seeds were run", sweep.seeds, options.seeds))?;
+        return Ok(ExitCode::from(130));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 impl std::fmt::Display for Sweep {
@@ -203,7 +221,7 @@ mod tests {
         assert_eq!(failure.seed, 12);
         let shown = failure.to_string();
         assert!(shown.contains("NeverTwelve"), "{shown}");
-        assert!(shown.ends_with("testclient sim --seed 12 --trace"), "{shown}");
+        assert!(shown.ends_with("SEED=12 SIM=--trace"), "{shown}");
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub fn run(options: &Explore, stop: &CancellationToken) -> anyhow::Result<ExitCo
             say(violation)?;
         }
     }
+    if stop.is_cancelled() && !failed {
+        return Ok(ExitCode::from(130));
+    }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -59,7 +62,7 @@ fn walk_through(
     options: &Explore,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let (mut goals, mut steps) = (Goals::default(), 0);
+    let (mut goals, mut walks, mut steps) = (Goals::default(), 0_u64, 0);
     for seed in options.seed..options.seed.saturating_add(options.walks) {
         if stop.is_cancelled() {
             break;
@@ -67,12 +70,13 @@ fn walk_through(
         let walked = walk(model, seed, options.depth);
         goals.add(walked.goals);
         steps += walked.steps;
+        walks += 1;
         if let Some(violation) = walked.violation {
             say(format!("{}, seed {seed}\n{violation}", model.name))?;
             return Ok(true);
         }
     }
-    let (name, walks, reached) = (model.name, options.walks, goals.reached());
+    let (name, reached) = (model.name, goals.reached());
     say(format!("{name}: {walks} walks, {steps} steps, reached {reached:?}"))?;
     Ok(false)
 }
