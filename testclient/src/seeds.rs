@@ -225,6 +225,13 @@ mod tests {
     }
 
     #[test]
+    fn after_the_greatest_seed_there_is_none() {
+        let (bar, stop) = (ProgressBar::hidden(), AtomicBool::new(false));
+        let sweep = sweep_with(u64::MAX, 3, 2, &bar, &stop, |_| Ran::default());
+        assert_eq!(sweep.seeds, 1);
+    }
+
+    #[test]
     fn paths_that_no_seed_took_are_told() {
         let sweep = sweep(1, 1, 1, &ProgressBar::hidden(), &AtomicBool::new(false));
         assert_eq!(sweep.failures.len(), 0);
