@@ -105,7 +105,10 @@ fn search(history: &History, limit: Duration, stop: &CancellationToken) -> Repor
 fn say_report(report: &Report) -> Result<()> {
     let ok = report.keys.iter().filter(|(.., finding)| *finding == Finding::Ok);
     let (keys, calls) = ok.fold((0, 0), |(keys, calls), (_, more, _)| (keys + 1, calls + more));
-    say(format!("search: {keys} of {} keys ok ({calls} calls)", report.keys.len()))?;
+    say(format!(
+        "search: {keys} of {} keys ok ({calls} calls, one of several keys counted for each)",
+        report.keys.len()
+    ))?;
     let violations: Vec<_> = report.violations().collect();
     for (key, account) in violations.iter().take(SHOWN_MAX) {
         say(format!("\nkey {}: VIOLATION\n{account}\n", name(key)))?;

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 const SEEDS: u64 = 25;
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
 }
 
 fn tale(id: &str) -> &'static Tale {
