@@ -43,6 +43,8 @@ rules! {
     RestartedIsNew,
     /// A name that registered through the full protocol is driven only by it.
     PlainPingIsInert,
+    /// REP-1: entries are taken only after the very position that they name.
+    PreviousIsMatched,
     /// REP-1: what a stream repeats is not applied again.
     AppliedOnce,
     /// REP-2: a write is answered when it is committed, not when it is ordered.
@@ -59,6 +61,8 @@ rules! {
     AskedOutlastsRecords,
     /// REP-2: asked ends with an activated view of a higher number.
     AskedEnds,
+    /// A record of another cluster changes nothing.
+    RecordsOfOwnCluster,
     /// REP-2: records are ordered by revision too.
     RecordsByRevision,
     /// REP-2: a shrink takes effect when its activation is confirmed.
@@ -91,6 +95,8 @@ rules! {
     MatchedIsNotDropped,
     /// REP-6: a newcomer holds everything committed when it is declared synced.
     SyncedHoldsEverything,
+    /// REP-6: its digest equals the primary's at an op from which on commits waited for it.
+    SyncedIsVerified,
     /// REP-6: a full transfer goes only to a copy that nobody counts on.
     FreeBeforeTransfer,
     /// REP-6: eligible in the newest record is not free, even if that record is only proposed.
@@ -109,6 +115,8 @@ rules! {
     LeaseIsCheckedPerRead,
     /// Leases: a lease counts from when it was asked for, not from when it was granted.
     LeaseFromSendTime,
+    /// Leases: the primary relies on less than was promised, for clocks of different rates.
+    LeaseHasMargins,
     /// Leases and confirmations: every required copy gives one.
     ProofByEveryCopy,
     /// Leases and confirmations: asked copies give one too.
@@ -125,6 +133,8 @@ rules! {
     UnknownSessionIsOver,
     /// Exactly once: session ids of different generations differ.
     SessionsNameTheirGeneration,
+    /// Log time: a copy goes on from the highest that it heard, also in heartbeats.
+    HeartbeatsCarryLogTime,
     /// Sessions: nothing is kept alive whose expiry is ordered.
     OrderedExpiryStands,
     /// Sessions: a promotion gives every session a full lease.

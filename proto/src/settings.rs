@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::rules::{Rule, keeps};
+
 use thiserror::Error;
 
 /// Timings, limits and copies, the same for all servers of a cluster.
@@ -131,6 +133,9 @@ impl Settings {
     /// 20 ms. Zero when nothing is left. (Gray and Cheriton, Leases, 1989.)
     #[must_use]
     pub fn lease_held(lease: Duration) -> Duration {
+        if !keeps(Rule::LeaseHasMargins) {
+            return lease;
+        }
         (lease * 99 / 101).saturating_sub(Duration::from_millis(20))
     }
 }

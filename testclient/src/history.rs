@@ -118,8 +118,11 @@ impl Call {
         if returned < self.invoked {
             return Some("the call returned before it was invoked".to_owned());
         }
-        let (_, answer) = self.answer()?;
         let parts = self.operation.parts();
+        if parts == 0 {
+            return Some("the call names no key".to_owned());
+        }
+        let (_, answer) = self.answer()?;
         let fits = match (&self.operation, answer) {
             (Operation::Write(_), Answer::Changed(changed)) => changed.len() == parts,
             (Operation::Write(changes), Answer::Refused { change, .. }) => changes

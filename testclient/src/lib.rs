@@ -12,7 +12,7 @@
 //! - [`check`](mod@check), [`linearizability`], [`witness`]: the verdict on a history, by a search
 //!   that believes nothing and by the servers' own versions (both pure)
 //! - [`cluster`]: real processes on this machine; [`up`]: such a cluster for people
-//! - [`sim`]: a whole cluster in memory that one seed decides (pure); [`seeds`]: many of them
+//! - [`sim`]: a whole cluster in memory that one seed decides (pure); [`sweep`]: many of them
 //! - [`explore`]: every order in which small worlds of the production code can go
 //! - [`report`]: tables, durations and lines for people
 
@@ -30,8 +30,8 @@ pub mod linearizability;
 pub mod random;
 pub mod recorder;
 pub mod report;
-pub mod seeds;
 pub mod sim;
+pub mod sweep;
 pub mod up;
 pub mod witness;
 pub mod workload;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
-use testclient::{basic, bench, check, explore, failover, seeds, up};
+use testclient::{basic, bench, check, explore, failover, sweep, up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -25,7 +25,7 @@ async fn main() -> ExitCode {
         Some(Command::Check(options)) => check::run(options, stop).await,
         Some(Command::Cluster(options)) => up::run(options, stop).await,
         Some(Command::Sim(options)) => {
-            tokio::task::block_in_place(|| seeds::command(options, &stop))
+            tokio::task::block_in_place(|| sweep::command(options, &stop))
         }
         Some(Command::Explore(options)) => {
             tokio::task::block_in_place(|| explore::command::run(options, &stop))

@@ -70,7 +70,9 @@ fn e17_one_client_and_three_servers_from_an_initialised_view_in_every_order() {
 
 #[test]
 fn e20_three_servers_walk_a_thousand_steps_at_random_and_stay_linearizable() {
-    let first = std::env::var("EXPLORE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let first = std::env::var("EXPLORE_SEED")
+        .ok()
+        .map(|seed| seed.parse().expect("EXPLORE_SEED is a number"));
     let seeds = first.map_or(1..1 + WALKS, |seed: u64| seed..seed + 1);
     for name in ["e20", "e20-transfer", "e20-confirm"] {
         let model = named(name);

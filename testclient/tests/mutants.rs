@@ -9,7 +9,7 @@ use std::thread;
 
 use kvproto::rules::Rule::{self, *};
 use kvproto::rules::without;
-use testclient::{seeds, sim};
+use testclient::{sim, sweep};
 
 /// The first seeds, and no more than these, have to notice.
 const SEEDS: u64 = 500;
@@ -60,7 +60,7 @@ const MISSED: &[&[Rule]] = &[
 fn noticed(rules: &[Rule]) -> Option<(u64, String)> {
     (1..=SEEDS).find_map(|seed| {
         let run = |seed| without(rules, || sim::run(seed, None));
-        let failure = seeds::caught(seed, run).err()?;
+        let failure = sweep::caught(seed, run).err()?;
         let first = failure.what.lines().next().unwrap_or_default();
         Some((seed, first.chars().take(100).collect()))
     })

@@ -2,7 +2,7 @@
 //! Other seeds than these, and the trace of one: `testclient sim --seed N --seeds M --trace`.
 
 use indicatif::ProgressBar;
-use testclient::{seeds, sim};
+use testclient::{sim, sweep};
 use tokio_util::sync::CancellationToken;
 
 /// About 15 s of processor time.
@@ -13,7 +13,7 @@ fn a_cluster_keeps_its_promises_through_chaos_and_serves_again_after_it() {
     eprintln!("seeds 1 to {SEEDS}");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (bar, stop) = (ProgressBar::hidden(), CancellationToken::new());
-    let sweep = seeds::sweep(1, SEEDS, threads, &bar, &stop);
+    let sweep = sweep::sweep(1, SEEDS, threads, &bar, &stop);
     eprintln!("{sweep}");
     assert!(sweep.failures.is_empty(), "{} seeds failed, see above", sweep.failures.len());
     let missing = sweep.visits.missing();

@@ -116,7 +116,9 @@ impl Following {
         if !copy.complete {
             return Err("entries for a copy that is not complete");
         }
-        if copy.log.position_at(append.previous.op) != Some(append.previous) {
+        let held = copy.log.position_at(append.previous.op);
+        let matches = held == Some(append.previous);
+        if !matches && (held.is_none() || keeps(Rule::PreviousIsMatched)) {
             return Err("entries that do not continue this log");
         }
         let mut through = append.previous;
@@ -131,7 +133,9 @@ impl Following {
         let appended = !fresh.is_empty();
         copy.append(fresh, out);
         self.matched = self.matched.max(through.op);
-        copy.log_time = copy.log_time.max(append.log_time);
+        if keeps(Rule::HeartbeatsCarryLogTime) {
+            copy.log_time = copy.log_time.max(append.log_time);
+        }
         let matched = self.counts_as_matched(copy);
         let committed =
             if keeps(Rule::AppliedIsCommitted) { append.committed } else { copy.log.last().op };

@@ -354,7 +354,7 @@ impl Replica {
 
     /// Takes a view record. Older ones, and repetitions, change nothing (REP-2).
     fn learn(&mut self, now: Timestamp, view: View, out: &mut Vec<Effect>) {
-        if view.cluster != self.copy.view.cluster {
+        if view.cluster != self.copy.view.cluster && keeps(Rule::RecordsOfOwnCluster) {
             return;
         }
         // The record that came with the registration is given again as the first event.

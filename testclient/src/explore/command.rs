@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
 use super::goals::Goals;
@@ -43,14 +44,31 @@ pub fn run(options: &Explore, stop: &CancellationToken) -> anyhow::Result<ExitCo
             threads: options.threads(),
             stop: Some(stop.clone()),
         };
+        let spinner = spinner(model);
         let outcome = explore(model, limits);
-        failed |= outcome.violation.is_some();
+        spinner.finish_and_clear();
+        // What was visited completely and did not reach its goals proves too little.
+        let pointless = outcome.ending == Ending::Complete && !outcome.missing.is_empty();
+        failed |= outcome.violation.is_some() || pointless;
         say(line(&outcome))?;
         if let Some(violation) = &outcome.violation {
             say(violation)?;
         }
     }
+    if stop.is_cancelled() && !failed {
+        return Ok(ExitCode::from(130));
+    }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Shows on a terminal what is being explored.
+fn spinner(model: &Model) -> ProgressBar {
+    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let template = "{spinner} {msg}, {elapsed}";
+    spinner.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
+    spinner.set_message(format!("{}: {}", model.name, model.about));
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
 }
 
 /// Walks at random; whether a property broke.
@@ -59,7 +77,8 @@ fn walk_through(
     options: &Explore,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let (mut goals, mut steps) = (Goals::default(), 0);
+    let (mut goals, mut walks, mut steps) = (Goals::default(), 0_u64, 0);
+    let spinner = spinner(model);
     for seed in options.seed..options.seed.saturating_add(options.walks) {
         if stop.is_cancelled() {
             break;
@@ -67,12 +86,15 @@ fn walk_through(
         let walked = walk(model, seed, options.depth);
         goals.add(walked.goals);
         steps += walked.steps;
+        walks += 1;
         if let Some(violation) = walked.violation {
+            spinner.finish_and_clear();
             say(format!("{}, seed {seed}\n{violation}", model.name))?;
             return Ok(true);
         }
     }
-    let (name, walks, reached) = (model.name, options.walks, goals.reached());
+    spinner.finish_and_clear();
+    let (name, reached) = (model.name, goals.reached());
     say(format!("{name}: {walks} walks, {steps} steps, reached {reached:?}"))?;
     Ok(false)
 }

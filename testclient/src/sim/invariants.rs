@@ -322,6 +322,9 @@ impl World<'_> {
                         at.op
                     );
                     assert_eq!(ledger.plain_answer(at.op.0), Some(outcome), "AckedIsKept");
+                    if let Outcome::SessionOpened(session) = outcome {
+                        self.ledgers.keep_alive(*session, asked.sent_at);
+                    }
                     return;
                 };
                 if gives_up(outcome) {

@@ -13,8 +13,8 @@
 //! - [`ledger`], [`invariants`]: what is committed, and what must hold after every event
 //! - [`histories`]: what the clients saw, judged by the checkers of histories
 //! - [`visits`]: the rare paths that a run took
-//! - [`scenario`]: quiet worlds for stories that are told step by step
-//! - [`origin`]: tests of the labs that this store comes from, as such stories
+//! - [`story`]: quiet worlds for stories that are told step by step
+//! - [`tales`]: tests of the labs that this store comes from, as such stories
 //!
 //! A run is chaos first; then everything heals and faults stop, and the cluster must commit again
 //! and be fully redundant again.
@@ -27,10 +27,10 @@ pub mod histories;
 pub mod invariants;
 pub mod ledger;
 pub mod network;
-pub mod origin;
 pub mod registration;
-pub mod scenario;
 pub mod servers;
+pub mod story;
+pub mod tales;
 pub mod views;
 pub mod visits;
 pub mod workload;

@@ -59,9 +59,10 @@ impl Primary {
                 }
                 continue;
             }
+            let verified =
+                progress.verified.is_some() && progress.verified >= progress.counted_from;
             let whole = progress.matched >= copy.committed
-                && progress.verified.is_some()
-                && progress.verified >= progress.counted_from
+                && (verified || !keeps(Rule::SyncedIsVerified))
                 || !keeps(Rule::SyncedHoldsEverything);
             let due = progress.synced_wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
             if whole && due {

@@ -1,6 +1,6 @@
 //! From one primary to the next without losing or inventing anything.
 
-use kvproto::ids::{Epoch, Generation, ViewNumber};
+use kvproto::ids::{Epoch, Generation, Position, ViewNumber};
 
 use super::*;
 use crate::replica::promise::Promises;
@@ -402,4 +402,68 @@ fn a_forced_generation_ends_no_session_that_another_primary_kept_alive() {
     world.settle();
     assert!(world.is_done(write));
     assert_eq!(world.held(&a(), "k").as_deref(), Some("x"), "the session is still there");
+}
+
+/// A view service that was started anew, without its state, is another cluster's: nobody obeys it.
+#[test]
+pub(super) fn a_record_of_another_cluster_changes_nothing() {
+    let mut world = World::with(a(), &[b()]);
+    let mut strange = world.view.clone();
+    strange.cluster = ClusterId([8; 16]);
+    strange.number = ViewNumber(99);
+    strange.primary_since = strange.number;
+    strange.primary = Some(b());
+    for server in [a(), b()] {
+        world.step(&server, Event::View(Box::new(strange.clone())));
+    }
+    let write = world.put(&a(), "k", "v");
+    world.settle();
+    assert!(world.is_done(write) && !world.acting(&b()));
+}
+
+/// REP-1: entries go on from a *position*. A copy whose op of that number is of another epoch has
+/// another log, and takes nothing for matched.
+#[test]
+pub(super) fn entries_after_an_op_of_another_epoch_are_refused() {
+    let mut world = World::with(a(), &[b(), c()]);
+    let session = world.open_session(&a());
+    world.run(ms(200));
+    world.cut(&a(), &c());
+    write_in_the_tail(&mut world, id(session, 1));
+    let tail = world.replicas[&b()].copy.log.last();
+    world.kill(&a());
+    world.wire.clear();
+    world.propose(c(), &[b()]);
+    let mut append = loop {
+        let message = world.wire.pop_front().expect("c brings b to its log");
+        match &message.body {
+            Body::Append(_) => break message,
+            _ => world.deliver(message),
+        }
+    };
+    world.wire.clear();
+    if let Body::Append(append) = &mut append.body {
+        // Of the same number, but of the new epoch.
+        append.previous = Position { epoch: world.view.epoch(), op: tail.op };
+        append.entries.clear();
+    }
+    world.deliver(append);
+    let acknowledged = world.wire.iter().any(|message| matches!(message.body, Body::Ack(_)));
+    assert!(!acknowledged, "op {} of epoch {} is not c's", tail.op, tail.epoch);
+    assert!(world.noticed(|notice| matches!(notice, Notice::Nonsense { .. })));
+}
+
+/// Nothing was written for long, so the last op is old; but time went on, and everybody heard so.
+#[test]
+pub(super) fn a_new_primary_goes_on_from_the_log_time_that_it_heard() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    world.settle();
+    let written_at = world.replicas[&a()].copy.log_time;
+    world.run(ms(10_000));
+    world.kill(&a());
+    world.propose(b(), &[]);
+    let log = world.replicas[&b()].log();
+    let barrier = log.get(log.last().op).expect("the barrier is retained");
+    assert!(barrier.at >= written_at + ms(9800), "{:?} after {written_at:?}", barrier.at);
 }

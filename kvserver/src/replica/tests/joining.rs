@@ -576,3 +576,33 @@ impl World {
         delivered
     }
 }
+
+/// REP-6: a newcomer that acknowledges everything but does not say what its data is, or said it only of
+/// an op from before commits waited for it, is not declared synced.
+#[test]
+pub(super) fn a_newcomer_is_synced_only_when_its_digest_was_right() {
+    let mut world = World::with(a(), &[]);
+    world.put(&a(), "k", "v");
+    world.settle();
+    world.start(b());
+    world.grants = false;
+    world.propose(a(), &[b()]);
+    let (generation, number) = (world.view.generation, world.view.number);
+    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
+    let is_asked = |world: &World| world.wished(|wish| matches!(wish, Wish::Synced { .. }));
+    for _ in 0..100 {
+        world.now = world.now + ms(5);
+        world.step(&a(), Event::Tick);
+        // Not to the end: a asks again as soon as it is answered.
+        for _ in 0..4 {
+            let Some(mut message) = world.wire.pop_front() else { break };
+            if let Body::Ack(ack) = &mut message.body {
+                ack.digest = None;
+            }
+            world.deliver(message);
+        }
+    }
+    assert!(!is_asked(&world), "nobody knows whether its data is right");
+    world.run(ms(300));
+    assert!(is_asked(&world));
+}

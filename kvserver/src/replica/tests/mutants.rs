@@ -15,6 +15,11 @@ macro_rules! story {
 }
 
 const MUTANTS: &[Mutant] = &[
+    story!([PreviousIsMatched] failover::entries_after_an_op_of_another_epoch_are_refused),
+    story!([SyncedIsVerified] joining::a_newcomer_is_synced_only_when_its_digest_was_right),
+    story!([LeaseHasMargins] reads::the_primary_relies_on_less_than_its_backup_promised),
+    story!([HeartbeatsCarryLogTime] failover::a_new_primary_goes_on_from_the_log_time_that_it_heard),
+    story!([RecordsOfOwnCluster] failover::a_record_of_another_cluster_changes_nothing),
     story!([AppliedOnce] writes::s2_f_copies_apply_in_one_order_whatever_the_wire_does),
     story!([ReplyAfterCommit] writes::every_copy_has_a_write_before_it_is_acknowledged),
     story!([CommitWaitsForCopies] writes::s2_a_a_write_that_cannot_be_forwarded_is_not_acknowledged),

@@ -142,3 +142,29 @@ fn a_backup_refuses_and_names_the_primary() {
     let reply = NotDone::NotPrimary { primary: Some(a().name), view: world.view.number };
     assert_eq!(world.reply(read), &Reply::NotDone(reply));
 }
+
+/// Clocks may differ in rate by 1 % each, so the primary's lease ends before the backup's promise.
+#[test]
+pub(super) fn the_primary_relies_on_less_than_its_backup_promised() {
+    let mut world = World::with(a(), &[b()]);
+    let mut effects = Vec::new();
+    let operation = Operation::Query(Query::Get(vec![Bytes::from_static(b"k")]));
+    let request = Request { token: Token(99), operation };
+    let replica = world.replicas.get_mut(&a()).expect("a");
+    replica.step(world.now, Event::Requests(vec![request]), &mut effects);
+    let valid_until = effects.iter().find_map(|effect| match effect {
+        Effect::Reply { valid_until, .. } => *valid_until,
+        _ => None,
+    });
+    let relied_on = valid_until.expect("a lease read says how long it holds");
+    let mut later = world.view.clone();
+    later.number = later.number.next();
+    later.primary_since = later.number;
+    let promised = world.replicas[&b()].copy.promises.last_before(later.epoch());
+    let promised = promised.expect("b promised a");
+    // 400 ms, of which 99/101 and 20 ms less.
+    assert!(
+        promised.since(relied_on) >= Duration::from_micros(27_900),
+        "on the wire no time passed"
+    );
+}

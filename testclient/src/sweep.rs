@@ -1,6 +1,7 @@
 //! Runs many seeds of the simulation, in parallel, and says what came of them. Decides nothing: a
 //! seed that fails has told its story by panicking, and is run again by its number.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +32,9 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Failure { seed, what } = self;
         writeln!(f, "seed {seed}: {what}")?;
-        write!(f, "replay: testclient sim --seed {seed} --trace")
+        // A build with assertions is replayed with them.
+        let profile = if cfg!(debug_assertions) { " PROFILE=ci" } else { "" };
+        write!(f, "replay: make sim{profile} SEED={seed} SIM=--trace")
     }
 }
 
@@ -73,17 +76,19 @@ pub fn sweep_with(
     story: impl Fn(u64) -> Ran + Sync,
 ) -> Sweep {
     let began = Instant::now();
-    let next = AtomicU64::new(first);
+    let next = AtomicU64::new(0);
     let sweep = Mutex::new(Sweep::default());
     let stop = stop.child_token();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed - first >= count || stop.is_cancelled() {
+                    let nth = next.fetch_add(1, Ordering::Relaxed);
+                    if nth >= count || stop.is_cancelled() {
                         return;
                     }
+                    // There is no seed after the greatest number.
+                    let Some(seed) = first.checked_add(nth) else { return };
                     let ran = caught(seed, &story);
                     let mut sweep = sweep.lock().unwrap_or_else(PoisonError::into_inner);
                     sweep.seeds += 1;
@@ -93,7 +98,10 @@ pub fn sweep_with(
                             sweep.simulated += Duration::from_micros(micros);
                         }
                         Err(failure) => {
-                            bar.suspend(|| eprintln!("{failure}"));
+                            // Nobody may be reading any more; the failure counts all the same.
+                            bar.suspend(|| {
+                                let _closed = writeln!(std::io::stderr(), "{failure}");
+                            });
                             sweep.failures.push(failure);
                         }
                     }
@@ -129,6 +137,9 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
     say(format!("seeds {} to {last}", options.seed))?;
     if options.trace {
         for seed in options.seed..=last {
+            if stop.is_cancelled() {
+                return Ok(ExitCode::from(130));
+            }
             say(format!("seed {seed}"))?;
             let mut print = |line: &str| {
                 // Whoever reads this may have seen enough.
@@ -139,7 +150,7 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let bar = ProgressBar::with_draw_target(Some(options.seeds), ProgressDrawTarget::stderr());
-    let template = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left";
+    let template = "{bar:40} {pos}/{len} seeds, {eta} left";
     bar.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
     // What broke is said once, with its seed.
     std::panic::set_hook(Box::new(|_| {}));
@@ -147,11 +158,14 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
     let _default = std::panic::take_hook();
     bar.finish_and_clear();
     say(&sweep)?;
-    Ok(match sweep.failures.is_empty() {
-        false => ExitCode::FAILURE,
-        true if sweep.seeds < options.seeds => ExitCode::from(130),
-        true => ExitCode::SUCCESS,
-    })
+    if !sweep.failures.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    if sweep.seeds < options.seeds {
+        say(format!("interrupted: {} of {} seeds were run", sweep.seeds, options.seeds))?;
+        return Ok(ExitCode::from(130));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 impl std::fmt::Display for Sweep {
@@ -168,11 +182,10 @@ impl std::fmt::Display for Sweep {
         if self.failures.is_empty() {
             return write!(f, "all of these passed");
         }
-        writeln!(f, "{} failed:", self.failures.len())?;
-        for failure in &self.failures {
-            writeln!(f, "{failure}")?;
-        }
-        Ok(())
+        let seeds: Vec<_> = self.failures.iter().map(|failure| failure.seed.to_string()).collect();
+        let enough = if seeds.len() >= FAILURES_MAX { "; after so many it stops" } else { "" };
+        writeln!(f, "{} failed: seeds {}{enough}", seeds.len(), seeds.join(", "))?;
+        write!(f, "the first: {}", self.failures[0])
     }
 }
 
@@ -194,7 +207,14 @@ mod tests {
         assert_eq!(failure.seed, 12);
         let shown = failure.to_string();
         assert!(shown.contains("NeverTwelve"), "{shown}");
-        assert!(shown.ends_with("testclient sim --seed 12 --trace"), "{shown}");
+        assert!(shown.ends_with("SEED=12 SIM=--trace"), "{shown}");
+    }
+
+    #[test]
+    fn after_the_greatest_seed_there_is_none() {
+        let (bar, stop) = (ProgressBar::hidden(), CancellationToken::new());
+        let sweep = sweep_with(u64::MAX, 3, 2, &bar, &stop, |_| Ran::default());
+        assert_eq!(sweep.seeds, 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::crew::{Crew, Work};
 use super::{Trace, between, stage, start, start_copies};
 use crate::random::Random;
 use crate::sim::Ran;
-use crate::sim::scenario::Story;
+use crate::sim::story::Story;
 
 /// The longest that a client may wait in E14.
 const WAIT_MAX: Duration = Duration::from_secs(5);

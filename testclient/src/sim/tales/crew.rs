@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::SOON;
 use crate::random::Random;
 use crate::sim::clients::CallKey;
-use crate::sim::scenario::Story;
+use crate::sim::story::Story;
 
 /// How often it is looked whether a call has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(10);

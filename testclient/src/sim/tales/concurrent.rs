@@ -4,7 +4,7 @@ use super::crew::{Crew, Work};
 use super::{SOON, Trace, between, stage, start_copies};
 use crate::random::Random;
 use crate::sim::Ran;
-use crate::sim::scenario::Story;
+use crate::sim::story::Story;
 
 /// Requests and replies that are lost, in a thousand.
 const LOST: u64 = 200;

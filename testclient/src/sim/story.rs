@@ -4,7 +4,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use testclient::sim::scenario::{Place::{Server, Views}, Story};
+//! use testclient::sim::story::{Place::{Server, Views}, Story};
 //!
 //! let mut story = Story::new(7, 2);
 //! story.start_and_wait(0);

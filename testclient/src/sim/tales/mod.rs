@@ -18,7 +18,7 @@ use kvproto::Settings;
 use kvserver::replica::Reads;
 
 use super::Ran;
-use super::scenario::{Stage, Story};
+use super::story::{Stage, Story};
 use crate::random::Random;
 
 /// Where the lines of a trace go.

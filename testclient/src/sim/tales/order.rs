@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{SOON, Trace, between, settle, stage, start_copies};
 use crate::random::Random;
 use crate::sim::Ran;
-use crate::sim::scenario::Place::{Client, Server, Views};
-use crate::sim::scenario::Story;
+use crate::sim::story::Place::{Client, Server, Views};
+use crate::sim::story::Story;
 
 /// Both appends are forwarded to the backup in reverse order, and acknowledged in the original one.
 pub(super) fn e18_reversed(seed: u64, trace: Trace<'_>) -> Ran {

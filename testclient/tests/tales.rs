@@ -1,18 +1,19 @@
 //! Tests of the labs that this store comes from, in the simulator, each with many seeds.
 //!
-//! `ORIGIN_SEEDS=1000` runs more of them, `ORIGIN_FIRST=n` others; `ORIGIN_SEED=n` runs one and
+//! `TALE_SEEDS=1000` runs more of them, `TALE_FIRST=n` others; `TALE_SEED=n` runs one and
 //! prints its trace.
 
 use indicatif::ProgressBar;
-use testclient::seeds;
-use testclient::sim::origin::{TALES, Tale};
+use testclient::sim::tales::{TALES, Tale};
+use testclient::sweep;
 use tokio_util::sync::CancellationToken;
 
 /// Few, for every commit.
 const SEEDS: u64 = 25;
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
 }
 
 fn tale(id: &str) -> &'static Tale {
@@ -21,17 +22,16 @@ fn tale(id: &str) -> &'static Tale {
 
 fn tell(id: &str) {
     let Tale { shows, tell, .. } = tale(id);
-    if let Some(seed) = number("ORIGIN_SEED") {
+    if let Some(seed) = number("TALE_SEED") {
         eprintln!("{id}, seed {seed}: {shows}");
         let mut print = |line: &str| eprintln!("{line}");
         let _ran = tell(seed, Some(&mut print));
         return;
     }
-    let (first, count) =
-        (number("ORIGIN_FIRST").unwrap_or(1), number("ORIGIN_SEEDS").unwrap_or(SEEDS));
+    let (first, count) = (number("TALE_FIRST").unwrap_or(1), number("TALE_SEEDS").unwrap_or(SEEDS));
     eprintln!("{id}, seeds {first} to {}: {shows}", first + count - 1);
     let (bar, stop) = (ProgressBar::hidden(), CancellationToken::new());
-    let sweep = seeds::sweep_with(first, count, 1, &bar, &stop, |seed| tell(seed, None));
+    let sweep = sweep::sweep_with(first, count, 1, &bar, &stop, |seed| tell(seed, None));
     eprintln!(
         "{id}: {} seeds in {:.1?}, {:.1} hours of virtual time",
         sweep.seeds,
@@ -40,7 +40,7 @@ fn tell(id: &str) {
     );
     for failure in &sweep.failures {
         eprintln!(
-            "{id}: {}\nreplay: ORIGIN_SEED={} cargo test --profile ci -p testclient --test origin \
+            "{id}: {}\nreplay: TALE_SEED={} cargo test --profile ci -p testclient --test tales \
              {id}_ -- --nocapture",
             failure.what, failure.seed
         );

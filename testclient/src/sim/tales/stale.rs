@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{SOON, Trace, between, settle, stage, start_copies};
 use crate::random::Random;
 use crate::sim::Ran;
-use crate::sim::scenario::Place::{Client, Server, Views};
-use crate::sim::scenario::{Request, Story, get};
+use crate::sim::story::Place::{Client, Server, Views};
+use crate::sim::story::{Request, Story, get};
 
 /// The client whose get is delayed.
 const LATE: usize = 1;
