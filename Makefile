@@ -78,6 +78,7 @@ mutants: ## drop the rules of the protocol one by one, and see which seed notice
 verify: ## read-only checks: format, lints, docs, the repository itself
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --profile ci -- -D warnings
+	$(CARGO) check --workspace --locked --release # what is left without debug assertions
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --profile ci
 	$(CARGO) test --locked --profile ci -p testclient --test tidy
 
