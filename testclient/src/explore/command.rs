@@ -99,7 +99,7 @@ fn walk_through(
     Ok(false)
 }
 
-/// One line about an outcome.
+/// What came of a model: how much of it, then what it reached.
 #[must_use]
 pub fn line(outcome: &Outcome) -> String {
     let Outcome { model, states, transitions, depth, took, wedge_checks, goals, missing, .. } =
@@ -114,7 +114,7 @@ pub fn line(outcome: &Outcome) -> String {
         if missing.is_empty() { String::new() } else { format!(", NOT reached {missing:?}") };
     format!(
         "{model}: {states} states, {transitions} transitions, depth {depth}, {ending}, {:.1} s \
-         ({per_second:.0}/s), {wedge_checks} wedge checks, reached {:?}{missing}",
+         ({per_second:.0}/s), {wedge_checks} wedge checks\n    reached {:?}{missing}",
         took.as_secs_f64(),
         goals.reached(),
     )
