@@ -191,6 +191,11 @@ impl Following {
         Ok(fresh)
     }
 
+    /// Chunks of a transfer received under this primary.
+    pub(super) fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
     /// Acknowledges what has become safe since entries were appended.
     pub(super) fn acknowledge_safe(&mut self, copy: &Copy, out: &mut Vec<Effect>) {
         if self.ack_owed {
