@@ -196,11 +196,7 @@ fn h5_a_repeated_start_on_the_open_stream_wipes_nothing() {
 #[test]
 pub(super) fn h6_a_newcomer_is_synced_only_with_everything_committed_so_far() {
     let mut world = primary_with_data();
-    world.grants = false;
-    world.propose(a(), &[b()]);
-    let number = world.view.number;
-    let generation = world.view.generation;
-    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
+    world.name_ungranted(b());
     for step in 0..3000 {
         if step % 3 == 0 {
             world.put(&a(), "k", &step.to_string());
@@ -277,10 +273,7 @@ pub(super) fn h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_i
 pub(super) fn h3_asked_is_required_until_a_later_view_is_activated() {
     let mut world = World::with(a(), &[]);
     world.start(b());
-    world.grants = false;
-    world.propose(a(), &[b()]);
-    let (generation, number) = (world.view.generation, world.view.number);
-    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
+    world.name_ungranted(b());
     world.run(ms(300));
     assert!(world.wished(|wish| matches!(wish, Wish::Synced { .. })));
     world.kill(&b());
@@ -585,10 +578,7 @@ pub(super) fn a_newcomer_is_synced_only_when_its_digest_was_right() {
     world.put(&a(), "k", "v");
     world.settle();
     world.start(b());
-    world.grants = false;
-    world.propose(a(), &[b()]);
-    let (generation, number) = (world.view.generation, world.view.number);
-    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
+    world.name_ungranted(b());
     let is_asked = |world: &World| world.wished(|wish| matches!(wish, Wish::Synced { .. }));
     for _ in 0..100 {
         world.now = world.now + ms(5);

@@ -133,6 +133,14 @@ impl World {
         self.publish();
     }
 
+    /// A newcomer stands in an activated view of `a`; from here on the view service grants nothing.
+    fn name_ungranted(&mut self, newcomer: Member) {
+        self.grants = false;
+        self.propose(a(), &[newcomer]);
+        let (generation, number) = (self.view.generation, self.view.number);
+        self.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
+    }
+
     /// VIEW-7.
     fn force(&mut self, server: Member) {
         self.view.generation = self.view.generation.next();

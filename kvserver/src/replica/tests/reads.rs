@@ -2,6 +2,20 @@
 
 use super::*;
 
+/// Until when an answer of `a` that is evaluated now may leave.
+fn lease_ends(world: &mut World) -> Timestamp {
+    let operation = Operation::Query(Query::Get(vec![Bytes::from_static(b"k")]));
+    let request = Request { token: Token(99), operation };
+    let mut effects = Vec::new();
+    let replica = world.replicas.get_mut(&a()).expect("a");
+    replica.step(world.now, Event::Requests(vec![request]), &mut effects);
+    let valid_until = effects.iter().find_map(|effect| match effect {
+        Effect::Reply { valid_until, .. } => *valid_until,
+        _ => None,
+    });
+    valid_until.expect("a lease read says how long it holds")
+}
+
 /// S2 (i): a primary that had been replaced answered from its own memory.
 #[test]
 pub(super) fn s2_i_a_primary_whose_lease_is_over_answers_no_read() {
@@ -20,18 +34,7 @@ pub(super) fn s2_i_a_primary_whose_lease_is_over_answers_no_read() {
 #[test]
 pub(super) fn the_lease_is_checked_after_the_read_was_evaluated() {
     let mut world = World::with(a(), &[b()]);
-    let mut effects = Vec::new();
-    let request = Request {
-        token: Token(99),
-        operation: Operation::Query(Query::Get(vec![Bytes::from_static(b"k")])),
-    };
-    let replica = world.replicas.get_mut(&a()).expect("a");
-    replica.step(world.now, Event::Requests(vec![request]), &mut effects);
-    let valid_until = effects.iter().find_map(|effect| match effect {
-        Effect::Reply { valid_until, .. } => *valid_until,
-        _ => None,
-    });
-    let until = valid_until.expect("a lease read says how long it holds");
+    let until = lease_ends(&mut world);
     assert!(until > world.now && until <= world.now + ms(400));
 }
 
@@ -104,10 +107,7 @@ pub(super) fn confirm_reads_ask_every_required_backup() {
 pub(super) fn a_copy_that_was_asked_to_be_counted_in_grants_the_lease_too() {
     let mut world = World::with(a(), &[]);
     world.start(b());
-    world.grants = false;
-    world.propose(a(), &[b()]);
-    let (generation, number) = (world.view.generation, world.view.number);
-    world.grant(&a(), &Wish::Activate { generation, number, reconciled: vec![] });
+    world.name_ungranted(b());
     world.run(ms(300));
     assert!(world.wished(|wish| matches!(wish, Wish::Synced { .. })));
     world.cut(&a(), &b());
@@ -147,16 +147,7 @@ fn a_backup_refuses_and_names_the_primary() {
 #[test]
 pub(super) fn the_primary_relies_on_less_than_its_backup_promised() {
     let mut world = World::with(a(), &[b()]);
-    let mut effects = Vec::new();
-    let operation = Operation::Query(Query::Get(vec![Bytes::from_static(b"k")]));
-    let request = Request { token: Token(99), operation };
-    let replica = world.replicas.get_mut(&a()).expect("a");
-    replica.step(world.now, Event::Requests(vec![request]), &mut effects);
-    let valid_until = effects.iter().find_map(|effect| match effect {
-        Effect::Reply { valid_until, .. } => *valid_until,
-        _ => None,
-    });
-    let relied_on = valid_until.expect("a lease read says how long it holds");
+    let relied_on = lease_ends(&mut world);
     let mut later = world.view.clone();
     later.number = later.number.next();
     later.primary_since = later.number;
