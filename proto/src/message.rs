@@ -1,11 +1,11 @@
 //! What copies say to each other. Meanings of the fields: `replication.proto`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::command::{Entry, Outcome, Refusal};
+use crate::batch::Batch;
+use crate::command::{Outcome, Refusal};
 use crate::ids::{
     ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, StreamNumber,
     Version,
@@ -82,7 +82,7 @@ pub struct Append {
     /// Position of the op before the first entry.
     pub previous: Position,
     /// Contiguous entries.
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Batch,
     /// Everything through here is in every required copy.
     pub committed: OpNumber,
     /// The primary's log time.

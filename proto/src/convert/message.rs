@@ -1,6 +1,5 @@
 //! What copies say to each other, log entries and records of state.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +8,7 @@ use super::{
     Malformed, cluster, cluster_bytes, digest, generation, into_list, list, millis_rounded_up, op,
     required,
 };
+use crate::batch::Batch;
 use crate::command::Entry;
 use crate::ids::{
     Epoch, Nonce, Position, RequestNumber, SessionId, StreamNumber, Version, ViewNumber,
@@ -142,10 +142,9 @@ impl TryFrom<pb::Opened> for Opened {
 
 impl From<Append> for pb::Append {
     fn from(append: Append) -> Self {
-        let entries = append.entries.into_iter();
         Self {
             previous: Some(append.previous.into()),
-            entries: entries.map(|entry| Arc::unwrap_or_clone(entry).into()).collect(),
+            entries: append.entries.encoded(),
             committed: append.committed.0,
             log_time_ms: append.log_time.millis,
             nonce: append.nonce.0,
@@ -159,12 +158,9 @@ impl From<Append> for pb::Append {
 impl TryFrom<pb::Append> for Append {
     type Error = Malformed;
     fn try_from(append: pb::Append) -> Result<Self, Malformed> {
-        let entries = append.entries.into_iter();
         Ok(Self {
             previous: required(append.previous, "an append has no position")?.try_into()?,
-            entries: entries
-                .map(|entry| Entry::try_from(entry).map(Arc::new))
-                .collect::<Result<_, _>>()?,
+            entries: Batch::decode(append.entries)?,
             committed: op(append.committed)?,
             log_time: LogTime::from_millis(append.log_time_ms),
             nonce: Nonce(append.nonce),
