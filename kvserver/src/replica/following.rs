@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::ids::{Member, Nonce, OpNumber, Position, StreamNumber};
-use kvproto::message::{Ack, Append, Body, Message, Opened, StateRecord, TransferEnd};
+use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
@@ -67,7 +68,7 @@ impl Following {
         let done = match message.body {
             Body::Append(append) => self.append(copy, now, append, out),
             Body::TransferStart { at, .. } => self.begin_transfer(copy, now, at, out),
-            Body::TransferChunk { number, records } => self.receive(copy, number, records, out),
+            Body::TransferChunk { number, records } => self.receive(copy, number, &records, out),
             Body::TransferEnd(end) => self.end_transfer(copy, now, end, out),
             _ => Ok(()),
         };
@@ -247,13 +248,16 @@ impl Following {
         &mut self,
         copy: &mut Copy,
         number: u64,
-        records: Vec<StateRecord>,
+        records: &Bytes,
         out: &mut Vec<Effect>,
     ) -> Result<(), &'static str> {
         if self.receiving.is_none() || number != self.chunks + 1 {
             return Err("a chunk out of order");
         }
-        copy.store.install(records);
+        if let Err(malformed) = copy.store.install(records, &mut copy.published) {
+            self.receiving = None;
+            return Err(malformed.what);
+        }
         self.chunks = number;
         self.acknowledge(copy, None, out);
         Ok(())

@@ -1,4 +1,4 @@
-//! What copies say to each other, log entries and records of state.
+//! What copies say to each other, log entries and sessions.
 
 use std::time::Duration;
 
@@ -10,11 +10,9 @@ use super::{
 };
 use crate::batch::Batch;
 use crate::command::Entry;
-use crate::ids::{
-    Epoch, Nonce, Position, RequestNumber, SessionId, StreamNumber, Version, ViewNumber,
-};
+use crate::ids::{Epoch, Nonce, Position, RequestNumber, SessionId, StreamNumber, ViewNumber};
 use crate::message::{
-    Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord, StateRecord, TransferEnd,
+    Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord, TransferEnd,
 };
 use crate::pb::replication as pb;
 use crate::time::{LogTime, Timestamp};
@@ -63,7 +61,7 @@ impl From<Body> for pb::message::Body {
                 Self::TransferStart(pb::TransferStart { at: Some(at.into()), keys })
             }
             Body::TransferChunk { number, records } => {
-                Self::TransferChunk(pb::TransferChunk { number, records: into_list(records) })
+                Self::TransferChunk(pb::TransferChunk { number, records })
             }
             Body::TransferEnd(end) => Self::TransferEnd(end.into()),
             Body::Released => Self::Released(pb::Released {}),
@@ -89,7 +87,7 @@ impl TryFrom<pb::message::Body> for Body {
                 keys: start.keys,
             },
             Kind::TransferChunk(chunk) => {
-                Body::TransferChunk { number: chunk.number, records: list(chunk.records)? }
+                Body::TransferChunk { number: chunk.number, records: chunk.records }
             }
             Kind::TransferEnd(end) => Body::TransferEnd(end.try_into()?),
             Kind::Released(_) => Body::Released,
@@ -245,32 +243,6 @@ impl TryFrom<pb::TransferEnd> for TransferEnd {
             log_time: LogTime::from_millis(end.log_time_ms),
             digest: end.digest.try_into()?,
             chunks: end.chunks,
-        })
-    }
-}
-
-impl From<StateRecord> for pb::StateRecord {
-    fn from(record: StateRecord) -> Self {
-        use pb::state_record::Record as Kind;
-        let record = match record {
-            StateRecord::Key { key, value, version } => {
-                Kind::Key(pb::KeyRecord { key, value, version: version.0 })
-            }
-            StateRecord::Session(session) => Kind::Session(session.into()),
-        };
-        Self { record: Some(record) }
-    }
-}
-
-impl TryFrom<pb::StateRecord> for StateRecord {
-    type Error = Malformed;
-    fn try_from(record: pb::StateRecord) -> Result<Self, Malformed> {
-        use pb::state_record::Record as Kind;
-        Ok(match required(record.record, "a record of state is of no known kind")? {
-            Kind::Key(key) => {
-                StateRecord::Key { key: key.key, value: key.value, version: Version(key.version) }
-            }
-            Kind::Session(session) => StateRecord::Session(session.try_into()?),
         })
     }
 }
