@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use kvprocess::clock;
 use kvproto::registration::Progress;
 use kvproto::{Member, NotDone, Reply, Role, ServerName, View, ViewNumber};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::dump::{CHUNKS_QUEUED_MAX, DumpChunk};
 use crate::replica::event::{Event, Operation};
+use crate::table::Table;
 
 /// Requests that wait for the node's next step. The node takes up to as many at a time, so that one
 /// step's worth can gather while another is worked on.
@@ -92,6 +94,7 @@ pub struct NodeHandle {
     events: mpsc::Sender<Event>,
     dumps: mpsc::Sender<mpsc::Sender<DumpChunk>>,
     room: Arc<Semaphore>,
+    table: Arc<Table>,
     standing: watch::Receiver<Standing>,
     progress: watch::Receiver<Option<Progress>>,
 }
@@ -101,6 +104,7 @@ pub struct Inputs {
     pub(super) requests: mpsc::Receiver<Asked>,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) dumps: mpsc::Receiver<mpsc::Sender<DumpChunk>>,
+    pub(super) table: Arc<Table>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) progress: watch::Sender<Option<Progress>>,
 }
@@ -113,11 +117,13 @@ pub fn channel() -> (NodeHandle, Inputs) {
     let (dumps, dumps_in) = mpsc::channel(DUMPS_QUEUED_MAX);
     let (standing_out, standing) = watch::channel(Standing::default());
     let (progress_out, progress) = watch::channel(None);
+    let table = Arc::new(Table::default());
     let handle = NodeHandle {
         requests,
         events,
         dumps,
         room: Arc::new(Semaphore::new(ROOM_KIB)),
+        table: Arc::clone(&table),
         standing,
         progress,
     };
@@ -125,6 +131,7 @@ pub fn channel() -> (NodeHandle, Inputs) {
         requests: requests_in,
         events: events_in,
         dumps: dumps_in,
+        table,
         standing: standing_out,
         progress: progress_out,
     };
@@ -132,10 +139,16 @@ pub fn channel() -> (NodeHandle, Inputs) {
 }
 
 impl NodeHandle {
-    /// Has the node carry out one operation, whose limits the door has checked. Waits for room and
+    /// Carries out one operation, whose limits the door has checked: a read at once from the
+    /// committed table if this server certainly leads, anything else by the node. Waits for room and
     /// for the answer until `deadline`; without room the operation is certainly not done, without
     /// an answer its outcome is unknown. Dropping the future gives the answer up, not the operation.
     pub async fn execute(&self, operation: Operation, deadline: Instant) -> Reply {
+        if let Operation::Query(query) = &operation
+            && let Some(reply) = self.table.read(query, clock::now)
+        {
+            return reply;
+        }
         if self.look(|standing| standing.view.is_none()) {
             return Reply::NotDone(self.look(Standing::not_primary));
         }
