@@ -15,7 +15,7 @@ use crate::connection::Connection;
 
 /// What a call costs beside its bytes: its stream, its task, the buffer it is decoded from. Bounds
 /// the number of calls too.
-pub const CALL_COST: usize = 16 << 10;
+pub(crate) const CALL_COST: usize = 16 << 10;
 
 /// What the calls of a server may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -48,9 +48,12 @@ pub const CONNECTIONS_MAX: usize = 4096;
 /// While connections are refused people are told this often.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
+/// What our limits put around every service.
+pub type Metering = Stack<MeterCalls, Identity>;
+
 /// A server with our limits set, to which services are added. Only [`serve`] can run it.
 #[must_use]
-pub fn builder(limits: CallLimits) -> Server<Stack<MeterCalls, Identity>> {
+pub fn builder(limits: CallLimits) -> Server<Metering> {
     Server::builder()
         .layer(MeterCalls::new(limits))
         .max_concurrent_streams(STREAMS_MAX)

@@ -58,6 +58,7 @@ impl Running {
             reads: Reads::Lease,
             leave_within: PATIENCE,
             tuning: Tuning::default(),
+            calls: Shares::of(1 << 30).calls,
         };
         change(&mut config);
         let stop = CancellationToken::new();

@@ -23,6 +23,7 @@ fn progress(steps: u64) -> Progress {
         applied: OpNumber(0),
         steps,
         role: Role::Spare,
+        memory: Memory::default(),
     }
 }
 
