@@ -145,8 +145,7 @@ impl Flags {
     }
 
     fn memory_max(&self) -> Result<u64, clap::Error> {
-        let refused =
-            |why: String| Err(Flags::command().error(ErrorKind::ValueValidation, why));
+        let refused = |why: String| Err(Flags::command().error(ErrorKind::ValueValidation, why));
         let bytes = match (self.max_memory, kvprocess::machine::memory()) {
             (MaxMemory::Bytes(bytes), _) => bytes,
             (MaxMemory::Percent(percent), Some(all)) => all / 100 * percent,

@@ -62,7 +62,8 @@ pub async fn run_watched(
     let (wishes, wishes_out) = mpsc::channel(WISHES_QUEUED_MAX);
     let (registered, registration) = oneshot::channel();
 
-    let (services, reporter) = api::services(&node, Arc::clone(&inbound), halt.clone(), config.calls)?;
+    let (services, reporter) =
+        api::services(&node, Arc::clone(&inbound), halt.clone(), config.calls)?;
     info!(
         "memory: at most {} MiB (--max-memory), of which {} are set aside for everything but data",
         config.tuning.memory_max >> 20,

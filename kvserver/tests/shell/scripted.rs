@@ -73,7 +73,8 @@ impl Scripted {
         let name = format!("localhost:{}", listeners.port());
         let (found, attending) = mpsc::channel(16);
         let stop = CancellationToken::new();
-        let router = kvprocess::serve::builder(LIMITS).add_service(RegistrationServer::new(Door(found)));
+        let router =
+            kvprocess::serve::builder(LIMITS).add_service(RegistrationServer::new(Door(found)));
         tokio::spawn(kvprocess::serve::serve(router, listeners, stop.clone()));
         Scripted { name, attending, stop }
     }

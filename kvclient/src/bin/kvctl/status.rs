@@ -218,7 +218,7 @@ mod tests {
             applied: OpNumber(appended),
             ping_age: Duration::from_millis(ping_age_ms),
             plain: false,
-            memory: Memory { used: 3 << 20, max: 1 << 30 },
+            memory: Memory { used: 420 << 20, max: 1 << 30 },
         }
     }
 
@@ -243,12 +243,12 @@ mod tests {
         let expected = "\
 View 5, generation 2, activated: primary s1:1 since view 4
 
-SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG  PING AGE
-s1:1#3  primary  alive       120        120     -     80 ms
-s2:1#1  backup   alive       120        120  none     90 ms
-s3:1#2  joining  alive        20         20   100      12 s
-s4:1#1  spare    alive         0          0     -     70 ms
-Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
+SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG   MEM  PING AGE
+s1:1#3  primary  alive       120        120     -  41 %     80 ms
+s2:1#1  backup   alive       120        120  none  41 %     90 ms
+s3:1#2  joining  alive        20         20   100  41 %      12 s
+s4:1#1  spare    alive         0          0     -  41 %     70 ms
+Each row as of the last ping of its server. #N: incarnation. LAG: in ops. MEM: of --max-memory.
 
 Wait until s3:1 has caught up.";
         assert_eq!(screen(&status(), None), expected);

@@ -1,6 +1,7 @@
 //! Who counts as dead, when, and what that costs.
 
 use super::*;
+use kvproto::registration::Memory;
 use kvproto::{Incarnation, Role, ViewOrder};
 
 const TICK: Duration = Duration::from_millis(50);
