@@ -8,6 +8,7 @@ pub mod api;
 pub mod config;
 pub mod heartbeat;
 pub mod journal;
+pub mod memory;
 pub mod node;
 pub mod peers;
 pub mod replica;

@@ -4,6 +4,7 @@
 mod failover;
 mod joining;
 mod leaving;
+mod memory;
 #[cfg(debug_assertions)]
 mod mutants;
 mod reads;
