@@ -7,5 +7,6 @@ mod common;
 mod copies;
 mod handover;
 mod histories;
+mod limits;
 mod primary_backup_6824;
 mod start_order;
