@@ -12,7 +12,9 @@ use kvproto::pb::legacy::view_service_client::ViewServiceClient as LegacyClient;
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
 use kvproto::pb::viewservice::view_service_client::ViewServiceClient;
-use kvproto::registration::{FromServer, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish};
+use kvproto::registration::{
+    FromServer, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish,
+};
 use kvproto::{ClusterId, Incarnation, Member, OpNumber, Role, Settings, View};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
