@@ -13,7 +13,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # cargo keeps the artifacts of the profile `dev` in `debug`.
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench failover sim model mutants
+.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench bench-inprocess failover sim model mutants
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,8 +57,11 @@ run-s3: build ## server 3
 run-client: build ## the basic tests, then a put and a get every second
 	@bin/testclient --vs localhost:8000
 
-bench: build ## measure a running cluster (BENCH="--clients 10 …")
-	@bin/testclient bench $(BENCH)
+bench: build ## compare with a bare gRPC echo for 3 minutes; writes docs/performance.* (BENCH="--rounds 3 …")
+	@bin/testclient bench compare --write docs/performance.md --svg docs/performance.svg $(BENCH)
+
+bench-inprocess: ## measure store and replica alone, inside one process (BENCH="put")
+	$(CARGO) bench --locked -p kvserver --bench store --bench replica -- $(BENCH)
 
 failover: build ## fail the primary of a cluster again and again under load (FAILOVER="--fault stop …")
 	@bin/testclient failover $(FAILOVER)

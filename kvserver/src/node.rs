@@ -169,6 +169,7 @@ impl Node {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
+            Effect::Publish(published) => self.inputs.table.publish(published),
             Effect::Append(entries) => self.journal.append(&entries),
             Effect::Truncate { after } => self.journal.truncate(after),
             Effect::Reset { base } => {

@@ -67,8 +67,9 @@ pub fn builder(limits: CallLimits) -> Server<Metering> {
         .initial_connection_window_size(CONNECTION_WINDOW)
 }
 
-/// Serves on at most so many connections until the token is cancelled: then no connection is accepted any more, open calls get
-/// [`GRACE`], and what is left is cut. Dropping the future cuts everything at once.
+/// Serves, on at most so many connections, until the token is cancelled: then no connection is
+/// accepted any more, open calls get [`GRACE`], and what is left is cut. Dropping the future cuts
+/// everything at once.
 ///
 /// # Errors
 /// When the server cannot run at all.

@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "kvserver/src/replica",
     "kvserver/src/store",
     "kvserver/src/journal",
+    "kvserver/src/memory.rs",
     "kvclient/src/session",
     "kvclient/src/route",
     "kvclient/src/backoff",
@@ -35,6 +36,7 @@ const NOT_PURE: &[&str] = &[
     "proto/src/lib.rs",
     "proto/src/convert",
     "proto/src/status",
+    "proto/src/codec.rs",
     "testclient/src/explore/command",
     "testclient/src/explore/search",
 ];

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use kvprocess::clock;
 use kvprocess::serve::Room;
 use kvproto::registration::Progress;
 use kvproto::{Member, NotDone, Reply, Role, ServerName, View, ViewNumber};
@@ -15,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::dump::{CHUNKS_QUEUED_MAX, DumpChunk};
 use crate::replica::event::{Event, Operation};
+use crate::table::Table;
 
 /// Requests that wait for the node: as many as there is room for at the doors with plenty of memory.
 /// Beyond it the newest is refused at once, since waiting in front of a queue helps nobody.
@@ -91,6 +93,7 @@ pub struct NodeHandle {
     requests: mpsc::Sender<Asked>,
     events: mpsc::Sender<Event>,
     dumps: mpsc::Sender<mpsc::Sender<DumpChunk>>,
+    table: Arc<Table>,
     standing: watch::Receiver<Standing>,
     progress: watch::Receiver<Option<Progress>>,
 }
@@ -100,6 +103,7 @@ pub struct Inputs {
     pub(super) requests: mpsc::Receiver<Asked>,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) dumps: mpsc::Receiver<mpsc::Sender<DumpChunk>>,
+    pub(super) table: Arc<Table>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) progress: watch::Sender<Option<Progress>>,
 }
@@ -112,11 +116,14 @@ pub fn channel() -> (NodeHandle, Inputs) {
     let (dumps, dumps_in) = mpsc::channel(DUMPS_QUEUED_MAX);
     let (standing_out, standing) = watch::channel(Standing::default());
     let (progress_out, progress) = watch::channel(None);
-    let handle = NodeHandle { requests, events, dumps, standing, progress };
+    let table = Arc::new(Table::default());
+    let handle =
+        NodeHandle { requests, events, dumps, table: Arc::clone(&table), standing, progress };
     let inputs = Inputs {
         requests: requests_in,
         events: events_in,
         dumps: dumps_in,
+        table,
         standing: standing_out,
         progress: progress_out,
     };
@@ -124,8 +131,9 @@ pub fn channel() -> (NodeHandle, Inputs) {
 }
 
 impl NodeHandle {
-    /// Has the node carry out one operation, whose limits the door has checked and whose `room` it
-    /// keeps meanwhile. Waits for the answer until `deadline`; when too many wait already the
+    /// Carries out one operation, whose limits the door has checked: a read at once from the
+    /// committed table if this server certainly leads, anything else by the node, which keeps its
+    /// `room` meanwhile. Waits for the answer until `deadline`; when too many wait already the
     /// operation is certainly not done, without an answer its outcome is unknown. Dropping the
     /// future gives the answer up, not the operation.
     pub async fn execute(
@@ -134,6 +142,11 @@ impl NodeHandle {
         room: Option<Room>,
         deadline: Instant,
     ) -> Reply {
+        if let Operation::Query(query) = &operation
+            && let Some(reply) = self.table.read(query, clock::now)
+        {
+            return reply;
+        }
         if self.look(|standing| standing.view.is_none()) {
             return Reply::NotDone(self.look(Standing::not_primary));
         }

@@ -33,7 +33,7 @@ fn memory(cluster: &Running, server: usize) -> (usize, usize) {
 /// A server has never used more than it was given.
 fn stays_within_memory(cluster: &Running, server: usize) {
     let (most, now) = memory(cluster, server);
-    println!("server {server} uses {} MiB and has used {}", now >> 20, most >> 20);
+    eprintln!("server {server} uses {} MiB and has used {}", now >> 20, most >> 20);
     assert!(most <= MAX_MEMORY, "server {server} has used {most} of {MAX_MEMORY} bytes");
 }
 
@@ -100,7 +100,7 @@ async fn a_full_store_stays_within_its_memory_refuses_growth_and_takes_everythin
     let mut cluster = small(2).await;
     let client = cluster.client().await;
     let keys = fill(&client, 0).await;
-    println!("{keys} keys");
+    eprintln!("{keys} keys");
     assert!(keys > 10_000, "only {keys} keys found room in {MAX_MEMORY} bytes");
     for server in 0..2 {
         stays_within_memory(&cluster, server);
@@ -310,7 +310,7 @@ async fn idle_connections_cost_little_memory_and_nobody_else_anything() {
     let idle = idle(&cluster, IDLE).await;
     let (_, after) = memory(&cluster, 0);
     let each = after.saturating_sub(before) / IDLE;
-    println!("{each} bytes for each idle connection");
+    eprintln!("{each} bytes for each idle connection");
     assert!(each < 64 << 10, "{each} bytes for each idle connection");
     well_behaved.has_gone_on().await;
     drop(idle);
