@@ -202,7 +202,7 @@ fn as_text(options: &Compare, comparison: &Comparison) -> String {
     let (header, rows) = comparison.table();
     let (goals_header, goals) = comparison.goal_table();
     format!(
-        "{}\n{}; median (min-max)\n\n{}\n\nclient, server, a backup: processor time per call\n\n{}",
+        "{}\n{}; median (min-max)\n\n{}\n\nclient, server, a backup: processor time per call; of echo: of all of them together\n\n{}",
         machine::where_and_when(),
         how(options),
         table(&header, &rows),
