@@ -38,6 +38,8 @@ pub struct Options {
     pub copies: u32,
     /// Further flags of the view service, such as timings.
     pub view_service_flags: Vec<String>,
+    /// Further flags of every key-value server.
+    pub server_flags: Vec<String>,
     /// View service on this port and servers on the following ones; `None` takes free ports.
     pub first_port: Option<u16>,
     /// Where logs and process ids go; `None` takes a directory that goes away when all is well.
@@ -52,6 +54,7 @@ impl Default for Options {
             servers: 3,
             copies: 2,
             view_service_flags: Vec::new(),
+            server_flags: Vec::new(),
             first_port: None,
             log_dir: None,
             unreliable: None,
@@ -170,7 +173,9 @@ impl Cluster {
                 None => addr.clone(),
             };
             let flags = ["--addr", addr, "--advertise", &name, "--vs", view_service_addr];
-            let (label, flags) = (format!("s{}", index + 1), flags.map(str::to_owned).to_vec());
+            let own = flags.map(str::to_owned).into_iter();
+            let flags = own.chain(options.server_flags.iter().cloned()).collect();
+            let label = format!("s{}", index + 1);
             servers.push(Process::new("kvserver", &label, flags, logs.path())?);
             names.push(name);
         }
@@ -266,6 +271,14 @@ impl Cluster {
             log.contains(sentence).then_some(()).ok_or_else(|| "it has not".to_owned())
         })
         .await
+    }
+
+    /// Everything that a server has written to its log, in all its lives.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn server_log(&self, index: usize) -> Result<String> {
+        self.servers[index].log()
     }
 
     /// Address of the view service.

@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
-use testclient::{basic, bench, check, explore, failover, sweep, up};
+use testclient::{basic, bench, check, explore, failover, scenes, sweep, up};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args: Args = kvprocess::args::parse();
-    let owns_processes = matches!(args.command, Some(Command::Failover(_) | Command::Cluster(_)));
+    let owns_processes = matches!(
+        args.command,
+        Some(Command::Failover(_) | Command::Cluster(_) | Command::Scene(_))
+    );
     let signals =
         if owns_processes { Signals::install_ignoring_repeats() } else { Signals::install() };
     let signals = match signals {
@@ -24,6 +27,7 @@ async fn main() -> ExitCode {
         Some(Command::Failover(options)) => failover::run(options, stop).await,
         Some(Command::Check(options)) => check::run(options, stop).await,
         Some(Command::Cluster(options)) => up::run(options, stop).await,
+        Some(Command::Scene(scene)) => scenes::run(scene, stop).await,
         Some(Command::Sim(options)) => {
             tokio::task::block_in_place(|| sweep::command(options, &stop))
         }

@@ -23,10 +23,9 @@ pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
     let starting = Options {
         servers: options.servers as usize,
         copies: options.copies,
-        view_service_flags: Vec::new(),
         first_port: Some(options.first_port),
         log_dir: Some(options.log_dir.clone()),
-        unreliable: None,
+        ..Options::default()
     };
     eprintln!("starting a view service and {} servers", options.servers);
     let mut cluster = tokio::select! {

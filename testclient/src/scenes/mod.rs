@@ -1,0 +1,61 @@
+//! Scenes: what happens to a cluster that is joined, filled, overloaded or abused while it serves.
+//!
+//! Each scene starts a cluster of its own, plays, prints what it measured and a verdict on every
+//! requirement, and leaves nothing behind.
+//!
+//! In reading order:
+//! - [`args`]: what can be asked for
+//! - [`verdict`]: what a scene ends with (pure)
+//! - [`stage`]: the cluster, filled, and what its processes take
+//! - [`join`], [`memory`], [`keys`], [`overload`], [`neighbours`]: the scenes
+//! - [`http2`], [`misbehaving`]: frames by hand (pure), and clients that nobody wants
+
+pub mod args;
+pub mod http2;
+pub mod join;
+pub mod keys;
+pub mod memory;
+pub mod misbehaving;
+pub mod neighbours;
+pub mod overload;
+pub mod stage;
+pub mod verdict;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use tokio_util::sync::CancellationToken;
+
+use crate::report::{check_writable, say, write_json};
+use args::Scene;
+
+/// Plays one scene. Exit code 1 when a requirement is missed.
+///
+/// # Errors
+/// When the cluster does not come up, a process of it ends, or the result cannot be written.
+pub async fn run(scene: &Scene, stop: CancellationToken) -> Result<ExitCode> {
+    let json = scene.json();
+    check_writable(json)?;
+    let played = async {
+        match scene {
+            Scene::Join(options) => join::play(options).await,
+            Scene::Memory(options) => memory::play(options).await,
+            Scene::Keys(options) => keys::play(options).await,
+            Scene::Overload(options) => overload::play(options).await,
+            Scene::Neighbours(options) => neighbours::play(options).await,
+        }
+    };
+    // A dropped scene drops its cluster, and with it the processes.
+    let verdict = tokio::select! {
+        verdict = played => verdict?,
+        () = stop.cancelled() => return Ok(ExitCode::from(130)),
+    };
+    if let Some(path) = json {
+        write_json(path, &verdict.as_json())?;
+    }
+    if json != Some(Path::new("-")) {
+        say(verdict.as_text())?;
+    }
+    Ok(if verdict.is_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
