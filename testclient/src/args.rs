@@ -42,8 +42,12 @@ pub struct Args {
 /// What to do instead of the basic tests.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Measure how fast a running cluster answers. Leaves its keys, key-00000000 and so on.
+    /// Measure how fast a running cluster answers. Leaves its keys, key-000000000000 and so on.
+    #[command(args_conflicts_with_subcommands = true)]
     Bench(Bench),
+    /// Answer with what one is sent, on a free port: the yardstick of `bench`.
+    #[command(hide = true)]
+    EchoServer,
     /// Start a cluster of its own, make its primary fail again and again under load, measure how
     /// long writers waited and check that nothing acknowledged was lost.
     Failover(Failover),
@@ -98,9 +102,19 @@ fn threads(wanted: usize) -> usize {
 /// Measure how fast a running cluster answers.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Bench {
-    /// Clients, each with a connection of its own and one call open at a time.
+    /// Measure something else than a running cluster.
+    #[command(subcommand)]
+    pub what: Option<Measure>,
+    /// How the calls get in.
+    #[arg(long, value_enum, default_value_t = Entrance::Library)]
+    pub door: Entrance,
+    /// Clients, each with one call open at a time.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub clients: u32,
+    /// Connections that the clients share; one for every 25 of them if not given. Those of the
+    /// library have a session each.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    pub connections: Option<u32>,
     /// Length of a round in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
@@ -113,8 +127,8 @@ pub struct Bench {
     /// Size of each value in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     pub value_size: usize,
-    /// Different keys.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Different keys, of 16 bytes each.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub keys: u64,
     /// Share of reads, 0 to 1.
     #[arg(long, default_value_t = 0.5, value_parser = ratio)]
@@ -130,6 +144,64 @@ pub struct Bench {
     /// Write the result as JSON to this file (`-`: stdout, instead of the table).
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Draw the latencies into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// How calls get into what is measured.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entrance {
+    /// Through the client library: sessions, retries, failover.
+    Library,
+    /// Plain gRPC calls of `Put` and `Get` to the server that is primary now.
+    Grpc,
+    /// Into a bare gRPC echo in a process of its own, instead of a cluster: what the machine allows.
+    Echo,
+}
+
+/// What else can be measured.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Measure {
+    /// Start clusters and a bare gRPC echo, and compare them in rounds: puts and gets, with no, one
+    /// and two backups, at different numbers of calls at once. Takes about four minutes.
+    Compare(Compare),
+}
+
+/// Compare clusters with a bare gRPC echo.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Compare {
+    /// Rounds; each runs every case once, so that slow spells of the machine spread over all.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Length of each case in a round.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    pub length: Duration,
+    /// Load before each case that is not counted.
+    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration)]
+    pub warm_up: Duration,
+    /// Calls open at once, several numbers separated by commas.
+    #[arg(long, value_name = "N,…", default_value = "1,50,200", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub callers: Vec<u32>,
+    /// Size of each value in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    pub value_size: usize,
+    /// Different keys, of 16 bytes each.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub keys: u64,
+    /// Seed of the load.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Write the result as JSON to this file (`-`: stdout, instead of the table).
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Draw the result into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Put the tables into this Markdown file, between `<!-- bench:begin -->` and
+    /// `<!-- bench:end -->`.
+    #[arg(long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
 }
 
 /// A drill: fail the primary under load and count the cost.

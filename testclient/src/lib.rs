@@ -5,7 +5,8 @@
 //! - [`calls`]: the few calls that everything here is made of
 //! - [`basic`]: the four basic tests, then a put and a get every second
 //! - [`random`]: the one source of chance (pure)
-//! - [`workload`], [`bench`](mod@bench): a load from a seed (pure), and how fast it is served
+//! - [`workload`], [`bench`](mod@bench): a load from a seed (pure), and how fast it is served, next
+//!   to a bare echo
 //! - [`ledger`], [`failover`]: what writers were promised (pure), and a drill that checks it
 //!   through faults
 //! - [`recorder`], [`history`]: what clients asked and were answered, as a file (its form is pure)

@@ -6,13 +6,25 @@ use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
 use testclient::{basic, bench, check, explore, failover, scenes, sweep, up};
+use tokio::runtime::Builder;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args: Args = kvprocess::args::parse();
+    let runtime = match args.command {
+        // One thread, since it is compared with servers that keep to one.
+        Some(Command::EchoServer) => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().enable_all().build(),
+    };
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(args)),
+        Err(error) => fail(&error.into()),
+    }
+}
+
+async fn run(args: Args) -> ExitCode {
     let owns_processes = matches!(
         args.command,
-        Some(Command::Failover(_) | Command::Cluster(_) | Command::Scene(_))
+        Some(Command::Failover(_) | Command::Cluster(_) | Command::Bench(_) | Command::Scene(_))
     );
     let signals =
         if owns_processes { Signals::install_ignoring_repeats() } else { Signals::install() };
@@ -24,6 +36,7 @@ async fn main() -> ExitCode {
     let result = match &args.command {
         None => basic::run(&args, stop).await,
         Some(Command::Bench(options)) => bench::run(&args.vs, options, stop).await,
+        Some(Command::EchoServer) => bench::echo::serve(stop).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Failover(options)) => failover::run(options, stop).await,
         Some(Command::Check(options)) => check::run(options, stop).await,
         Some(Command::Cluster(options)) => up::run(options, stop).await,

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Writes a line to stdout.
 ///
@@ -37,7 +38,7 @@ pub fn check_writable(path: Option<&Path>) -> Result<()> {
             .append(true)
             .open(path)
             .map(drop)
-            .with_context(|| format!("write --json {}", path.display())),
+            .with_context(|| format!("write {}", path.display())),
     }
 }
 
@@ -52,7 +53,18 @@ pub fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
     } else {
         std::fs::write(path, text)
     }
-    .with_context(|| format!("write --json {}", path.display()))
+    .with_context(|| format!("write {}", path.display()))
+}
+
+/// A bar on terminals that fills up to `length`; elsewhere it shows nothing.
+#[must_use]
+pub fn progress(length: u64, template: &str) -> ProgressBar {
+    // indicatif hides a bar whose target is no terminal.
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// Aligned columns with a header: the first column to the left, numbers to the right.

@@ -52,7 +52,10 @@ impl Joined {
     }
 
     fn troubled(&self) -> u64 {
-        [&self.before, &self.during, &self.after].map(|tally| tally.failed + tally.unknown).iter().sum()
+        [&self.before, &self.during, &self.after]
+            .map(|tally| tally.failed + tally.unknown)
+            .iter()
+            .sum()
     }
 }
 
@@ -183,7 +186,12 @@ fn verdict(options: &Join, joined: &[Joined]) -> Verdict {
     let troubled: u64 = joined.iter().map(Joined::troubled).sum();
     let mut requirements = vec![
         Requirement::at_most("longest write", millis(longest), LONGEST_WRITE_MS, "ms"),
-        Requirement::at_least("throughput while joining", median(&kept), THROUGHPUT_KEPT, "of before"),
+        Requirement::at_least(
+            "throughput while joining",
+            median(&kept),
+            THROUGHPUT_KEPT,
+            "of before",
+        ),
         Requirement::at_most("writes not done", troubled as f64, 0.0, ""),
     ];
     if !rates.is_empty() {
@@ -241,10 +249,8 @@ mod tests {
 2026-01-01T00:00:02Z  INFO node: s1 holds everything
 2026-01-01T00:00:03Z  INFO node: State transfer completed successfully: 20 keys at op 9 in 12.5ms
 ";
-        let expected = [
-            Transfer { keys: 1000, seconds: 1.25 },
-            Transfer { keys: 20, seconds: 0.0125 },
-        ];
+        let expected =
+            [Transfer { keys: 1000, seconds: 1.25 }, Transfer { keys: 20, seconds: 0.0125 }];
         assert_eq!(transfers(log), expected);
     }
 }

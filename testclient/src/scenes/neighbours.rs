@@ -118,7 +118,13 @@ fn effect(before: &Tally, with: &Tally, after: &Tally, memory: u64) -> Effect {
 
 fn verdict(options: &Neighbours, effects: &Effects, troubled: u64) -> Verdict {
     let mut table = Table::new(&[
-        "neighbours", "manner", "calls/s", "of alone", "p99", "of alone", "memory of primary",
+        "neighbours",
+        "manner",
+        "calls/s",
+        "of alone",
+        "p99",
+        "of alone",
+        "memory of primary",
     ]);
     let mut requirements = Vec::new();
     let mut figures = Vec::new();

@@ -170,7 +170,14 @@ fn verdict(options: &Overload, seen: &Seen) -> Verdict {
     ]
     .map(|(phase, tally)| tally.map(|tally| (phase, tally.clone())));
     let mut table = Table::new(&[
-        "phase", "done/s", "p50", "p99", "longest", "refused", "unknown", "not started",
+        "phase",
+        "done/s",
+        "p50",
+        "p99",
+        "longest",
+        "refused",
+        "unknown",
+        "not started",
     ]);
     let mut figures = Vec::new();
     for (phase, tally) in phases.iter().flatten() {

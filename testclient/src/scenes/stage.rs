@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use crate::bench::load::{Generator, Load, Target};
 use crate::bench::door::Door;
+use crate::bench::load::{Generator, Load, Target};
 use crate::cluster::{Cluster, Options};
 use crate::workload::Keys;
 
@@ -150,9 +150,8 @@ pub async fn settled_memory_of(cluster: &Cluster, server: usize) -> Result<u64> 
         let Some(last) = looks.last_chunk::<SETTLED_LOOKS>() else {
             continue;
         };
-        let (low, high) = last.iter().fold((u64::MAX, 0), |(low, high), look| {
-            (low.min(*look), high.max(*look))
-        });
+        let (low, high) =
+            last.iter().fold((u64::MAX, 0), |(low, high), look| (low.min(*look), high.max(*look)));
         if (high - low) as f64 <= SETTLED_WITHIN * high as f64 {
             break;
         }
