@@ -112,7 +112,7 @@ pub struct Keys {
 #[derive(Args, Clone, Debug)]
 pub struct Overload {
     /// Calls open at a time that bring the cluster to its capacity.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub callers: u32,
     /// The overload: so many times the calls, started at so many times the rate.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -153,7 +153,7 @@ pub struct Neighbours {
     #[arg(long, default_value_t = 1_000)]
     pub idle: usize,
     /// Clients that ask and never read.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 4)]
     pub never_reading: usize,
     /// Clients that send a byte a second.
     #[arg(long, default_value_t = 100)]

@@ -14,7 +14,10 @@ const PUT: &str = "/kvserver.KVServer/Put";
 const GET: &str = "/kvserver.KVServer/Get";
 
 /// How long one that was thrown out waits before it comes back.
-const BACK_AFTER: Duration = Duration::from_millis(200);
+const BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// Calls that one which never reads has open at once: nearly all that a server allows.
+const CALLS_AT_ONCE: u32 = 100;
 
 /// The message that a trickling client claims to send.
 const TRICKLED_SIZE: usize = 1 << 20;
@@ -24,7 +27,8 @@ const TRICKLED_SIZE: usize = 1 << 20;
 pub enum Manner {
     /// Connects as any client does, and then says nothing.
     Idle,
-    /// Asks for a large value again and again and never reads an answer.
+    /// Asks for a large value, many times at once and then ten times a second, and never reads an
+    /// answer.
     NeverReads,
     /// Sends its requests at a byte a second: the first of two from its very first byte, the second
     /// from its first message on.
@@ -99,10 +103,14 @@ async fn connect(server: &str) -> Result<TcpStream> {
 async fn never_read(mut stream: TcpStream, key: &[u8]) -> Result<()> {
     stream.write_all(&http2::opening()).await?;
     let get = http2::field(1, key);
-    // Clients open odd streams.
-    for stream_number in (1..u32::MAX >> 1).step_by(2) {
-        stream.write_all(&http2::call(stream_number, GET)).await?;
-        stream.write_all(&http2::message(stream_number, &get)).await?;
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    for number in 0..1 << 30 {
+        if number > CALLS_AT_ONCE {
+            ticks.tick().await;
+        }
+        // Clients open odd streams.
+        stream.write_all(&http2::call(2 * number + 1, GET)).await?;
+        stream.write_all(&http2::message(2 * number + 1, &get)).await?;
     }
     Ok(())
 }

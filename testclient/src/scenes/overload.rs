@@ -49,7 +49,7 @@ struct Seen {
 /// # Errors
 /// When the cluster fails.
 pub async fn play(options: &Overload) -> Result<Verdict> {
-    let flags = vec!["--max-memory".to_owned(), format!("{}MiB", options.max_memory)];
+    let flags = Vec::new();
     let mut cluster = stage::primary_and_backup(flags).await?;
     let played = overload(&cluster, options).await;
     let seen = stage::ended(&mut cluster, played)?;
