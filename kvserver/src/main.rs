@@ -8,12 +8,12 @@ fn main() -> ExitCode {
     let flags: Flags = kvprocess::args::parse();
     let config = flags.checked().unwrap_or_else(|broken| broken.exit());
     kvprocess::logging::init(flags.log_format);
-    // Two workers carry the doors and the peers; the node has a thread of its own.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread carries doors, node and peers, so that a request never waits for another core to
+    // wake; the heartbeat starts one of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a process can start two threads");
+        .expect("a process can watch its sockets");
     match runtime.block_on(kvserver::server::main(flags, config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {

@@ -1,9 +1,10 @@
 //! The node: the one loop that owns the replica and its journal. Shell: it waits for an event, lets
 //! the replica decide, and performs the effects in their order.
 //!
-//! It runs on a thread of its own, so that no door, peer or heartbeat can hold it up and its steps
-//! never migrate between cores. Nothing in it waits except for the next event. Everybody else talks
-//! to it through a [`NodeHandle`].
+//! It is a task beside the doors and the streams to other copies, on their thread: whatever they
+//! read in one turn of the runtime is there when the node's turn comes, and makes one batch; nobody
+//! pays for waking another core. Nothing in it waits except for the next event. Everybody else
+//! talks to it through a [`NodeHandle`].
 
 mod dump;
 mod handle;
@@ -13,11 +14,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use kvprocess::clock;
 use kvproto::registration::Wish;
 use kvproto::{Member, NotDone, NotReady, Reply, Timestamp, View, ViewNumber};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -68,26 +68,9 @@ struct Node {
     standing: Standing,
 }
 
-/// Starts the node on its own thread. The receiver hears when it was stopped; when it hears nothing
-/// and closes, the thread has panicked.
-///
-/// # Errors
-/// When the thread cannot be started.
-pub fn start(parts: Parts, inputs: Inputs) -> anyhow::Result<oneshot::Receiver<()>> {
-    let (ended, end) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .context("start the node's runtime")?;
-    std::thread::Builder::new()
-        .name("node".into())
-        .spawn(move || {
-            runtime.block_on(async { Node::new(parts, inputs).run().await });
-            // Nobody listens any more when the whole server was dropped.
-            let _ = ended.send(());
-        })
-        .context("start the node's thread")?;
-    Ok(end)
+/// Runs the node until `halt`, or until every handle is gone.
+pub async fn run(parts: Parts, inputs: Inputs) {
+    Node::new(parts, inputs).run().await;
 }
 
 impl Node {
@@ -134,19 +117,22 @@ impl Node {
             }
             self.publish();
             if tick {
+                self.inputs.progress.send_replace(Some(self.replica.progress()));
                 self.dumps.advance(&mut self.replica, &mut self.inputs.dumps);
             }
         }
     }
 
     /// The only wait. `None` when the node must stop. What has become safe comes first: everything
-    /// else waits for it anyway.
+    /// else waits for it anyway. Clients come last: no load of theirs may hold up a heartbeat, an
+    /// acknowledgement or a view.
     async fn next_event(&mut self) -> Option<Event> {
         if let Some(position) = self.journal.poll_safe() {
             return Some(Event::Appended(position));
         }
         loop {
             tokio::select! {
+                biased;
                 () = self.halt.cancelled() => return None,
                 _ = self.ticks.tick() => return Some(Event::Tick),
                 event = self.inputs.events.recv() => return event,
@@ -196,7 +182,10 @@ impl Node {
             Effect::Reply { token, reply, valid_until } => self.reply(token, reply, valid_until),
             Effect::Wish(wish) => drop(self.wishes.try_send(wish)),
             Effect::Notice(notice) => self.notice(&notice),
-            Effect::Left => self.standing.left = true,
+            Effect::Left => {
+                self.standing.left = true;
+                self.show();
+            }
         }
     }
 
@@ -216,29 +205,32 @@ impl Node {
     }
 
     fn notice(&mut self, notice: &Notice) {
-        match notice {
-            Notice::OnlyCopy { .. } => self.standing.only_copy = true,
-            Notice::HandingOver => self.standing.only_copy = false,
-            _ => {}
+        if let Notice::OnlyCopy { .. } | Notice::HandingOver = notice {
+            self.standing.only_copy = matches!(notice, Notice::OnlyCopy { .. });
+            self.show();
         }
         notices::log(notice, self.replica.view());
     }
 
-    /// Lets the others see how the node stands: progress after each step, the rest when it changed.
+    /// Lets the others see how the node stands, when that has changed.
     fn publish(&mut self) {
-        self.inputs.progress.send_replace(Some(self.replica.progress()));
         let view = self.replica.view();
-        if self.standing.view.as_ref().is_none_or(|known| known.order() != view.order()) {
+        let (role, acting) = (self.replica.role(), self.replica.is_acting());
+        let known = self.standing.view.as_ref().map(|known| known.order());
+        if known == Some(view.order())
+            && (self.standing.role, self.standing.acting) == (role, acting)
+        {
+            return;
+        }
+        if known != Some(view.order()) {
             self.standing.view = Some(Arc::new(view.clone()));
         }
-        self.standing.role = self.replica.role();
-        self.standing.acting = self.replica.is_acting();
-        self.inputs.standing.send_if_modified(|shown| {
-            let changed = *shown != self.standing;
-            if changed {
-                shown.clone_from(&self.standing);
-            }
-            changed
-        });
+        self.standing.role = role;
+        self.standing.acting = acting;
+        self.show();
+    }
+
+    fn show(&self) {
+        self.inputs.standing.send_replace(self.standing.clone());
     }
 }

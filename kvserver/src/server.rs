@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use kvprocess::listen::Listeners;
 use kvproto::Role;
 use tokio::runtime::Handle;
@@ -65,16 +65,19 @@ pub async fn run_watched(
     let (services, reporter) = api::services(&node, Arc::clone(&inbound), halt.clone())?;
     let doors = kvprocess::serve::serve(services, listeners, halt.clone());
     let health = api::keep_health(reporter, node.clone());
-    let heartbeat =
-        Heartbeat::new(name, config.view_servers, node.clone(), wishes_out, registered).attend();
+    let heartbeat = Heartbeat::new(name, config.view_servers, node.clone(), wishes_out, registered);
+    let refusal = attend_apart(heartbeat, halt.clone())?;
     let sequencer = async {
-        let (me, view) = registration.await?;
+        let Ok((me, view)) = registration.await else {
+            // The heartbeat has ended, and says why.
+            return std::future::pending().await;
+        };
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
         let options = ReplicaOptions { reads: config.reads, tuning: config.tuning };
         let parts = Parts { me, view, options, peers, wishes, halt: halt.clone() };
-        node::start(parts, inputs)?.await?;
+        tokio::spawn(node::run(parts, inputs)).await?;
         anyhow::Ok(())
     };
 
@@ -82,7 +85,7 @@ pub async fn run_watched(
     let outcome = tokio::select! {
         _ = &mut doors => Err(anyhow!("the doors have closed by themselves")),
         () = health => Err(anyhow!("the task that reports health has ended")),
-        refused = heartbeat => Err(refused),
+        refused = refusal => Err(refused.context("the thread of the heartbeat has ended")?),
         ended = sequencer => match ended {
             Ok(()) => Err(anyhow!("the node has stopped by itself")),
             Err(cause) => Err(cause.context("the node has failed; the log says why")),
@@ -96,6 +99,29 @@ pub async fn run_watched(
         info!("stopped");
     }
     outcome
+}
+
+/// Attends at the view service from a thread of its own: whatever doors and node are busy with, the
+/// view service hears that this server lives. The receiver hears of a refusal.
+fn attend_apart(
+    heartbeat: Heartbeat,
+    halt: CancellationToken,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Error>> {
+    let (refused, refusal) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime of the heartbeat")?;
+    std::thread::Builder::new()
+        .name("heartbeat".into())
+        .spawn(move || {
+            if let Some(cause) = runtime.block_on(halt.run_until_cancelled(heartbeat.attend())) {
+                // Nobody listens any more when the whole server was dropped.
+                let _ = refused.send(cause);
+            }
+        })
+        .context("start the thread of the heartbeat")?;
+    Ok(refusal)
 }
 
 /// Waits until the server shall stop, and takes it out of the cluster; an attempt may take `within`.

@@ -1,12 +1,15 @@
 //! Everything that can be asked of the store, and every answer it gives.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::ids::{OpNumber, Position, RequestNumber, SessionId, Version};
 use crate::time::LogTime;
 
 /// Requests of one session that may be in flight at once.
 pub const SESSION_WINDOW: u64 = 64;
+
+/// A network buffer has at least this size; commands of less are copied out of theirs.
+const OWN_BUFFER_FROM: usize = 8 << 10;
 
 /// What the log holds. Commands, not results, are logged; a command is deterministic given the
 /// store, its position and its log time.
@@ -194,6 +197,33 @@ impl Command {
         self.changes().iter().map(Change::payload).sum()
     }
 
+    /// The same command in memory of its own. What a door decodes are slices of a network buffer,
+    /// which a small command would keep alive as long as the log keeps the command; a large one
+    /// about fills its buffer, and stays there.
+    #[must_use]
+    pub fn in_own_memory(mut self) -> Command {
+        let size = self.payload();
+        if size >= OWN_BUFFER_FROM {
+            return self;
+        }
+        let mut memory = BytesMut::with_capacity(size);
+        let mut take = |bytes: &mut Bytes| {
+            memory.extend_from_slice(bytes);
+            *bytes = memory.split().freeze();
+        };
+        match &mut self {
+            Command::Change(change) => change.each_bytes(&mut take),
+            Command::Batch(changes) => {
+                changes.iter_mut().for_each(|change| change.each_bytes(&mut take));
+            }
+            Command::Barrier
+            | Command::OpenSession
+            | Command::CloseSession(_)
+            | Command::ExpireSession(_) => {}
+        }
+        self
+    }
+
     /// The changes of the command, in order; empty for commands that change no key.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
@@ -206,6 +236,20 @@ impl Command {
 }
 
 impl Change {
+    fn each_bytes(&mut self, take: &mut impl FnMut(&mut Bytes)) {
+        take(&mut self.key);
+        match &mut self.action {
+            Action::Put(bytes) | Action::Append(bytes) => take(bytes),
+            Action::Delete => {}
+            Action::CompareAndSet { expect, new_value } => {
+                if let Expect::Value(value) = expect {
+                    take(value);
+                }
+                new_value.iter_mut().for_each(take);
+            }
+        }
+    }
+
     /// Bytes of key and values.
     #[must_use]
     pub fn payload(&self) -> usize {

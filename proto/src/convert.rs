@@ -9,6 +9,7 @@
 
 mod command;
 mod message;
+mod records;
 mod registration;
 mod view;
 
@@ -21,6 +22,7 @@ use crate::ids::{ClusterId, Generation, OpNumber};
 use crate::message::Digest;
 
 pub use command::{Execute, ExecuteOperation};
+pub use records::{RecordsWriter, StateRecord, records};
 
 /// A message that no program of this protocol level sends. Nothing of it was used: refuse it, and
 /// close the stream it came on.

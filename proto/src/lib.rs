@@ -9,6 +9,7 @@
 //! - [`pb`]: the generated wire types; [`convert`] is the only place that knows their gaps, and
 //!   [`status`] the one table between refusals and gRPC statuses
 
+pub mod batch;
 pub mod command;
 pub mod convert;
 pub mod ids;
@@ -22,6 +23,7 @@ pub mod status;
 pub mod time;
 pub mod view;
 
+pub use batch::Batch;
 pub use command::{
     Action, Change, Changed, Command, Entry, Expect, Outcome, Query, Record, Refusal, RequestId,
 };

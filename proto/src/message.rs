@@ -1,14 +1,13 @@
 //! What copies say to each other. Meanings of the fields: `replication.proto`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::command::{Entry, Outcome, Refusal};
+use crate::batch::Batch;
+use crate::command::{Outcome, Refusal};
 use crate::ids::{
     ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, StreamNumber,
-    Version,
 };
 use crate::time::{LogTime, Timestamp};
 use crate::view::View;
@@ -54,8 +53,8 @@ pub enum Body {
     TransferChunk {
         /// From 1, contiguous.
         number: u64,
-        /// In key order.
-        records: Vec<StateRecord>,
+        /// Sessions, then keys in order, as [`convert::records`](crate::convert::records) reads them.
+        records: Bytes,
     },
     /// Primary: the copy is whole.
     TransferEnd(TransferEnd),
@@ -82,7 +81,7 @@ pub struct Append {
     /// Position of the op before the first entry.
     pub previous: Position,
     /// Contiguous entries.
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Batch,
     /// Everything through here is in every required copy.
     pub committed: OpNumber,
     /// The primary's log time.
@@ -137,22 +136,6 @@ impl std::fmt::Display for Digest {
     }
 }
 
-/// One piece of replicated state, for transfer and snapshots.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum StateRecord {
-    /// A key.
-    Key {
-        /// Which.
-        key: Bytes,
-        /// Its value.
-        value: Bytes,
-        /// Its version.
-        version: Version,
-    },
-    /// A session with the answers still remembered.
-    Session(SessionRecord),
-}
-
 /// A session with the answers still remembered.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SessionRecord {
@@ -173,24 +156,11 @@ pub struct AnswerRecord {
     pub outcome: Outcome,
 }
 
-impl StateRecord {
-    /// Bytes that the record takes in a chunk: its data and a constant for the rest.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        32 + match self {
-            StateRecord::Key { key, value, .. } => key.len() + value.len(),
-            StateRecord::Session(session) => {
-                session.answers.iter().map(|(_, answer)| answer.weight()).sum()
-            }
-        }
-    }
-}
-
 impl AnswerRecord {
-    /// Bytes that the answer takes in a chunk: its data and a constant for the rest.
+    /// Most bytes that the answer takes in a chunk: its data and a constant for the rest.
     #[must_use]
     pub fn weight(&self) -> usize {
-        64 + match &self.outcome {
+        128 + match &self.outcome {
             Outcome::BatchChanged(changes) => changes.len() * 32,
             Outcome::Refused(Refusal::ConditionFailed { record: Some(record), .. }) => {
                 record.value.len()

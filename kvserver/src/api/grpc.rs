@@ -46,14 +46,15 @@ impl ClientDoor {
 
     /// Has the node carry out an operation that passes the limits of the current view.
     async fn execute(&self, operation: Operation, metadata: &MetadataMap) -> Reply {
-        let standing = self.node.standing();
-        let settings =
-            standing.view.as_ref().map_or(&self.settings_unregistered, |view| &view.settings);
-        let checked = match &operation {
-            Operation::Query(query) => limits::check_query(query, settings),
-            Operation::Command { command, .. } => limits::check_command(command, settings),
-            Operation::KeepAlive(_) => Ok(()),
-        };
+        let checked = self.node.look(|standing| {
+            let settings =
+                standing.view.as_ref().map_or(&self.settings_unregistered, |view| &view.settings);
+            match &operation {
+                Operation::Query(query) => limits::check_query(query, settings),
+                Operation::Command { command, .. } => limits::check_command(command, settings),
+                Operation::KeepAlive(_) => Ok(()),
+            }
+        });
         if let Err(refusal) = checked {
             return Reply::NotDone(refusal);
         }
@@ -70,11 +71,9 @@ impl ClientDoor {
     }
 
     fn check_cluster(&self, meant: Option<ClusterId>) -> Result<(), NotDone> {
-        let Some(own) = self.node.standing().view.map(|view| view.cluster) else {
-            return Ok(());
-        };
-        match meant {
-            Some(meant) if meant != own => Err(NotDone::WrongCluster(own)),
+        let own = self.node.look(|standing| standing.view.as_ref().map(|view| view.cluster));
+        match (meant, own) {
+            (Some(meant), Some(own)) if meant != own => Err(NotDone::WrongCluster(own)),
             _ => Ok(()),
         }
     }

@@ -32,7 +32,8 @@ impl<S> Limited<S> {
     }
 
     fn size_max(&self) -> usize {
-        let op_size_max = self.node.standing().view.map(|view| view.settings.op_size_max);
+        let op_size_max =
+            self.node.look(|standing| standing.view.as_ref().map(|view| view.settings.op_size_max));
         let op_size_max = op_size_max.and_then(|bytes| usize::try_from(bytes).ok());
         op_size_max
             .map_or(MESSAGE_SIZE_MAX, |bytes| bytes.saturating_add(FRAMING_SIZE_MAX))

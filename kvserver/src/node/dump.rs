@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvproto::message::StateRecord;
+use kvproto::convert::{StateRecord, records};
 use kvproto::{Digest, OpNumber, Record, Role};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -112,8 +112,8 @@ impl Running {
         };
         self.took_at = Instant::now();
         match replica.store_mut().next_chunk(self.scan, CHUNK_BYTES) {
-            Some(records) => {
-                let pairs: Vec<_> = records.into_iter().filter_map(pair).collect();
+            Some(chunk) => {
+                let pairs: Vec<_> = pairs(&chunk).collect();
                 self.sent += pairs.len() as u64;
                 room.send(DumpChunk::Records(pairs));
                 true
@@ -128,9 +128,12 @@ impl Running {
     }
 }
 
-fn pair(record: StateRecord) -> Option<(Bytes, Record)> {
-    match record {
-        StateRecord::Key { key, value, version } => Some((key, Record { value, version })),
+/// The keys of a chunk; keys and values share its memory.
+fn pairs(chunk: &Bytes) -> impl Iterator<Item = (Bytes, Record)> {
+    records(chunk).filter_map(|record| match record.expect("a scan writes what can be read") {
+        StateRecord::Key { key, value, version } => {
+            Some((chunk.slice_ref(key), Record { value: chunk.slice_ref(value), version }))
+        }
         StateRecord::Session(_) => None,
-    }
+    })
 }

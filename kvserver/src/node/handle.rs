@@ -136,8 +136,8 @@ impl NodeHandle {
     /// for the answer until `deadline`; without room the operation is certainly not done, without
     /// an answer its outcome is unknown. Dropping the future gives the answer up, not the operation.
     pub async fn execute(&self, operation: Operation, deadline: Instant) -> Reply {
-        if self.standing.borrow().view.is_none() {
-            return Reply::NotDone(self.standing.borrow().not_primary());
+        if self.look(|standing| standing.view.is_none()) {
+            return Reply::NotDone(self.look(Standing::not_primary));
         }
         let room = Arc::clone(&self.room).acquire_many_owned(room_needed(&operation));
         let Ok(room) = timeout_at(deadline, room).await else {
@@ -149,7 +149,7 @@ impl NodeHandle {
         let asked = Asked { operation, deadline, caller };
         match timeout_at(deadline, self.requests.send(asked)).await {
             Err(_elapsed) => return Reply::NotDone(NotDone::Overloaded),
-            Ok(Err(_stopped)) => return Reply::NotDone(self.standing.borrow().not_primary()),
+            Ok(Err(_stopped)) => return Reply::NotDone(self.look(Standing::not_primary)),
             Ok(Ok(())) => {}
         }
         match timeout_at(deadline, answer).await {
@@ -190,6 +190,11 @@ impl NodeHandle {
     /// Waits until the server stands as `wanted`; `None` when the node has stopped.
     pub async fn stands(&self, wanted: impl Fn(&Standing) -> bool) -> Option<()> {
         self.watch().wait_for(wanted).await.ok().map(drop)
+    }
+
+    /// What `look` makes of how the server stands; cheaper than [`standing`](Self::standing).
+    pub fn look<T>(&self, look: impl FnOnce(&Standing) -> T) -> T {
+        look(&self.standing.borrow())
     }
 
     /// To wait for changes of [`standing`](Self::standing).

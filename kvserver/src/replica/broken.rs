@@ -1,7 +1,9 @@
 //! What breaking a rule does where that takes more than leaving a check out. Nothing here runs
 //! unless a test has dropped the rule ([`kvproto::rules`]).
 
-use kvproto::command::Outcome;
+use std::sync::Arc;
+
+use kvproto::command::{Entry, Outcome};
 use kvproto::ids::OpNumber;
 
 use super::copy::Copy;
@@ -18,6 +20,7 @@ pub(super) fn forget_last_applied(copy: &mut Copy) {
 pub(super) fn as_if_committed(copy: &Copy) -> (Store, Vec<(OpNumber, Outcome)>) {
     let mut store = copy.store.clone();
     let tail = copy.log.from(copy.committed.next(), usize::MAX);
-    let outcomes = tail.iter().map(|entry| (entry.op(), store.apply(entry))).collect();
+    let apply = |entry: &Arc<Entry>| (entry.op(), store.apply(entry, &mut Vec::new()));
+    let outcomes = tail.iter().map(apply).collect();
     (store, outcomes)
 }

@@ -16,7 +16,7 @@ use super::ReplicaOptions;
 use super::effect::Effect;
 use super::log::Log;
 use super::promise::Promises;
-use crate::store::{Store, StoreLimits};
+use crate::store::{Publication, Store, StoreLimits};
 
 /// The state of one copy.
 #[derive(Clone, Hash, Debug)]
@@ -30,6 +30,8 @@ pub struct Copy {
     pub(super) epoch: Epoch,
     pub(super) log: Log,
     pub(super) store: Store,
+    /// What became of keys in this step.
+    pub(super) published: Vec<Publication>,
     /// Everything through here is in the journal, as safe as the mode asks.
     pub(super) safe: OpNumber,
     /// Everything through here is in every required copy, and in the store.
@@ -56,6 +58,7 @@ impl Copy {
             options,
             log: Log::default(),
             store: Store::new(limits),
+            published: Vec::new(),
             safe: OpNumber(0),
             committed: OpNumber(0),
             log_time: LogTime::default(),
@@ -69,6 +72,7 @@ impl Copy {
     /// Drops everything, and has the journal begin after nothing.
     pub(super) fn become_empty(&mut self, out: &mut Vec<Effect>) {
         self.store = Store::new(StoreLimits::from(&self.view.settings));
+        self.published = vec![Publication::Cleared];
         self.begin_at(Position::default(), Vec::new(), out);
     }
 
@@ -122,7 +126,7 @@ impl Copy {
         while self.committed < op {
             let next = self.committed.next();
             let entry = self.log.get(next).expect("uncommitted entries are retained");
-            let outcome = self.store.apply(entry);
+            let outcome = self.store.apply(entry, &mut self.published);
             done(entry, outcome);
             self.committed = next;
         }

@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::ids::{Member, Nonce, OpNumber, Position, StreamNumber};
-use kvproto::message::{Ack, Append, Body, Message, Opened, StateRecord, TransferEnd};
+use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
@@ -67,7 +68,7 @@ impl Following {
         let done = match message.body {
             Body::Append(append) => self.append(copy, now, append, out),
             Body::TransferStart { at, .. } => self.begin_transfer(copy, now, at, out),
-            Body::TransferChunk { number, records } => self.receive(copy, number, records, out),
+            Body::TransferChunk { number, records } => self.receive(copy, number, &records, out),
             Body::TransferEnd(end) => self.end_transfer(copy, now, end, out),
             _ => Ok(()),
         };
@@ -122,14 +123,14 @@ impl Following {
             return Err("entries that do not continue this log");
         }
         let mut through = append.previous;
-        for entry in &append.entries {
+        for entry in append.entries.iter() {
             let epochs = through.epoch..=copy.epoch;
             if entry.op() != through.op.next() || !epochs.contains(&entry.position.epoch) {
                 return Err("entries out of order");
             }
             through = entry.position;
         }
-        let fresh = self.take_place(copy, append.entries, out)?;
+        let fresh = self.take_place(copy, &append.entries, out)?;
         let appended = !fresh.is_empty();
         copy.append(fresh, out);
         self.matched = self.matched.max(through.op);
@@ -159,7 +160,7 @@ impl Following {
     fn take_place(
         &mut self,
         copy: &mut Copy,
-        mut entries: Vec<Arc<Entry>>,
+        entries: &[Arc<Entry>],
         out: &mut Vec<Effect>,
     ) -> Result<Vec<Arc<Entry>>, &'static str> {
         let held = entries
@@ -167,9 +168,9 @@ impl Following {
             .take_while(|entry| copy.log.position_at(entry.op()) == Some(entry.position))
             .take_while(|_| keeps(Rule::MatchedIsNotDropped))
             .count();
-        let fresh = entries.split_off(held);
+        let fresh = &entries[held..];
         let Some(first) = fresh.first() else {
-            return Ok(fresh);
+            return Ok(Vec::new());
         };
         let keep = OpNumber(first.op().0 - 1);
         let dropped = keep < self.matched && keeps(Rule::MatchedIsNotDropped);
@@ -179,7 +180,7 @@ impl Following {
             );
         }
         let mut at = copy.log.get(keep).map_or(copy.store.log_time(), |entry| entry.at);
-        for entry in &fresh {
+        for entry in fresh {
             if entry.at < at {
                 return Err("entries whose log time falls");
             }
@@ -188,7 +189,7 @@ impl Following {
         if let Some((first, last)) = copy.drop_after(keep, out) {
             out.push(Effect::Notice(Notice::TailDropped { first, last }));
         }
-        Ok(fresh)
+        Ok(fresh.to_vec())
     }
 
     /// Chunks of a transfer received under this primary.
@@ -247,13 +248,16 @@ impl Following {
         &mut self,
         copy: &mut Copy,
         number: u64,
-        records: Vec<StateRecord>,
+        records: &Bytes,
         out: &mut Vec<Effect>,
     ) -> Result<(), &'static str> {
         if self.receiving.is_none() || number != self.chunks + 1 {
             return Err("a chunk out of order");
         }
-        copy.store.install(records);
+        if let Err(malformed) = copy.store.install(records, &mut copy.published) {
+            self.receiving = None;
+            return Err(malformed.what);
+        }
         self.chunks = number;
         self.acknowledge(copy, None, out);
         Ok(())

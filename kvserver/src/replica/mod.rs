@@ -209,6 +209,7 @@ impl Replica {
             effects.push(Effect::Notice(Notice::RoleChanged { from: self.role, to: role }));
             self.role = role;
         }
+        self.copy.published.clear();
         self.check_invariants();
         // Checking the store may walk all of it: only when ops or chunks went into it. Not by its
         // digest, which is what the check doubts.

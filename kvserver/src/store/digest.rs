@@ -4,13 +4,21 @@
 //! The digest is a wrapping sum of one hash per key, per session and per remembered answer. A sum
 //! forgets the order in which things came, so equal states have equal digests whatever their
 //! history, and one op costs one op's work. Hashes are taken over an encoding in which every
-//! variable part is preceded by its length or count and every choice by a tag, so that no two
-//! values share one. Copies compare digests: whoever changes the encoding raises the protocol level.
+//! variable part but the last is preceded by its length or count and every choice by a tag, and each
+//! kind of part has a seed of its own, so that no two parts share both. Within it a long run of bytes
+//! stands as its length and a hash of 128 bits. Copies compare digests: whoever changes the encoding
+//! raises the protocol level.
 
 use kvproto::command::{Action, Change, Changed, Command, Expect, Outcome, Record, Refusal};
 use kvproto::ids::{RequestNumber, SessionId};
 use kvproto::message::{AnswerRecord, Digest};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
+
+use super::item::Item;
+
+/// Seeds of the parts. Items have that of the plain hash, for which nothing is derived.
+const SEED_OF_SESSIONS: u64 = 1;
+const SEED_OF_ANSWERS: u64 = 2;
 
 /// A sum of hashes to which parts of the state are added and from which they are taken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
@@ -40,69 +48,98 @@ impl Rolling {
 }
 
 /// The part of a key in the digest.
-pub(super) fn of_key(key: &[u8], record: &Record) -> u128 {
-    Encoder::new(b'K').bytes(key).record(record).digest()
+pub(super) fn of_item(item: &Item) -> u128 {
+    xxh3_128(item.contents())
 }
 
 /// The part of a session in the digest, without its answers.
 pub(super) fn of_session(id: SessionId, floor: RequestNumber) -> u128 {
-    Encoder::new(b'S').number(id.0).number(floor.0).digest()
+    let mut encoder = Encoder::new();
+    encoder.number(id.0).number(floor.0);
+    xxh3_128_with_seed(encoder.bytes_so_far(), SEED_OF_SESSIONS)
 }
 
 /// The part of a remembered answer in the digest.
 pub(super) fn of_answer(id: SessionId, number: RequestNumber, answer: &AnswerRecord) -> u128 {
-    Encoder::new(b'A')
-        .number(id.0)
-        .number(number.0)
-        .number(answer.command_hash)
-        .outcome(&answer.outcome)
-        .digest()
+    let mut encoder = Encoder::new();
+    encoder.number(id.0).number(number.0).number(answer.command_hash).outcome(&answer.outcome);
+    xxh3_128_with_seed(encoder.bytes_so_far(), SEED_OF_ANSWERS)
 }
 
 /// Tells whether a request number is repeated with the same command.
 pub(super) fn of_command(command: &Command) -> u64 {
-    Encoder::new(b'C').command(command).0.digest()
+    let mut encoder = Encoder::new();
+    encoder.command(command);
+    xxh3_64(encoder.bytes_so_far())
 }
 
-struct Encoder(Xxh3);
+/// Collects what is hashed, so that one call hashes it. Nearly everything fits on the stack.
+struct Encoder {
+    head: [u8; 192],
+    used: usize,
+    /// All of it, once it no longer fits.
+    spilt: Vec<u8>,
+}
+
+/// A longer run of bytes is represented by its hash: hashing it costs less than copying it.
+const RUN_MAX: usize = 1024;
 
 impl Encoder {
-    fn new(kind: u8) -> Self {
-        Encoder(Xxh3::new()).tag(kind)
+    fn new() -> Self {
+        Encoder { head: [0; 192], used: 0, spilt: Vec::new() }
     }
 
-    fn digest(&self) -> u128 {
-        self.0.digest128()
+    fn bytes_so_far(&self) -> &[u8] {
+        if self.spilt.is_empty() { &self.head[..self.used] } else { &self.spilt }
     }
 
-    fn tag(mut self, tag: u8) -> Self {
-        self.0.update(&[tag]);
+    fn push(&mut self, bytes: &[u8]) -> &mut Self {
+        let end = self.used + bytes.len();
+        if self.spilt.is_empty() && end <= self.head.len() {
+            self.head[self.used..end].copy_from_slice(bytes);
+            self.used = end;
+        } else {
+            if self.spilt.is_empty() {
+                self.spilt.extend_from_slice(&self.head[..self.used]);
+            }
+            self.spilt.extend_from_slice(bytes);
+        }
         self
     }
 
-    fn number(mut self, number: u64) -> Self {
-        self.0.update(&number.to_le_bytes());
-        self
+    fn tag(&mut self, tag: u8) -> &mut Self {
+        self.push(&[tag])
     }
 
-    fn bytes(self, bytes: &[u8]) -> Self {
-        let mut this = self.number(bytes.len() as u64);
-        this.0.update(bytes);
-        this
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.push(&number.to_le_bytes())
     }
 
-    fn record(self, record: &Record) -> Self {
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.number(bytes.len() as u64);
+        if bytes.len() > RUN_MAX {
+            self.push(&xxh3_128(bytes).to_le_bytes())
+        } else {
+            self.push(bytes)
+        }
+    }
+
+    fn record(&mut self, record: &Record) -> &mut Self {
         self.number(record.version.0).bytes(&record.value)
     }
 
-    fn optional<T>(self, value: Option<&T>, encode: impl FnOnce(Self, &T) -> Self) -> Self {
+    fn optional<T>(
+        &mut self,
+        value: Option<&T>,
+        encode: impl for<'a> FnOnce(&'a mut Self, &T) -> &'a mut Self,
+    ) -> &mut Self {
         match value {
             None => self.tag(0),
             Some(value) => encode(self.tag(1), value),
         }
     }
 
-    fn command(self, command: &Command) -> Self {
+    fn command(&mut self, command: &Command) -> &mut Self {
         match command {
             Command::Barrier => self.tag(1),
             Command::Change(change) => self.tag(2).change(change),
@@ -115,7 +152,7 @@ impl Encoder {
         }
     }
 
-    fn change(self, change: &Change) -> Self {
+    fn change(&mut self, change: &Change) -> &mut Self {
         let this = self.bytes(&change.key);
         match &change.action {
             Action::Put(value) => this.tag(1).bytes(value),
@@ -132,7 +169,7 @@ impl Encoder {
         }
     }
 
-    fn outcome(self, outcome: &Outcome) -> Self {
+    fn outcome(&mut self, outcome: &Outcome) -> &mut Self {
         match outcome {
             Outcome::Barrier => self.tag(1),
             Outcome::Changed(changed) => self.tag(2).changed(changed),
@@ -145,11 +182,11 @@ impl Encoder {
         }
     }
 
-    fn changed(self, changed: &Changed) -> Self {
+    fn changed(&mut self, changed: &Changed) -> &mut Self {
         self.number(changed.version.0).tag(u8::from(changed.existed)).number(changed.length)
     }
 
-    fn refusal(self, refusal: &Refusal) -> Self {
+    fn refusal(&mut self, refusal: &Refusal) -> &mut Self {
         match refusal {
             Refusal::ConditionFailed { record, change } => {
                 self.tag(1).number(u64::from(*change)).optional(record.as_ref(), Encoder::record)
@@ -207,12 +244,11 @@ mod tests {
 
     #[test]
     fn a_value_moved_between_key_value_and_version_changes_the_digest() {
-        let record = |value: &str, version| Record {
-            value: Bytes::copy_from_slice(value.as_bytes()),
-            version: Version(version),
+        let of = |key: &str, value: &str, version| {
+            of_item(&Item::new(key.as_bytes(), value.as_bytes(), Version(version)))
         };
-        assert_ne!(of_key(b"ab", &record("c", 1)), of_key(b"a", &record("bc", 1)));
-        assert_ne!(of_key(b"a", &record("b", 1)), of_key(b"a", &record("b", 2)));
-        assert_ne!(of_key(b"a", &record("b", 1)), of_key(b"b", &record("a", 1)));
+        assert_ne!(of("ab", "c", 1), of("a", "bc", 1));
+        assert_ne!(of("a", "b", 1), of("a", "b", 2));
+        assert_ne!(of("a", "b", 1), of("b", "a", 1));
     }
 }

@@ -1,185 +1,235 @@
-//! The keys and their records: puts, deletes, appends, compare-and-set, alone or in batches. Pure.
+//! The keys and their items: puts, deletes, appends, compare-and-set, alone or in batches. Pure.
 //!
-//! A command is first planned against the present records and then written: a plan that fails
-//! anywhere has changed nothing (AllOrNone). Keys and values are copied once, when they are
-//! planned, into buffers of exactly their size, so that a small value never keeps the network
-//! buffer alive in which it arrived. From then on the map, running scans and remembered answers
-//! share them.
+//! A command is first planned against the present items and then written: a plan that fails anywhere
+//! has changed nothing (AllOrNone). Key and value are copied once, when the plan is complete, into an
+//! item of exactly their size, so that a small value never keeps the network buffer alive in which it
+//! arrived.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::ops::Bound;
 
-use bytes::Bytes;
-use kvproto::command::{Action, Change, Changed, Expect, Record, Refusal};
+use kvproto::command::{Action, Change, Changed, Expect, Refusal};
 use kvproto::ids::Version;
 
 use super::digest::{self, Rolling};
+use super::item::Item;
 
 /// All keys, ordered.
-#[derive(Clone, Hash, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Keys {
-    map: BTreeMap<Bytes, Record>,
+    items: BTreeSet<Item>,
     rolling: Rolling,
+    bytes: u64,
 }
 
-/// What a command will write, complete and checked.
-#[derive(Debug)]
-pub(super) struct Plan {
-    /// The last state of every key that the command names; `None` where it will be missing.
-    pub(super) writes: Vec<(Bytes, Option<Record>)>,
-    /// One per change, in the order of the command.
-    pub(super) changed: Vec<Changed>,
+/// Items hash by their keys alone; two states with other values are two states.
+impl Hash for Keys {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Keys { items, rolling, bytes: _ } = self;
+        items.len().hash(state);
+        items.iter().for_each(|item| item.contents().hash(state));
+        rolling.hash(state);
+    }
 }
+
+/// The last state of a key that a command names.
+#[derive(Debug)]
+pub(super) enum Write<'a> {
+    Set(Item),
+    Remove(&'a [u8]),
+}
+
+/// What a command will write, and one result per change, in the order of the command.
+pub(super) type Plan<'a> = (Vec<Write<'a>>, Vec<Changed>);
 
 impl Keys {
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Record> {
-        self.map.get(key)
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Item> {
+        self.items.get(key)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.map.len()
+        self.items.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
-        self.map.iter()
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter()
     }
 
     pub(super) fn rolling(&self) -> Rolling {
         self.rolling
     }
 
-    /// The first key after `after`, or of all.
-    pub(super) fn first_after(&self, after: Option<&[u8]>) -> Option<(&Bytes, &Record)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.map.range::<[u8], _>((from, Bound::Unbounded)).next()
+    /// Memory taken, by estimate.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The items after this key, or all.
+    pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = &Item> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.items.range::<[u8], _>((from, Bound::Unbounded))
+    }
+
+    /// Checks one change and says what it comes to.
+    pub(super) fn plan_one<'a>(
+        &self,
+        change: &'a Change,
+        version: Version,
+        value_size_max: u64,
+    ) -> Result<(Write<'a>, Changed), Refusal> {
+        let stored = self.get(&change.key);
+        let rules = Rules { stored, index: 0, version, value_size_max };
+        let mut present = stored.map(Staged::of_item);
+        let changed = rules.make(change, &mut present)?;
+        Ok((Staged::write(&change.key, present), changed))
     }
 
     /// Checks the changes one after the other, each seeing what the earlier ones would do, and says
     /// what they come to.
-    pub(super) fn plan(
+    pub(super) fn plan<'a>(
         &self,
-        changes: &[Change],
+        changes: &'a [Change],
         version: Version,
         value_size_max: u64,
-    ) -> Result<Plan, Refusal> {
+    ) -> Result<Plan<'a>, Refusal> {
         let mut staged: BTreeMap<&[u8], Option<Staged<'_>>> = BTreeMap::new();
         let mut changed = Vec::with_capacity(changes.len());
         for (index, change) in changes.iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let stored = self.map.get(&change.key);
-            let present =
-                staged.entry(&change.key).or_insert_with(|| stored.map(Staged::of_record));
-            let existed = present.is_some();
-            let length = present.as_ref().map_or(0, |present| present.value.len());
-            let checked = |length: usize| match length as u64 {
-                size if size > value_size_max => {
-                    Err(Refusal::TooLarge { size, size_max: value_size_max, change: index })
-                }
-                _ => Ok(()),
-            };
-            match &change.action {
-                Action::Put(value) => {
-                    checked(value.len())?;
-                    *present = Some(Staged::of_change(value, version));
-                }
-                Action::Delete => *present = None,
-                Action::Append(suffix) => {
-                    checked(length + suffix.len())?;
-                    let grown = present.get_or_insert(Staged::of_change(&[], version));
-                    grown.version = version;
-                    grown.append(suffix);
-                }
-                Action::CompareAndSet { expect, new_value } => {
-                    if !Staged::meets(present.as_ref(), expect) {
-                        // What is there after this op is what was there before it, not what
-                        // earlier changes of the batch would have made of it.
-                        let record = stored.cloned();
-                        return Err(Refusal::ConditionFailed { record, change: index });
-                    }
-                    checked(new_value.as_ref().map_or(0, Bytes::len))?;
-                    *present = new_value.as_ref().map(|value| Staged::of_change(value, version));
-                }
-            }
-            let length = present.as_ref().map_or(0, |present| present.value.len() as u64);
-            changed.push(Changed { version, existed, length });
+            let stored = self.get(&change.key);
+            let present = staged.entry(&change.key).or_insert_with(|| stored.map(Staged::of_item));
+            changed.push(Rules { stored, index, version, value_size_max }.make(change, present)?);
         }
-        let writes = staged
-            .into_iter()
-            .map(|(key, staged)| (self.own_key(key), staged.map(Staged::into_record)))
-            .collect();
-        Ok(Plan { writes, changed })
+        let writes = staged.into_iter().map(|(key, last)| Staged::write(key, last));
+        Ok((writes.collect(), changed))
     }
 
-    /// Sets a key, or removes it.
-    pub(super) fn write(&mut self, key: Bytes, record: Option<Record>) {
-        if let Some(record) = &record {
-            self.rolling.add(digest::of_key(&key, record));
-        }
-        let old = match record {
-            Some(record) => self.map.insert(key.clone(), record),
-            None => self.map.remove(&key),
-        };
-        if let Some(old) = old {
-            self.rolling.remove(digest::of_key(&key, &old));
-        }
+    /// Puts an item in the place of its key, and returns the one that was there.
+    pub(super) fn set(&mut self, item: Item) -> Option<Item> {
+        self.rolling.add(digest::of_item(&item));
+        self.bytes += item.bytes();
+        let old = self.items.replace(item);
+        self.forget(old)
     }
 
-    /// The digest computed from nothing, to compare with the rolling one.
-    pub(super) fn recomputed(&self) -> Rolling {
+    /// Removes a key, and returns its item.
+    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Item> {
+        let old = self.items.take(key);
+        self.forget(old)
+    }
+
+    fn forget(&mut self, old: Option<Item>) -> Option<Item> {
+        if let Some(old) = &old {
+            self.rolling.remove(digest::of_item(old));
+            self.bytes -= old.bytes();
+        }
+        old
+    }
+
+    /// Digest and memory computed from nothing, to compare with the rolling ones.
+    pub(super) fn recomputed(&self) -> (Rolling, u64) {
         let mut rolling = Rolling::default();
-        self.map.iter().for_each(|(key, record)| rolling.add(digest::of_key(key, record)));
-        rolling
-    }
-
-    /// The key as the map holds it, or a copy of exactly its size.
-    fn own_key(&self, key: &[u8]) -> Bytes {
-        match self.map.get_key_value(key) {
-            Some((key, _)) => key.clone(),
-            None => Bytes::copy_from_slice(key),
-        }
+        self.items.iter().for_each(|item| rolling.add(digest::of_item(item)));
+        (rolling, self.items.iter().map(Item::bytes).sum())
     }
 }
 
-/// A record on its way: borrowed until something grows it, so that a batch of many small appends
-/// to one large value copies that value once.
+/// What one change may do: it finds `stored` before the op, and is this one of its command.
+struct Rules<'a> {
+    stored: Option<&'a Item>,
+    index: u32,
+    version: Version,
+    value_size_max: u64,
+}
+
+impl Rules<'_> {
+    /// Makes of the key what the change wants, from what earlier changes of the command made of it.
+    fn make<'a>(
+        &self,
+        change: &'a Change,
+        present: &mut Option<Staged<'a>>,
+    ) -> Result<Changed, Refusal> {
+        let version = self.version;
+        let existed = present.is_some();
+        match &change.action {
+            Action::Put(value) => *present = Some(Staged::new(value, version)),
+            Action::Delete => *present = None,
+            Action::Append(suffix) => {
+                let grown = present.get_or_insert(Staged::new(&[], version));
+                grown.version = version;
+                grown.append(suffix);
+            }
+            Action::CompareAndSet { expect, new_value } => {
+                if !Staged::meets(present.as_ref(), expect) {
+                    // What is there after this op is what was there before it, not what earlier
+                    // changes of the batch would have made of it.
+                    let record = self.stored.map(Item::record);
+                    return Err(Refusal::ConditionFailed { record, change: self.index });
+                }
+                *present = new_value.as_ref().map(|value| Staged::new(value, version));
+            }
+        }
+        let length = self.checked(present.as_ref().map_or(0, Staged::len))?;
+        Ok(Changed { version, existed, length })
+    }
+
+    fn checked(&self, length: usize) -> Result<u64, Refusal> {
+        let (size, size_max) = (length as u64, self.value_size_max);
+        if size > size_max {
+            return Err(Refusal::TooLarge { size, size_max, change: self.index });
+        }
+        Ok(size)
+    }
+}
+
+/// A value on its way, in two parts that are joined when the item is made: so an append copies the
+/// value once, and so does a batch of many appends to one value.
 struct Staged<'a> {
-    value: Cow<'a, [u8]>,
+    head: &'a [u8],
+    tail: Cow<'a, [u8]>,
     version: Version,
 }
 
 impl<'a> Staged<'a> {
-    fn of_record(record: &'a Record) -> Self {
-        Self::of_change(&record.value, record.version)
+    fn new(value: &'a [u8], version: Version) -> Self {
+        Staged { head: value, tail: Cow::Borrowed(&[]), version }
     }
 
-    fn of_change(value: &'a [u8], version: Version) -> Self {
-        Staged { value: Cow::Borrowed(value), version }
+    fn of_item(item: &'a Item) -> Self {
+        Staged::new(item.value(), item.version())
     }
 
-    fn append(&mut self, suffix: &[u8]) {
-        match &mut self.value {
-            // Exactly the room that a single append needs: the large values are copied once.
-            Cow::Borrowed(value) => self.value = Cow::Owned([*value, suffix].concat()),
-            Cow::Owned(value) => value.extend_from_slice(suffix),
+    fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    fn append(&mut self, suffix: &'a [u8]) {
+        if self.tail.is_empty() {
+            self.tail = Cow::Borrowed(suffix);
+        } else {
+            self.tail.to_mut().extend_from_slice(suffix);
         }
     }
 
     fn meets(present: Option<&Self>, expect: &Expect) -> bool {
         match (present, expect) {
             (None, Expect::Missing) => true,
-            (Some(present), Expect::Value(value)) => *present.value == **value,
+            (Some(present), Expect::Value(value)) => {
+                value.strip_prefix(present.head) == Some(&*present.tail)
+            }
             (Some(present), Expect::Version(version)) => present.version == *version,
             _ => false,
         }
     }
 
-    fn into_record(self) -> Record {
-        let value = match self.value {
-            Cow::Borrowed(value) => Bytes::copy_from_slice(value),
-            // Boxed first: a grown buffer has room to spare that nobody would ever use.
-            Cow::Owned(value) => Bytes::from(value.into_boxed_slice()),
-        };
-        Record { value, version: self.version }
+    fn write<'k>(key: &'k [u8], last: Option<Self>) -> Write<'k> {
+        match last {
+            Some(Staged { head, tail, version }) => {
+                Write::Set(Item::joined(key, [head, &tail], version))
+            }
+            None => Write::Remove(key),
+        }
     }
 }

@@ -19,6 +19,7 @@
 //! - **CopyAtOneOp**: a scan yields the state at the op at which it began.
 
 mod digest;
+pub mod item;
 mod keys;
 mod scan;
 mod sessions;
@@ -26,15 +27,15 @@ mod sessions;
 mod tests;
 
 use bytes::Bytes;
-use kvproto::command::{
-    Change, Changed, Command, Entry, Outcome, Query, Record, Refusal, RequestId,
-};
+use kvproto::command::{Command, Entry, Outcome, Query, Record, Refusal, RequestId};
+use kvproto::convert::{Malformed, StateRecord, records};
 use kvproto::ids::{OpNumber, Position, SessionId, Version};
-use kvproto::message::{Digest, StateRecord};
+use kvproto::message::Digest;
 use kvproto::settings::Settings;
 use kvproto::time::LogTime;
 
-use keys::{Keys, Plan};
+pub use item::Item;
+use keys::{Keys, Write};
 pub use scan::ScanId;
 use scan::Scans;
 use sessions::Sessions;
@@ -52,6 +53,19 @@ impl From<&Settings> for StoreLimits {
     fn from(settings: &Settings) -> Self {
         StoreLimits { value_size_max: settings.value_size_max, sessions_max: settings.sessions_max }
     }
+}
+
+/// A change that everybody may see: what was applied is committed. In the order in which they came,
+/// they make of an empty table one with the same items as the store. Compared by kind and key, as
+/// items are.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Publication {
+    /// Every key is gone.
+    Cleared,
+    /// The key of this item has this value now.
+    Set(Item),
+    /// The key of this item is gone.
+    Removed(Item),
 }
 
 /// The replicated state of one copy.
@@ -82,12 +96,12 @@ impl Store {
     }
 
     /// Applies the next committed entry and says what it did. Every entry has an outcome; one that
-    /// is refused changes no key and ends no session.
+    /// is refused changes no key and ends no session. What becomes of keys is added to `published`.
     ///
     /// # Panics
     /// If the op is not after the last one applied, or its log time is before that of the last one:
     /// then the log itself is broken.
-    pub fn apply(&mut self, entry: &Entry) -> Outcome {
+    pub fn apply(&mut self, entry: &Entry, published: &mut Vec<Publication>) -> Outcome {
         assert!(entry.op() > self.applied, "op {} after op {}", entry.op(), self.applied);
         assert!(
             entry.at >= self.log_time,
@@ -99,26 +113,39 @@ impl Store {
         self.applied = entry.op();
         self.log_time = entry.at;
         let Some(id) = &entry.id else {
-            return self.perform(entry.position, &entry.command);
+            return self.perform(entry.position, &entry.command, published);
         };
         if let Some(outcome) = self.sessions.decide(id, &entry.command) {
             return outcome;
         }
         self.scans.before_session(id.session, &self.sessions);
-        let outcome = self.perform(entry.position, &entry.command);
+        let outcome = self.perform(entry.position, &entry.command, published);
         self.sessions.record(id, &entry.command, &outcome);
         outcome
     }
 
-    fn perform(&mut self, position: Position, command: &Command) -> Outcome {
+    fn perform(
+        &mut self,
+        position: Position,
+        command: &Command,
+        published: &mut Vec<Publication>,
+    ) -> Outcome {
+        let version = Version::of_change_at(position.epoch.generation, position.op);
+        let value_size_max = self.limits.value_size_max;
         match command {
             Command::Barrier => Outcome::Barrier,
-            Command::Change(change) => match self.change(position, std::slice::from_ref(change)) {
-                Ok(changed) => Outcome::Changed(changed[0]),
+            Command::Change(change) => match self.keys.plan_one(change, version, value_size_max) {
+                Ok((write, changed)) => {
+                    self.write(write, published);
+                    Outcome::Changed(changed)
+                }
                 Err(refusal) => Outcome::Refused(refusal),
             },
-            Command::Batch(changes) => match self.change(position, changes) {
-                Ok(changed) => Outcome::BatchChanged(changed),
+            Command::Batch(changes) => match self.keys.plan(changes, version, value_size_max) {
+                Ok((writes, changed)) => {
+                    writes.into_iter().for_each(|write| self.write(write, published));
+                    Outcome::BatchChanged(changed)
+                }
                 Err(refusal) => Outcome::Refused(refusal),
             },
             Command::OpenSession => self.open_session(position),
@@ -129,16 +156,20 @@ impl Store {
         }
     }
 
-    /// One result per change.
-    fn change(&mut self, at: Position, changes: &[Change]) -> Result<Vec<Changed>, Refusal> {
-        let version = Version::of_change_at(at.epoch.generation, at.op);
-        let Plan { writes, changed } =
-            self.keys.plan(changes, version, self.limits.value_size_max)?;
-        for (key, record) in writes {
-            self.scans.before_write(&key, &self.keys);
-            self.keys.write(key, record);
+    fn write(&mut self, write: Write<'_>, published: &mut Vec<Publication>) {
+        match write {
+            Write::Set(item) => {
+                let old = self.keys.set(item.clone());
+                self.scans.written(item.key(), old.as_ref());
+                published.push(Publication::Set(item));
+            }
+            Write::Remove(key) => {
+                if let Some(old) = self.keys.remove(key) {
+                    self.scans.written(key, Some(&old));
+                    published.push(Publication::Removed(old));
+                }
+            }
         }
-        Ok(changed)
     }
 
     fn open_session(&mut self, at: Position) -> Outcome {
@@ -156,7 +187,7 @@ impl Store {
     #[must_use]
     pub fn query(&self, query: &Query) -> Vec<Option<Record>> {
         let Query::Get(keys) = query;
-        keys.iter().map(|key| self.keys.get(key).cloned()).collect()
+        keys.iter().map(|key| self.keys.get(key).map(Item::record)).collect()
     }
 
     /// What a repeated request was answered, or that its number was used for another command.
@@ -196,6 +227,13 @@ impl Store {
         self.keys.rolling().with(self.sessions.rolling())
     }
 
+    /// Memory that the state takes, by estimate: items with their share of the ordered set and of a
+    /// table of committed values, sessions with their answers, and what running scans have saved.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.keys.bytes() + self.sessions.bytes() + self.scans.bytes()
+    }
+
     /// The highest log time applied here; zero in a store that was only filled by a transfer.
     #[must_use]
     pub fn log_time(&self) -> LogTime {
@@ -208,9 +246,9 @@ impl Store {
         self.scans.begin()
     }
 
-    /// The next records of a copy: at least one, and more while they weigh at most `bytes_max` in
-    /// all. `None` when the copy is complete, or was given up.
-    pub fn next_chunk(&mut self, scan: ScanId, bytes_max: usize) -> Option<Vec<StateRecord>> {
+    /// The next records of a copy, as [`records`] reads them: at least one, and more up to
+    /// `bytes_max` in all. `None` when the copy is complete, or was given up.
+    pub fn next_chunk(&mut self, scan: ScanId, bytes_max: usize) -> Option<Bytes> {
         self.scans.next_chunk(scan, bytes_max, &self.keys, &self.sessions)
     }
 
@@ -219,29 +257,38 @@ impl Store {
         self.scans.end(scan);
     }
 
-    /// Adds records that another copy's scan yielded to a store that began empty. Total: what makes
-    /// no sense shows in the digest.
+    /// Adds records that another copy's scan yielded to a store that began empty. What makes no
+    /// sense as state shows in the digest.
+    ///
+    /// # Errors
+    /// If the bytes are no records. The store is then worth nothing.
     ///
     /// # Panics
     /// If ops were applied or a scan is running: a store is filled before it is used.
-    pub fn install(&mut self, records: Vec<StateRecord>) {
+    pub fn install(
+        &mut self,
+        chunk: &[u8],
+        published: &mut Vec<Publication>,
+    ) -> Result<(), Malformed> {
         assert!(
             self.applied == OpNumber(0) && self.scans.is_empty(),
             "a store is filled before it is used"
         );
-        for record in records {
-            match record {
+        for record in records(chunk) {
+            match record? {
                 StateRecord::Key { key, value, version } => {
-                    let value = Bytes::copy_from_slice(&value);
-                    self.keys.write(Bytes::copy_from_slice(&key), Some(Record { value, version }));
+                    let item = Item::new(key, value, version);
+                    self.keys.set(item.clone());
+                    published.push(Publication::Set(item));
                 }
                 StateRecord::Session(session) => self.sessions.install(session),
             }
         }
+        Ok(())
     }
 
-    /// Every key with its record, in key order.
-    pub fn records(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
+    /// Every item, in key order.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
         self.keys.iter()
     }
 
@@ -258,11 +305,13 @@ impl Store {
         // would walk all the data.
         let small = self.key_count() + self.session_count() <= 1000;
         if cfg!(debug_assertions) && small {
+            let (keys, sessions) = (self.keys.recomputed(), self.sessions.recomputed());
             assert_eq!(
                 self.digest(),
-                self.keys.recomputed().with(self.sessions.recomputed()),
+                keys.0.with(sessions.0),
                 "EqualStatesEqualDigests: the rolling digest has drifted"
             );
+            assert_eq!((self.keys.bytes(), self.sessions.bytes()), (keys.1, sessions.1), "memory");
             assert!(self.sessions.windows_hold(), "ExactlyOnce: an answer outside its window");
         }
     }

@@ -8,9 +8,8 @@
 //! value is shared with the store while the key keeps it, and stays in memory until the answer is
 //! forgotten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use kvproto::command::{Command, Outcome, Refusal, RequestId, SESSION_WINDOW};
 use kvproto::ids::{RequestNumber, SessionId};
 use kvproto::message::{AnswerRecord, SessionRecord};
@@ -19,10 +18,12 @@ use kvproto::rules::{Rule, keeps};
 use super::digest::{self, Rolling};
 
 /// All sessions.
-#[derive(Clone, Hash, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub(super) struct Sessions {
     table: BTreeMap<SessionId, Session>,
     rolling: Rolling,
+    /// Memory taken, by estimate.
+    bytes: u64,
 }
 
 /// One session.
@@ -30,13 +31,30 @@ pub(super) struct Sessions {
 pub(super) struct Session {
     /// Requests below are forgotten. Never falls.
     pub(super) floor: RequestNumber,
-    /// Answers of requests from the floor to less than the window above it.
-    pub(super) answers: BTreeMap<RequestNumber, AnswerRecord>,
+    /// Answers of requests from the floor to less than the window above it, in order.
+    answers: VecDeque<(RequestNumber, AnswerRecord)>,
+}
+
+/// What a session takes in memory beside its answers, by estimate.
+const SESSION_BYTES: u64 = 160;
+
+/// What an answer takes in memory, by estimate: its place in a queue that may be half full, and what
+/// it holds. A value that is still shared with the store counts in both.
+fn bytes_of(answer: &AnswerRecord) -> u64 {
+    (size_of::<(RequestNumber, AnswerRecord)>() + answer.weight()) as u64
 }
 
 impl Session {
-    fn new() -> Self {
-        Session { floor: RequestNumber(1), answers: BTreeMap::new() }
+    fn new(floor: RequestNumber) -> Self {
+        Session { floor, answers: VecDeque::new() }
+    }
+
+    pub(super) fn answers(&self) -> impl Iterator<Item = &(RequestNumber, AnswerRecord)> {
+        self.answers.iter()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        SESSION_BYTES + self.answers.iter().map(|(_, answer)| bytes_of(answer)).sum::<u64>()
     }
 
     fn digest(&self, id: SessionId) -> Rolling {
@@ -46,6 +64,20 @@ impl Session {
             rolling.add(digest::of_answer(id, *number, answer));
         }
         rolling
+    }
+
+    fn remembered(&self, number: RequestNumber, command: &Command) -> Option<Outcome> {
+        let (_, answer) = &self.answers[self.find(number).ok()?];
+        Some(if answer.command_hash == digest::of_command(command) {
+            answer.outcome.clone()
+        } else {
+            Outcome::Refused(Refusal::RequestReused)
+        })
+    }
+
+    /// Where the answer of a request is, or would be.
+    fn find(&self, number: RequestNumber) -> Result<usize, usize> {
+        self.answers.binary_search_by_key(&number, |(number, _)| *number)
     }
 
     /// Whether a number lies between the floor and the end of the window above it.
@@ -83,14 +115,13 @@ impl Sessions {
         self.rolling
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// What was answered to a repeated request; `None` when the table knows nothing of its number.
     pub(super) fn remembered(&self, id: &RequestId, command: &Command) -> Option<Outcome> {
-        let answer = self.table.get(&id.session)?.answers.get(&id.number)?;
-        Some(if answer.command_hash == digest::of_command(command) {
-            answer.outcome.clone()
-        } else {
-            Outcome::Refused(Refusal::RequestReused)
-        })
+        self.table.get(&id.session)?.remembered(id.number, command)
     }
 
     /// The outcome of an entry that must not be performed; `None` for a new request that must.
@@ -102,7 +133,7 @@ impl Sessions {
         if id.number < session.floor && keeps(Rule::FloorIsKept) {
             return Some(Outcome::Refused(Refusal::StaleRequest { floor: session.floor }));
         }
-        if let Some(outcome) = self.remembered(id, command)
+        if let Some(outcome) = session.remembered(id.number, command)
             && keeps(Rule::RepeatsAreRecognised)
         {
             return Some(outcome);
@@ -118,25 +149,31 @@ impl Sessions {
         let Some(session) = self.table.get_mut(&id.session) else {
             return;
         };
-        if floor_wanted(id) > session.floor {
+        let floor = floor_wanted(id);
+        if floor > session.floor {
             self.rolling.remove(digest::of_session(id.session, session.floor));
-            session.floor = floor_wanted(id);
-            self.rolling.add(digest::of_session(id.session, session.floor));
-            let kept = session.answers.split_off(&session.floor);
-            for (number, answer) in std::mem::replace(&mut session.answers, kept) {
+            self.rolling.add(digest::of_session(id.session, floor));
+            session.floor = floor;
+            let kept = session.find(floor).unwrap_or_else(|place| place);
+            for (number, answer) in session.answers.drain(..kept) {
                 self.rolling.remove(digest::of_answer(id.session, number, &answer));
+                self.bytes -= bytes_of(&answer);
             }
         }
         let command_hash = digest::of_command(command);
         let answer = AnswerRecord { command_hash, outcome: outcome.clone() };
+        let place = session.find(id.number);
+        let place =
+            place.expect_err("ExactlyOnce: a request was performed although it had an answer");
         self.rolling.add(digest::of_answer(id.session, id.number, &answer));
-        let old = session.answers.insert(id.number, answer);
-        assert!(old.is_none(), "ExactlyOnce: {id:?} was performed although it had an answer");
+        self.bytes += bytes_of(&answer);
+        session.answers.insert(place, (id.number, answer));
     }
 
     pub(super) fn open(&mut self, id: SessionId) {
-        let session = Session::new();
+        let session = Session::new(RequestNumber(1));
         self.rolling.add(digest::of_session(id, session.floor));
+        self.bytes += session.bytes();
         let old = self.table.insert(id, session);
         assert!(old.is_none(), "session {id} was allocated twice");
     }
@@ -147,6 +184,7 @@ impl Sessions {
             return false;
         };
         self.rolling.remove_all(session.digest(id));
+        self.bytes -= session.bytes();
         true
     }
 
@@ -155,35 +193,35 @@ impl Sessions {
     /// and the digest will tell.
     pub(super) fn install(&mut self, record: SessionRecord) {
         let session = self.table.entry(record.id).or_insert_with(|| {
-            let session = Session { floor: record.floor, answers: BTreeMap::new() };
+            let session = Session::new(record.floor);
             self.rolling.add(digest::of_session(record.id, record.floor));
+            self.bytes += session.bytes();
             session
         });
-        for (number, mut answer) in record.answers {
-            if session.covers(number) && !session.answers.contains_key(&number) {
-                own_value(&mut answer.outcome);
+        for (number, answer) in record.answers {
+            if session.covers(number)
+                && let Err(place) = session.find(number)
+            {
                 self.rolling.add(digest::of_answer(record.id, number, &answer));
-                session.answers.insert(number, answer);
+                self.bytes += bytes_of(&answer);
+                session.answers.insert(place, (number, answer));
             }
         }
     }
 
-    /// The digest computed from nothing, to compare with the rolling one.
-    pub(super) fn recomputed(&self) -> Rolling {
+    /// Digest and memory computed from nothing, to compare with the rolling ones.
+    pub(super) fn recomputed(&self) -> (Rolling, u64) {
         let mut rolling = Rolling::default();
         self.table.iter().for_each(|(id, session)| rolling.add_all(session.digest(*id)));
-        rolling
+        (rolling, self.table.values().map(Session::bytes).sum())
     }
 
-    /// Every answer lies in its session's window.
+    /// Every answer lies in its session's window, in order.
     pub(super) fn windows_hold(&self) -> bool {
-        self.table.values().all(|session| session.answers.keys().all(|n| session.covers(*n)))
-    }
-}
-
-/// Copies the value of a received answer out of the network buffer in which it came.
-fn own_value(outcome: &mut Outcome) {
-    if let Outcome::Refused(Refusal::ConditionFailed { record: Some(record), .. }) = outcome {
-        record.value = Bytes::copy_from_slice(&record.value);
+        self.table.values().all(|session| {
+            let mut numbers = session.answers.iter().map(|(number, _)| *number);
+            numbers.all(|number| session.covers(number))
+                && session.answers.iter().is_sorted_by(|(one, _), (next, _)| one < next)
+        })
     }
 }

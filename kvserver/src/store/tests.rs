@@ -3,9 +3,10 @@
 mod twin;
 
 use bytes::Bytes;
-use kvproto::command::{Action, Expect, SESSION_WINDOW};
+use kvproto::command::{Action, Change, Changed, Expect, SESSION_WINDOW};
+use kvproto::convert::RecordsWriter;
 use kvproto::ids::{Epoch, Generation, RequestNumber, ViewNumber};
-use kvproto::message::AnswerRecord;
+use kvproto::message::{AnswerRecord, SessionRecord};
 
 use super::*;
 
@@ -33,7 +34,8 @@ impl Fixture {
         let epoch = Epoch { generation: self.generation, primary_since: ViewNumber(1) };
         let position = Position { epoch, op: self.next };
         self.next = self.next.next();
-        let outcome = self.store.apply(&Entry { position, at: self.at, id, command });
+        let entry = Entry { position, at: self.at, id, command };
+        let outcome = self.store.apply(&entry, &mut Vec::new());
         self.store.check_invariants();
         outcome
     }
@@ -57,9 +59,9 @@ impl Fixture {
     fn transferred(&mut self) -> Fixture {
         let scan = self.store.begin_scan();
         let mut store = Store::new(LIMITS);
-        while let Some(records) = self.store.next_chunk(scan, 1) {
-            assert_eq!(records.len(), 1);
-            store.install(records);
+        while let Some(chunk) = self.store.next_chunk(scan, 1) {
+            assert_eq!(records(&chunk).count(), 1);
+            store.install(&chunk, &mut Vec::new()).unwrap();
         }
         store.check_invariants();
         assert_eq!(store.digest(), self.store.digest());
@@ -431,10 +433,10 @@ fn a_scan_shows_the_state_at_its_beginning_while_everything_changes() {
     let scan = f.store.begin_scan();
     let mut copy = Store::new(LIMITS);
     for step in 0.. {
-        let Some(records) = f.store.next_chunk(scan, 1) else {
+        let Some(chunk) = f.store.next_chunk(scan, 1) else {
             break;
         };
-        copy.install(records);
+        copy.install(&chunk, &mut Vec::new()).unwrap();
         // Before, at and after the cursor: keys come, change and go; so do sessions.
         for key in ["a", "b", "c", "d", "e", "f", "g"] {
             f.plain(append(key, "!"));
@@ -457,12 +459,14 @@ fn a_chunk_closes_at_its_limit_and_an_ended_scan_yields_nothing() {
     for key in ["a", "b", "c", "d", "e"] {
         f.plain(put(key, "12345"));
     }
-    let weight =
-        StateRecord::Key { key: bytes("a"), value: bytes("12345"), version: version(1) }.weight();
+    let mut one = RecordsWriter::new(0);
+    assert!(one.key(b"a", b"12345", version(1)));
+    let size = one.finish().unwrap().len();
     let scan = f.store.begin_scan();
-    let sizes: Vec<usize> =
-        std::iter::from_fn(|| f.store.next_chunk(scan, 2 * weight)).map(|c| c.len()).collect();
-    assert_eq!(sizes, [2, 2, 1]);
+    let chunks: Vec<Bytes> =
+        std::iter::from_fn(|| f.store.next_chunk(scan, 3 * size - 1)).collect();
+    assert!(chunks.iter().map(|chunk| records(chunk).count()).eq([2, 2, 1]));
+    assert!(chunks.iter().map(Bytes::len).eq([2 * size, 2 * size, size]));
     assert_eq!(f.store.next_chunk(scan, 100), None);
     let given_up = f.store.begin_scan();
     f.store.end_scan(given_up);
@@ -478,13 +482,13 @@ fn a_session_with_large_answers_travels_in_pieces() {
     for number in 1..=SESSION_WINDOW {
         f.ordered(request(session, number, 1), cas("a", Expect::Missing, Some("1")));
     }
-    let answers_weigh = SESSION_WINDOW as usize * (64 + 32);
+    let answers_weigh = SESSION_WINDOW as usize * (16 + 32);
     let scan = f.store.begin_scan();
     let mut copy = Store::new(LIMITS);
     let mut chunks = 0;
-    while let Some(records) = f.store.next_chunk(scan, 1000) {
-        assert!(records.iter().map(StateRecord::weight).sum::<usize>() <= 1000);
-        copy.install(records);
+    while let Some(chunk) = f.store.next_chunk(scan, 1000) {
+        assert!(chunk.len() <= 1000);
+        copy.install(&chunk, &mut Vec::new()).unwrap();
         chunks += 1;
     }
     assert!(chunks > answers_weigh / 1000, "{chunks} chunks");
@@ -501,11 +505,13 @@ fn answers_that_no_sound_copy_sends_show_in_the_digest_and_do_no_harm() {
     let mut copy = f.transferred();
     let digest = copy.store.digest();
     copy.store = Store::new(LIMITS);
-    copy.store.install(vec![StateRecord::Session(kvproto::message::SessionRecord {
+    let mut writer = RecordsWriter::new(usize::MAX);
+    writer.session(&SessionRecord {
         id: session,
         floor: RequestNumber(5),
         answers: numbers.map(|number| (number, answer.clone())).to_vec(),
-    })]);
+    });
+    copy.store.install(&writer.finish().unwrap(), &mut Vec::new()).unwrap();
     copy.store.check_invariants();
     assert_ne!(copy.store.digest(), digest);
 }
@@ -527,10 +533,69 @@ fn what_is_stored_does_not_keep_the_buffer_alive_in_which_it_arrived() {
             new_value: Some(value.clone()),
         },
     }));
-    let mut copy = Store::new(LIMITS);
-    copy.install(vec![StateRecord::Key { key, value, version: version(1) }]);
+    drop((key, value));
     assert_eq!(f.value("key"), Some(bytes("value")));
     assert!(buffer.is_unique());
+}
+
+/// Whatever happens to a chunk on the way: it is refused, it shows in the digest, or it still says
+/// the same.
+#[test]
+fn a_damaged_chunk_never_passes_for_another_state() {
+    let mut f = Fixture::new();
+    let session = f.open();
+    f.plain(put("a", "1"));
+    f.plain(put("bb", ""));
+    f.ordered(request(session, 1, 1), append("c", "value"));
+    f.ordered(request(session, 3, 1), cas("a", Expect::Missing, Some("2")));
+    f.ordered(request(session, 4, 1), Command::Batch(vec![change("c", Action::Delete)]));
+    f.plain(put("", "of the empty key"));
+    let scan = f.store.begin_scan();
+    let chunk = f.store.next_chunk(scan, usize::MAX).unwrap();
+    let sound = |chunk: &[u8]| {
+        let mut copy = Store::new(LIMITS);
+        copy.install(chunk, &mut Vec::new()).ok()?;
+        copy.check_invariants();
+        (copy.digest() == f.store.digest()).then_some(copy)
+    };
+    assert!(sound(&chunk).is_some());
+    for length in 0..chunk.len() {
+        assert!(sound(&chunk[..length]).is_none(), "cut to {length} bytes");
+    }
+    for at in 0..chunk.len() {
+        for bit in 0..8 {
+            let mut damaged = chunk.to_vec();
+            damaged[at] ^= 1 << bit;
+            if let Some(copy) = sound(&damaged) {
+                assert!(copy.items().map(Item::contents).eq(f.store.items().map(Item::contents)));
+                assert_eq!(copy.sessions, f.store.sessions, "bit {bit} of byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_memory_that_a_store_counts_rises_and_falls_with_what_it_holds() {
+    let mut f = Fixture::new();
+    assert_eq!(f.store.bytes(), 0);
+    f.plain(put("a", "1"));
+    let small = f.store.bytes();
+    f.plain(put("a", &"x".repeat(32)));
+    assert!(f.store.bytes() >= small + 31 - 15, "up to what the allocator rounds to");
+    let scan = f.store.begin_scan();
+    let before = f.store.bytes();
+    f.plain(put("a", "1"));
+    assert_eq!(f.store.bytes(), small + before, "the scan holds on to what it has not reached");
+    f.store.end_scan(scan);
+    assert_eq!(f.store.bytes(), small);
+    let session = f.open();
+    let with_session = f.store.bytes();
+    f.ordered(request(session, 1, 1), cas("a", Expect::Missing, None));
+    assert!(f.store.bytes() > with_session, "an answer");
+    assert_eq!(f.transferred().store.bytes(), f.store.bytes());
+    f.plain(Command::CloseSession(session));
+    f.plain(Command::Change(change("a", Action::Delete)));
+    assert_eq!(f.store.bytes(), 0);
 }
 
 /// After data was lost op numbers come again; an id that a client kept from before must not name the

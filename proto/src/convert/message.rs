@@ -1,6 +1,5 @@
-//! What copies say to each other, log entries and records of state.
+//! What copies say to each other, log entries and sessions.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,12 +8,11 @@ use super::{
     Malformed, cluster, cluster_bytes, digest, generation, into_list, list, millis_rounded_up, op,
     required,
 };
+use crate::batch::Batch;
 use crate::command::Entry;
-use crate::ids::{
-    Epoch, Nonce, Position, RequestNumber, SessionId, StreamNumber, Version, ViewNumber,
-};
+use crate::ids::{Epoch, Nonce, Position, RequestNumber, SessionId, StreamNumber, ViewNumber};
 use crate::message::{
-    Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord, StateRecord, TransferEnd,
+    Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord, TransferEnd,
 };
 use crate::pb::replication as pb;
 use crate::time::{LogTime, Timestamp};
@@ -63,7 +61,7 @@ impl From<Body> for pb::message::Body {
                 Self::TransferStart(pb::TransferStart { at: Some(at.into()), keys })
             }
             Body::TransferChunk { number, records } => {
-                Self::TransferChunk(pb::TransferChunk { number, records: into_list(records) })
+                Self::TransferChunk(pb::TransferChunk { number, records })
             }
             Body::TransferEnd(end) => Self::TransferEnd(end.into()),
             Body::Released => Self::Released(pb::Released {}),
@@ -89,7 +87,7 @@ impl TryFrom<pb::message::Body> for Body {
                 keys: start.keys,
             },
             Kind::TransferChunk(chunk) => {
-                Body::TransferChunk { number: chunk.number, records: list(chunk.records)? }
+                Body::TransferChunk { number: chunk.number, records: chunk.records }
             }
             Kind::TransferEnd(end) => Body::TransferEnd(end.try_into()?),
             Kind::Released(_) => Body::Released,
@@ -142,10 +140,9 @@ impl TryFrom<pb::Opened> for Opened {
 
 impl From<Append> for pb::Append {
     fn from(append: Append) -> Self {
-        let entries = append.entries.into_iter();
         Self {
             previous: Some(append.previous.into()),
-            entries: entries.map(|entry| Arc::unwrap_or_clone(entry).into()).collect(),
+            entries: append.entries.encoded(),
             committed: append.committed.0,
             log_time_ms: append.log_time.millis,
             nonce: append.nonce.0,
@@ -159,12 +156,9 @@ impl From<Append> for pb::Append {
 impl TryFrom<pb::Append> for Append {
     type Error = Malformed;
     fn try_from(append: pb::Append) -> Result<Self, Malformed> {
-        let entries = append.entries.into_iter();
         Ok(Self {
             previous: required(append.previous, "an append has no position")?.try_into()?,
-            entries: entries
-                .map(|entry| Entry::try_from(entry).map(Arc::new))
-                .collect::<Result<_, _>>()?,
+            entries: Batch::decode(append.entries)?,
             committed: op(append.committed)?,
             log_time: LogTime::from_millis(append.log_time_ms),
             nonce: Nonce(append.nonce),
@@ -249,32 +243,6 @@ impl TryFrom<pb::TransferEnd> for TransferEnd {
             log_time: LogTime::from_millis(end.log_time_ms),
             digest: end.digest.try_into()?,
             chunks: end.chunks,
-        })
-    }
-}
-
-impl From<StateRecord> for pb::StateRecord {
-    fn from(record: StateRecord) -> Self {
-        use pb::state_record::Record as Kind;
-        let record = match record {
-            StateRecord::Key { key, value, version } => {
-                Kind::Key(pb::KeyRecord { key, value, version: version.0 })
-            }
-            StateRecord::Session(session) => Kind::Session(session.into()),
-        };
-        Self { record: Some(record) }
-    }
-}
-
-impl TryFrom<pb::StateRecord> for StateRecord {
-    type Error = Malformed;
-    fn try_from(record: pb::StateRecord) -> Result<Self, Malformed> {
-        use pb::state_record::Record as Kind;
-        Ok(match required(record.record, "a record of state is of no known kind")? {
-            Kind::Key(key) => {
-                StateRecord::Key { key: key.key, value: key.value, version: Version(key.version) }
-            }
-            Kind::Session(session) => StateRecord::Session(session.try_into()?),
         })
     }
 }

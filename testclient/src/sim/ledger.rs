@@ -14,7 +14,7 @@ use kvproto::{
     Action, Change, Command, Entry, Epoch, Generation, LogPoint, Member, OpNumber, Outcome,
     Position, Query, Record, Refusal, RequestNumber, SessionId, Settings,
 };
-use kvserver::store::{Store, StoreLimits};
+use kvserver::store::{Item, Store, StoreLimits};
 
 use super::histories::Beginning;
 
@@ -89,15 +89,15 @@ impl Ledger {
         self.log.iter().skip(usize::try_from(op).unwrap_or(usize::MAX))
     }
 
-    /// Every key that exists, with its record.
-    fn records(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
-        self.reference.records()
+    /// Every key that exists.
+    fn items(&self) -> impl Iterator<Item = &Item> {
+        self.reference.items()
     }
 
     /// Takes the next committed entry: what became of it.
     fn commit(&mut self, entry: &Arc<Entry>) -> Committed {
         assert_eq!(entry.op().0, self.committed() + 1, "OneCommittedLog: contiguous");
-        let outcome = self.reference.apply(entry);
+        let outcome = self.reference.apply(entry, &mut Vec::new());
         let refused = matches!(outcome, Outcome::Refused(_));
         self.log.push(Arc::clone(entry));
         self.digests.push(self.reference.digest());
@@ -309,7 +309,8 @@ impl Ledgers {
             ledger.commit(entry);
         }
         assert_eq!(ledger.committed(), base, "OneCommittedLog: what was never committed is kept");
-        let records = ledger.records().map(|(key, record)| (key.clone(), record.clone()));
+        let records =
+            ledger.items().map(|item| (Bytes::copy_from_slice(item.key()), item.record()));
         let records = records.collect();
         self.beginnings.push(Beginning { generation, at: now, base, records });
         self.of.insert(generation, ledger);

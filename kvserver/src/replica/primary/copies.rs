@@ -5,13 +5,13 @@ use kvproto::ids::{Member, OpNumber, Position};
 use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
+use kvproto::{Batch, StreamNumber};
 
 use super::Primary;
 use crate::replica::Reads;
 use crate::replica::copy::Copy;
 use crate::replica::effect::{Effect, Notice};
 use crate::replica::progress::{CopyProgress, Phase, Transfer};
-use kvproto::StreamNumber;
 
 /// Ends a copy's stream; returns the effect if one was open.
 pub(super) fn close(
@@ -149,6 +149,7 @@ impl Primary {
         }
         let acting = self.is_acting(copy);
         let mut copies = std::mem::take(&mut self.copies);
+        let mut newest = Batch::default();
         for (member, progress) in &mut copies {
             let eligible =
                 copy.view.eligible.contains(member) && keeps(Rule::FreeByTheNewestRecord);
@@ -175,7 +176,7 @@ impl Primary {
                 out.push(Effect::Notice(Notice::TransferAbandoned { to, reason }));
                 out.extend(close(copy, member, progress, now));
             }
-            self.send_entries(copy, now, member, progress, out);
+            self.send_entries(copy, now, member, progress, &mut newest, out);
         }
         self.copies = copies;
     }
@@ -245,6 +246,7 @@ impl Primary {
         now: Timestamp,
         member: &Member,
         progress: &mut CopyProgress,
+        newest: &mut Batch,
         out: &mut Vec<Effect>,
     ) {
         let tuning = &copy.options.tuning;
@@ -254,25 +256,27 @@ impl Primary {
             if full || next > copy.log.last().op {
                 return;
             }
-            self.send_append(copy, now, member, progress, false, out);
+            // Copies in step get the very same batch, which is encoded once.
+            if newest.first().is_none_or(|first| first.op() != next) {
+                *newest = copy.log.from(next, tuning.batch_bytes).into();
+            }
+            self.send_append(copy, now, member, progress, newest.clone(), out);
         }
     }
 
-    /// Sends the next entries, or a heartbeat when there are none or `idle` says so.
+    /// Sends the next entries, or with none a heartbeat.
     fn send_append(
         &mut self,
         copy: &Copy,
         now: Timestamp,
         member: &Member,
         progress: &mut CopyProgress,
-        idle: bool,
+        entries: Batch,
         out: &mut Vec<Effect>,
     ) {
         let Phase::Streaming { next } = progress.phase else {
             return;
         };
-        let entries =
-            if idle { Vec::new() } else { copy.log.from(next, copy.options.tuning.batch_bytes) };
         let before = OpNumber(next.0 - 1);
         let previous = copy.log.position_at(before).expect("entries go out only from the kept log");
         let last = entries.last().map_or(before, |entry| entry.op());
@@ -280,6 +284,7 @@ impl Primary {
         self.nonce = self.nonce.next();
         let append = Append {
             previous,
+            want_digest: entries.is_empty(),
             entries,
             committed: copy.committed,
             log_time: self.log_time(copy, now),
@@ -289,7 +294,6 @@ impl Primary {
                 Reads::Lease => copy.view.settings.lease,
                 Reads::Confirm => std::time::Duration::ZERO,
             },
-            want_digest: idle,
         };
         progress.phase = Phase::Streaming { next: last.next() };
         progress.note_sent(now, self.nonce, last, bytes);
@@ -308,7 +312,7 @@ impl Primary {
             let wanted = joining || self.wants_round_after(progress.nonce_sent);
             if progress.is_streaming() && (due || (answered && wanted)) {
                 self.digests.ask(copy.committed, copy.store.digest());
-                self.send_append(copy, now, member, progress, true, out);
+                self.send_append(copy, now, member, progress, Batch::default(), out);
             }
         }
         self.copies = copies;

@@ -125,6 +125,7 @@ impl Primary {
     ) -> OpNumber {
         let last = batch.last().map_or(copy.log.last().op, |entry| entry.op());
         let position = Position { epoch: self.epoch, op: last.next() };
+        let command = command.in_own_memory();
         let entry = Entry { position, at: self.log_time(copy, now), id, command };
         self.uncommitted_bytes += entry.weight();
         if let Some(id) = id {

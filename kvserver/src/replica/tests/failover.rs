@@ -195,7 +195,7 @@ pub(super) fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
     world.wire.clear();
     world.deliver(say(Body::Append(kvproto::message::Append {
         previous: common,
-        entries: Vec::new(),
+        entries: kvproto::Batch::default(),
         committed: tail,
         log_time: kvproto::LogTime::default(),
         nonce: kvproto::Nonce(1),
@@ -445,7 +445,7 @@ pub(super) fn entries_after_an_op_of_another_epoch_are_refused() {
     if let Body::Append(append) = &mut append.body {
         // Of the same number, but of the new epoch.
         append.previous = Position { epoch: world.view.epoch(), op: tail.op };
-        append.entries.clear();
+        append.entries = kvproto::Batch::default();
     }
     world.deliver(append);
     let acknowledged = world.wire.iter().any(|message| matches!(message.body, Body::Ack(_)));

@@ -1,7 +1,7 @@
 //! Bringing newcomers up, by the log or by a full transfer.
 
 use super::*;
-use kvproto::message::{StateRecord, TransferEnd};
+use kvproto::message::TransferEnd;
 
 /// A primary with data and a log too short to bring anyone up.
 fn primary_with_data() -> World {
@@ -351,9 +351,10 @@ fn a_transfer_that_does_not_add_up_is_not_taken() {
         match &mut message.body {
             Body::TransferChunk { records, .. } if !spoiled => {
                 spoiled = true;
-                if let Some(StateRecord::Key { value, .. }) = records.first_mut() {
-                    *value = Bytes::from_static(b"flipped");
-                }
+                // The last byte of a chunk of keys belongs to a version.
+                let mut bytes = records.to_vec();
+                *bytes.last_mut().expect("chunks are not empty") ^= 1;
+                *records = bytes.into();
             }
             Body::TransferEnd(TransferEnd { .. }) => {
                 world.deliver(message);

@@ -1,6 +1,7 @@
 //! What an acknowledged write rests on.
 
 use super::*;
+use kvproto::convert::RecordsWriter;
 use kvproto::message::Ack;
 
 /// S2 (a): forwarding failed, the error was logged, and the client was told OK.
@@ -337,21 +338,16 @@ impl World {
         let replica = self.replicas.get_mut(who).expect("a server that runs");
         let committed = replica.committed();
         let position = replica.copy.log.position_at(committed).expect("a committed op");
-        let records = replica.store().records().map(|(key, record)| {
-            let (key, value) = (key.clone(), record.value.clone());
-            kvproto::message::StateRecord::Key { key, value, version: record.version }
-        });
-        let mut records: Vec<_> = records.collect();
-        for record in &mut records {
-            if let kvproto::message::StateRecord::Key { key: held, value: old, .. } = record
-                && held.as_ref() == key.as_bytes()
-            {
-                *old = Bytes::copy_from_slice(value.as_bytes());
-            }
-        }
         let limits = crate::store::StoreLimits::from(&replica.view().settings);
         let mut store = crate::store::Store::new(limits);
-        store.install(records);
+        let mut records = RecordsWriter::new(usize::MAX);
+        for item in replica.store().items() {
+            let flips = item.key() == key.as_bytes();
+            let value = if flips { value.as_bytes() } else { item.value() };
+            records.key(item.key(), value, item.version());
+        }
+        let records = records.finish().expect("there are keys");
+        store.install(&records, &mut Vec::new()).expect("sound records");
         replica.copy.store = store;
         assert_eq!(replica.committed(), position.op);
     }

@@ -2,7 +2,7 @@
 //! Both get the same random log, and every outcome must agree; running scans are compared with the
 //! model as it was when they began. `STORE_TWIN_SEED=… cargo test -p kvserver twin` replays one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 
 use super::*;
@@ -158,8 +158,8 @@ impl Twin {
 fn assert_twins(store: &Store, twin: &Twin) {
     store.check_invariants();
     let keys: BTreeMap<_, _> = store
-        .records()
-        .map(|(key, record)| (key.to_vec(), (record.value.to_vec(), record.version)))
+        .items()
+        .map(|item| (item.key().to_vec(), (item.value().to_vec(), item.version())))
         .collect();
     assert_eq!(keys, twin.keys);
     assert!(store.sessions().eq(twin.sessions.keys().copied()));
@@ -285,7 +285,7 @@ struct RunningScan {
     began: usize,
     twin: Twin,
     digest: Digest,
-    records: Vec<StateRecord>,
+    chunks: Vec<Bytes>,
 }
 
 #[test]
@@ -305,6 +305,7 @@ fn the_store_does_what_its_dumb_twin_does() {
     let mut log: Vec<(Entry, Outcome)> = Vec::new();
     let mut scans: Vec<RunningScan> = Vec::new();
     let mut seen = BTreeMap::new();
+    let (mut published, mut table) = (Vec::new(), BTreeSet::new());
     let (mut generation, mut at) = (1, 0);
     for op in 1..=OPS {
         generation += u64::from(clients.random.below(1000) == 0);
@@ -317,7 +318,7 @@ fn the_store_does_what_its_dumb_twin_does() {
             id,
             command,
         };
-        let (before, outcome) = (store.digest(), store.apply(&entry));
+        let (before, outcome) = (store.digest(), store.apply(&entry, &mut published));
         assert_eq!(outcome, twin.apply(&entry), "op {op}: {entry:?}");
         if id.is_none() && matches!(outcome, Outcome::Refused(_)) {
             assert_eq!(store.digest(), before, "a refusal changes nothing");
@@ -327,19 +328,21 @@ fn the_store_does_what_its_dumb_twin_does() {
         log.push((entry, outcome));
         if op % 16 == 0 {
             assert_twins(&store, &twin);
+            published.drain(..).for_each(|publication| publish(&mut table, publication));
+            assert_same_items(&table, &store);
         }
 
         if scans.len() < 3 && clients.random.below(40) == 0 {
             let (id, digest) = (store.begin_scan(), store.digest());
             let (began, twin) = (log.len(), twin.clone());
-            scans.push(RunningScan { id, began, twin, digest, records: Vec::new() });
+            scans.push(RunningScan { id, began, twin, digest, chunks: Vec::new() });
         }
         if let Some(index) = (!scans.is_empty()).then(|| op % scans.len()) {
             let bytes_max = clients.random.below(300) as usize;
             match store.next_chunk(scans[index].id, bytes_max) {
                 Some(chunk) => {
                     assert!(!chunk.is_empty());
-                    scans[index].records.extend(chunk);
+                    scans[index].chunks.push(chunk);
                     if clients.random.below(300) == 0 {
                         store.end_scan(scans.swap_remove(index).id);
                     }
@@ -373,23 +376,44 @@ fn the_store_does_what_its_dumb_twin_does() {
 
 /// The copy equals the state at the op at which its scan began, and from there does the same.
 fn assert_copy_goes_on(scan: RunningScan, log: &[(Entry, Outcome)], original: &Store) {
-    let keys: Vec<_> = scan
-        .records
+    let keys: Vec<&[u8]> = scan
+        .chunks
         .iter()
-        .filter_map(|record| match record {
-            StateRecord::Key { key, .. } => Some(key.clone()),
+        .flat_map(|chunk| records(chunk))
+        .filter_map(|record| match record.unwrap() {
+            StateRecord::Key { key, .. } => Some(key),
             StateRecord::Session(_) => None,
         })
         .collect();
     assert!(keys.is_sorted() && keys.len() == scan.twin.keys.len(), "each key once, in order");
     let mut copy = Store::new(LIMITS);
-    copy.install(scan.records);
+    let (mut published, mut table) = (Vec::new(), BTreeSet::new());
+    for chunk in &scan.chunks {
+        copy.install(chunk, &mut published).unwrap();
+    }
     assert_eq!(copy.digest(), scan.digest);
     assert_twins(&copy, &scan.twin);
     for (entry, outcome) in &log[scan.began..] {
-        assert_eq!(copy.apply(entry), *outcome, "a copy answers like the original: {entry:?}");
+        let answer = copy.apply(entry, &mut published);
+        assert_eq!(answer, *outcome, "a copy answers like the original: {entry:?}");
     }
     assert_eq!(copy.digest(), original.digest());
+    published.into_iter().for_each(|publication| publish(&mut table, publication));
+    assert_same_items(&table, &copy);
+}
+
+/// What a table of committed values does with what is published.
+fn publish(table: &mut BTreeSet<Item>, publication: Publication) {
+    match publication {
+        Publication::Cleared => table.clear(),
+        Publication::Set(item) => drop(table.replace(item)),
+        Publication::Removed(item) => assert!(table.remove(&item), "it was there"),
+    }
+}
+
+fn assert_same_items(table: &BTreeSet<Item>, store: &Store) {
+    let contents = table.iter().map(Item::contents);
+    assert!(contents.eq(store.items().map(Item::contents)), "what was published is what is there");
 }
 
 fn kind(outcome: &Outcome) -> &'static str {
