@@ -57,8 +57,8 @@ run-s3: build ## server 3
 run-client: build ## the basic tests, then a put and a get every second
 	@bin/testclient --vs localhost:8000
 
-bench: build ## measure a running cluster (BENCH="--clients 10 …")
-	@bin/testclient bench $(BENCH)
+bench: build ## compare with a bare gRPC echo for 3 minutes; writes docs/performance.* (BENCH="--rounds 3 …")
+	@bin/testclient bench compare --write docs/performance.md --svg docs/performance.svg $(BENCH)
 
 failover: build ## fail the primary of a cluster again and again under load (FAILOVER="--fault stop …")
 	@bin/testclient failover $(FAILOVER)

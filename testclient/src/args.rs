@@ -44,7 +44,7 @@ pub struct Args {
 pub enum Command {
     /// Measure how fast a running cluster answers. Leaves its keys, key-000000000000 and so on.
     #[command(args_conflicts_with_subcommands = true)]
-    Bench(Bench),
+    Bench(Box<Bench>),
     /// Answer with what one is sent, on a free port: the yardstick of `bench`.
     #[command(hide = true)]
     EchoServer,
@@ -164,7 +164,7 @@ pub enum Entrance {
 #[derive(Subcommand, Clone, Debug)]
 pub enum Measure {
     /// Start clusters and a bare gRPC echo, and compare them in rounds: puts and gets, with no, one
-    /// and two backups, at different numbers of calls at once. Takes about four minutes.
+    /// and two backups, at different numbers of calls at once. Takes about three minutes.
     Compare(Compare),
 }
 
@@ -172,13 +172,13 @@ pub enum Measure {
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Compare {
     /// Rounds; each runs every case once, so that slow spells of the machine spread over all.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Length of each case in a round.
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub length: Duration,
     /// Load before each case that is not counted.
-    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = duration)]
     pub warm_up: Duration,
     /// Calls open at once, several numbers separated by commas.
     #[arg(long, value_name = "N,…", default_value = "1,50,200", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000))]

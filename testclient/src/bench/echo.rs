@@ -19,7 +19,6 @@ use crate::report::say;
 #[expect(
     missing_docs,
     unused_qualifications,
-    clippy::all,
     reason = "generated code; the .proto file carries the docs"
 )]
 pub mod pb {

@@ -11,6 +11,8 @@ use serde_json::json;
 use super::door::Door;
 use super::echo::EchoProcess;
 use super::load::{Generator, Load, PATIENCE, Target, connections_for};
+use super::machine;
+use super::svg::{Curves, Figure, Series};
 use super::tally::{Latencies, QUANTILES, Tally};
 use crate::args::{Bench, Entrance};
 use crate::calls::connect;
@@ -65,6 +67,10 @@ pub async fn run(vs: &str, options: &Bench) -> Result<ExitCode> {
     }
     if options.json.as_deref() != Some(Path::new("-")) {
         say(as_table(options, &tallies))?;
+    }
+    if let Some(path) = &options.svg {
+        let svg = figure(options, &tallies).as_svg();
+        std::fs::write(path, svg).with_context(|| format!("write {}", path.display()))?;
     }
     let troubled = tallies.iter().any(Tally::is_troubled);
     Ok(if troubled { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -129,10 +135,6 @@ fn as_table(options: &Bench, tallies: &[Tally]) -> String {
             rows.push(row);
         }
     }
-    let how = match options.rate {
-        None => "closed loop".to_owned(),
-        Some(rate) => format!("open loop at {rate} calls/s"),
-    };
     let behind: u64 = tallies.iter().map(|tally| tally.not_started).sum();
     let done: u64 = tallies.iter().map(Tally::done).sum();
     // A few are always due in the very last moment.
@@ -141,14 +143,42 @@ fn as_table(options: &Bench, tallies: &[Tally]) -> String {
     } else {
         String::new()
     };
+    format!("{}\n{}{behind}", how(options), table(&header, &rows))
+}
+
+fn how(options: &Bench) -> String {
+    let pace = match options.rate {
+        None => "closed loop".to_owned(),
+        Some(rate) => format!("open loop at {rate} calls/s"),
+    };
     format!(
-        "{how}, {} clients, {} connections, {} keys, values of {} bytes\n{}{behind}",
+        "{pace}, {} clients, {} connections, {} keys, values of {} bytes",
         options.clients,
         connections(options),
         options.keys,
         options.value_size,
-        table(&header, &rows)
     )
+}
+
+fn figure(options: &Bench, tallies: &[Tally]) -> Figure {
+    let mut sum = Tally::default();
+    for tally in tallies {
+        sum.add(tally);
+    }
+    let kinds = kinds(options, &sum);
+    let series = |(kind, _): &(&str, _)| Series { name: (*kind).into(), is_yardstick: false };
+    let curve =
+        |(number, (_, latencies)): (usize, &(_, &Latencies))| (number, (*latencies).clone());
+    Figure {
+        title: "Latency".to_owned(),
+        notes: vec![machine::where_and_when(), how(options)],
+        series: kinds.iter().map(series).collect(),
+        bars: None,
+        curves: vec![Curves {
+            title: format!("{} rounds of {} s", options.rounds, options.seconds),
+            curves: kinds.iter().enumerate().map(curve).collect(),
+        }],
+    }
 }
 
 fn as_json(options: &Bench, tallies: &[Tally]) -> serde_json::Value {

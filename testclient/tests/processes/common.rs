@@ -9,7 +9,13 @@ use testclient::calls;
 use testclient::cluster::{Cluster, Options};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-static SLOTS: Semaphore = Semaphore::const_new(2);
+const SLOTS_COUNT: u32 = 2;
+static SLOTS: Semaphore = Semaphore::const_new(SLOTS_COUNT as usize);
+
+/// For a program that starts clusters of its own: none of ours runs meanwhile.
+pub(crate) async fn alone() -> SemaphorePermit<'static> {
+    SLOTS.acquire_many(SLOTS_COUNT).await.expect("never closed")
+}
 
 /// How long a call tries: longer than any failover on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,6 +2,7 @@
 //! once. Needs the programs next to it: `cargo build --profile ci --workspace` builds them.
 
 mod bad_input;
+mod bench;
 mod common;
 mod copies;
 mod handover;

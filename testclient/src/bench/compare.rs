@@ -1,0 +1,290 @@
+//! Measures clusters of different sizes next to a bare echo, in rounds that run every case once.
+//!
+//! Owns its clusters and its echo, which end with it. All of them run all the time; those that are
+//! not being called only exchange heartbeats.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use super::cpu::Meter;
+use super::door::Door;
+use super::echo::EchoProcess;
+use super::load::{Generator, Load, PATIENCE, Target, connections_for};
+use super::machine;
+use super::page;
+use super::summary::{Case, Comparison, Cpu, Sample, What, cases};
+use super::svg::{Curves, Figure, Group, Series};
+use crate::args::Compare;
+use crate::cluster::{Cluster, Options};
+use crate::report::{check_writable, duration, progress, say, table, write_json};
+use crate::workload::Keys;
+
+/// Runs the rounds and prints, draws and writes what they measured.
+///
+/// # Errors
+/// When a cluster does not come up, or the result cannot be written.
+pub async fn run(options: &Compare) -> Result<ExitCode> {
+    check_writable(options.json.as_deref())?;
+    check_writable(options.svg.as_deref())?;
+    check_page(options.write.as_deref())?;
+    let comparison = measure(options).await?;
+    let troubles = comparison.troubles();
+    if let Some(path) = &options.json {
+        write_json(path, &as_json(options, &comparison))?;
+    }
+    if options.json.as_deref() != Some(Path::new("-")) {
+        say(as_text(options, &comparison))?;
+    }
+    if let Some(path) = &options.svg {
+        let svg = figure(options, &comparison).as_svg();
+        std::fs::write(path, svg).with_context(|| format!("write {}", path.display()))?;
+    }
+    if !troubles.is_empty() {
+        let wrong = troubles.join("\n");
+        eprintln!("not every call ended well, so these figures are not to be trusted:\n{wrong}");
+        return Ok(ExitCode::FAILURE);
+    }
+    if let Some(path) = &options.write {
+        write_page(path, &as_markdown(options, &comparison))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is measured: the echo and the clusters, connected and filled.
+struct Stage {
+    generator: Generator,
+    echo: EchoProcess,
+    clusters: Vec<Filled>,
+    load: Load,
+}
+
+struct Filled {
+    cluster: Cluster,
+    primary: usize,
+}
+
+async fn measure(options: &Compare) -> Result<Comparison> {
+    let cases = cases(&options.callers);
+    let stage = Stage::set(options, &cases).await?;
+    let steps = cases.len() as u64 * u64::from(options.rounds);
+    let bar = progress(steps, "{msg} {wide_bar} {pos}/{len}, {eta} left");
+    let mut comparison = Comparison::default();
+    for round in 1..=options.rounds {
+        for case in &cases {
+            let Case { what, callers } = case;
+            bar.set_message(format!("round {round}: {what}, {callers} at once"));
+            comparison.add(*case, stage.sample(*case, round, options).await?);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(comparison)
+}
+
+impl Stage {
+    async fn set(options: &Compare, cases: &[Case]) -> Result<Stage> {
+        let load = Load::new(Arc::new(Keys::new(options.keys)), options.value_size);
+        let generator = Generator::start()?;
+        let most = cases.iter().filter_map(|case| case.what.backups()).max().unwrap_or(0);
+        let bar = progress(options.keys * (most as u64 + 1), "{msg} {wide_bar} {pos}/{len}");
+        let mut clusters = Vec::new();
+        for backups in 0..=most {
+            bar.set_message(format!("starting and filling a cluster with {backups} backups"));
+            clusters.push(Filled::start(backups, &generator, &load, &bar).await?);
+        }
+        bar.finish_and_clear();
+        Ok(Stage { generator, echo: EchoProcess::start().await?, clusters, load })
+    }
+
+    async fn sample(&self, case: Case, round: u32, options: &Compare) -> Result<Sample> {
+        let door = self.door(case.what);
+        let target = self.generator.connect(&door, connections_for(case.callers)).await;
+        let target = target.with_context(|| format!("connect for {}", case.what))?;
+        let load = Load {
+            read_ratio: if case.what == What::Get { 1.0 } else { 0.0 },
+            callers: case.callers,
+            seed: options.seed.wrapping_mul(u64::from(round)),
+            ..self.load.clone()
+        };
+        if !options.warm_up.is_zero() {
+            self.put(&target, Load { length: Some(options.warm_up), ..load.clone() }, case).await?;
+        }
+        let load = Load { length: Some(options.length), ..load };
+        let sample = self.put(&target, load, case).await?;
+        target.close().await;
+        Ok(sample)
+    }
+
+    async fn put(&self, target: &Target, load: Load, case: Case) -> Result<Sample> {
+        let meter = Meter::start(&self.processes(case.what)?)?;
+        let tally = self.generator.begin(target, load).until_end().await?;
+        if tally.done() == 0 {
+            bail!("{}: not one call succeeded", case.what);
+        }
+        let mut cpu = Cpu::default();
+        for (role, used) in meter.used()? {
+            match role.as_str() {
+                CLIENT => cpu.client += used,
+                SERVER => cpu.server += used,
+                _ => cpu.backups += used,
+            }
+        }
+        Ok(Sample { tally, cpu })
+    }
+
+    fn door(&self, what: What) -> Door {
+        let Some(backups) = what.backups() else {
+            return Door::Echo { addr: self.echo.addr() };
+        };
+        let Filled { cluster, primary } = &self.clusters[backups];
+        match what {
+            What::LibraryPut => Door::Library {
+                view_service: cluster.view_service_addr().to_owned(),
+                patience: PATIENCE,
+            },
+            _ => Door::Grpc { primary: cluster.server_name(*primary).to_owned(), deadline: None },
+        }
+    }
+
+    /// The processes that such a call goes through.
+    fn processes(&self, what: What) -> Result<Vec<(String, u32)>> {
+        let mut processes = vec![(CLIENT.to_owned(), std::process::id())];
+        let Some(backups) = what.backups() else {
+            processes.push((SERVER.to_owned(), self.echo.id()));
+            return Ok(processes);
+        };
+        let Filled { cluster, primary } = &self.clusters[backups];
+        for index in 0..cluster.servers() {
+            let role = if index == *primary { SERVER } else { BACKUP };
+            let id = cluster.server_id(index).context("a server of the cluster does not run")?;
+            processes.push((role.to_owned(), id));
+        }
+        Ok(processes)
+    }
+}
+
+const CLIENT: &str = "client";
+const SERVER: &str = "server";
+const BACKUP: &str = "backup";
+
+impl Filled {
+    async fn start(
+        backups: usize,
+        generator: &Generator,
+        load: &Load,
+        bar: &ProgressBar,
+    ) -> Result<Filled> {
+        let copies = u32::try_from(backups + 1).context("so many copies")?;
+        let options = Options { servers: backups + 1, copies, ..Options::default() };
+        let mut cluster = Cluster::start(&options).await?;
+        generator.fill(cluster.view_service_addr(), &load.keys, &load.value, bar).await?;
+        let primary = cluster.wait_until_redundant().await?.primary;
+        Ok(Filled { cluster, primary: primary.context("a redundant cluster has a primary")? })
+    }
+}
+
+fn how(options: &Compare) -> String {
+    format!(
+        "{} rounds of {} per case, {} keys of 16 bytes, values of {} bytes",
+        options.rounds,
+        duration(options.length),
+        options.keys,
+        options.value_size
+    )
+}
+
+fn as_text(options: &Compare, comparison: &Comparison) -> String {
+    let (header, rows) = comparison.table();
+    let (goals_header, goals) = comparison.goal_table();
+    format!(
+        "{}\n{}; median (min-max)\n\n{}\n\nclient, server, a backup: processor time per call\n\n{}",
+        machine::where_and_when(),
+        how(options),
+        table(&header, &rows),
+        table(&goals_header, &goals)
+    )
+}
+
+fn as_markdown(options: &Compare, comparison: &Comparison) -> String {
+    let (header, rows) = comparison.table();
+    let (goals_header, goals) = comparison.goal_table();
+    format!(
+        "{}: {}; median (min-max) of the rounds.\n\n{}\n{}",
+        machine::where_and_when(),
+        how(options),
+        page::table(&header, &rows),
+        page::table(&goals_header, &goals)
+    )
+}
+
+fn as_json(options: &Compare, comparison: &Comparison) -> serde_json::Value {
+    let mut value = comparison.as_json();
+    value["version"] = json!(kvprocess::VERSION);
+    value["date"] = json!(machine::today());
+    value["machine"] = json!(machine::describe());
+    value["rounds"] = json!(options.rounds);
+    value["seconds_per_case"] = json!(options.length.as_secs_f64());
+    value["keys"] = json!(options.keys);
+    value["value_size"] = json!(options.value_size);
+    value["seed"] = json!(options.seed);
+    value
+}
+
+fn figure(options: &Compare, comparison: &Comparison) -> Figure {
+    let mut whats: Vec<What> = Vec::new();
+    let mut callers: Vec<u32> = Vec::new();
+    let latencies: Vec<_> = comparison.latencies().collect();
+    for (case, _) in &latencies {
+        if !whats.contains(&case.what) {
+            whats.push(case.what);
+        }
+        if !callers.contains(&case.callers) {
+            callers.push(case.callers);
+        }
+    }
+    let number = |what: What| whats.iter().position(|&it| it == what).unwrap_or_default();
+    let at = |callers: u32| latencies.iter().filter(move |(case, _)| case.callers == callers);
+    let group = |&callers: &u32| {
+        let others = at(callers).filter(|(case, _)| case.what != What::Echo);
+        let bar = |(case, _): &(Case, _)| Some((number(case.what), comparison.of_echo(*case)?));
+        Group { name: format!("{callers} at once"), bars: others.filter_map(bar).collect() }
+    };
+    let curves = |&callers: &u32| Curves {
+        title: format!("Latency, {callers} at once"),
+        curves: at(callers).map(|(case, it)| (number(case.what), it.clone())).collect(),
+    };
+    let series = |what: &What| Series { name: what.to_string(), is_yardstick: *what == What::Echo };
+    Figure {
+        title: "Calls next to a bare gRPC echo of the same bytes".to_owned(),
+        notes: vec![machine::where_and_when(), how(options)],
+        series: whats.iter().map(series).collect(),
+        bars: Some((
+            "Calls per second, as a share of the echo's (median, smallest to largest round)".into(),
+            callers.iter().map(group).collect(),
+        )),
+        curves: callers.iter().map(curves).collect(),
+    }
+}
+
+const BLOCK: &str = "bench";
+
+/// Before minutes are spent on what goes into it.
+fn check_page(path: Option<&Path>) -> Result<()> {
+    path.map_or(Ok(()), |path| page_with(path, "").map(drop))
+}
+
+fn write_page(path: &Path, block: &str) -> Result<()> {
+    let page = page_with(path, block)?;
+    std::fs::write(path, page).with_context(|| format!("write {}", path.display()))
+}
+
+fn page_with(path: &Path, block: &str) -> Result<String> {
+    let page = std::fs::read_to_string(path);
+    let page = page.with_context(|| format!("read {}", path.display()))?;
+    page::replace_block(&page, BLOCK, block).with_context(|| format!("--write {}", path.display()))
+}
