@@ -1,7 +1,7 @@
 //! What can be asked for on the command line. The doc comments are the help texts; the defaults are
 //! the scenes as the requirements mean them, and the flags scale them down.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -24,17 +24,28 @@ pub enum Scene {
 }
 
 impl Scene {
-    /// Where the figures go as JSON.
+    /// What all scenes share.
     #[must_use]
-    pub fn json(&self) -> Option<&Path> {
-        let common = match self {
+    pub fn common(&self) -> &Common {
+        match self {
             Scene::Join(options) => &options.common,
             Scene::Memory(options) => &options.common,
             Scene::Keys(options) => &options.common,
             Scene::Overload(options) => &options.common,
             Scene::Neighbours(options) => &options.common,
-        };
-        common.json.as_deref()
+        }
+    }
+
+    /// Its name on the command line, and of its place in a page.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scene::Join(_) => "join",
+            Scene::Memory(_) => "memory",
+            Scene::Keys(_) => "keys",
+            Scene::Overload(_) => "overload",
+            Scene::Neighbours(_) => "neighbours",
+        }
     }
 }
 
@@ -50,6 +61,10 @@ pub struct Common {
     /// Write the result as JSON to this file (`-`: stdout, instead of the table).
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Put the result into this Markdown file, between `<!-- NAME:begin -->` and `<!-- NAME:end -->`,
+    /// where NAME is that of the scene.
+    #[arg(long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
 }
 
 /// A newcomer joins a full cluster while clients write.
@@ -159,10 +174,10 @@ pub struct Neighbours {
     #[arg(long, default_value_t = 100)]
     pub trickling: usize,
     /// Rounds; in each, every kind of neighbour has its turn, and before and after it nobody.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rounds: u32,
     /// Length of one turn.
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub turn: Duration,
     /// What all scenes share.
     #[command(flatten)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::args::Join;
 use super::stage;
-use super::verdict::{Requirement, Table, Verdict, figure, median};
+use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::load::{Generator, Running, connections_for};
 use crate::bench::tally::Tally;
 use crate::cluster::Cluster;
@@ -144,12 +144,13 @@ fn megabytes_per_second(transfer: &Transfer, value_size: usize) -> f64 {
 
 fn verdict(options: &Join, joined: &[Joined]) -> Verdict {
     let value_size = options.common.value_size;
-    let mut table = Table::new(&["round", "phase", "took", "writes/s", "p50", "p99", "longest"]);
+    let header = vec!["round", "phase", "took", "writes/s", "p50", "p99", "longest"];
+    let mut rows = Vec::new();
     for (round, one) in (1..).zip(joined) {
         for (phase, tally) in
             [("before", &one.before), ("joining", &one.during), ("after", &one.after)]
         {
-            table.row([
+            rows.push(vec![
                 format!("{round}"),
                 phase.to_owned(),
                 duration(tally.took),
@@ -203,7 +204,8 @@ fn verdict(options: &Join, joined: &[Joined]) -> Verdict {
             "A newcomer joins {} keys of {KEY_SIZE} + {value_size} bytes, {} writers",
             options.keys, options.writers
         ),
-        table,
+        header,
+        rows,
         remarks,
         requirements,
         figures: json!({

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args;
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Table, Verdict, figure, median};
+use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::load::{Generator, Target, connections_for};
 use crate::cluster::Cluster;
 use crate::workload::{KEY_SIZE, Keys};
@@ -103,11 +103,12 @@ fn verdict(options: &args::Keys, places: &[Place]) -> Verdict {
         let high = rates.iter().copied().fold(0.0, f64::max);
         format!("{:.0} ({low:.0}-{high:.0})", median(rates))
     };
-    let mut table = Table::new(&["keys", "puts/s", "of first", "gets/s", "of first", "memory"]);
+    let header = vec!["keys", "puts/s", "of first", "gets/s", "of first", "memory"];
+    let mut rows = Vec::new();
     let mut figures = Vec::new();
     for place in places {
         let (put_ratio, get_ratio) = (ratios(puts, place), ratios(gets, place));
-        table.row([
+        rows.push(vec![
             place.keys.count().to_string(),
             spread(&place.puts),
             figure(put_ratio, ""),
@@ -138,7 +139,8 @@ fn verdict(options: &args::Keys, places: &[Place]) -> Verdict {
              median of {} rounds (lowest-highest)",
             options.common.value_size, options.callers, options.rounds
         ),
-        table,
+        header,
+        rows,
         remarks: Vec::new(),
         requirements,
         figures: json!({ "callers": options.callers, "clusters": figures }),

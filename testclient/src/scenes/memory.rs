@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::Memory;
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Table, Verdict, figure};
+use super::verdict::{Requirement, Verdict, figure};
 use crate::bench::load::Generator;
 use crate::cluster::Cluster;
 use crate::workload::{KEY_SIZE, Keys};
@@ -63,13 +63,14 @@ async fn looks(cluster: &mut Cluster, options: &Memory) -> Result<(u64, Vec<Look
 
 fn verdict(options: &Memory, empty: u64, looks: &[Look]) -> Verdict {
     let per_key = |memory: u64, keys: u64| memory.saturating_sub(empty) as f64 / keys as f64;
-    let mut table = Table::new(&["keys", "server", "memory", "a key"]);
-    table.row(["0".to_owned(), "primary".to_owned(), figure(mib(empty), "MiB"), String::new()]);
+    let header = vec!["keys", "server", "memory", "a key"];
+    let mut rows = Vec::new();
+    rows.push(vec!["0".to_owned(), "primary".to_owned(), figure(mib(empty), "MiB"), String::new()]);
     let mut figures = Vec::new();
     for look in looks {
         for (server, memory) in [("primary", look.primary), ("backup that joined", look.backup)] {
             let bytes = per_key(memory, look.keys);
-            table.row([
+            rows.push(vec![
                 look.keys.to_string(),
                 server.to_owned(),
                 figure(mib(memory), "MiB"),
@@ -92,7 +93,8 @@ fn verdict(options: &Memory, empty: u64, looks: &[Look]) -> Verdict {
             "Memory of keys of {KEY_SIZE} + {} bytes, above that of an empty server",
             options.common.value_size
         ),
-        table,
+        header,
+        rows,
         remarks: Vec::new(),
         requirements: vec![of("primary", at_first[0]), of("backup", at_first[1])],
         figures: json!({ "empty_bytes": empty, "looks": figures }),

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::args::Neighbours;
 use super::misbehaving::{Manner, Misbehaving};
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Table, Verdict, figure, median};
+use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::load::{Generator, Load, Running, connections_for};
 use crate::bench::tally::Tally;
 use crate::calls;
@@ -117,15 +117,9 @@ fn effect(before: &Tally, with: &Tally, after: &Tally, memory: u64) -> Effect {
 }
 
 fn verdict(options: &Neighbours, effects: &Effects, troubled: u64) -> Verdict {
-    let mut table = Table::new(&[
-        "neighbours",
-        "manner",
-        "calls/s",
-        "of alone",
-        "p99",
-        "of alone",
-        "memory of primary",
-    ]);
+    let header =
+        vec!["neighbours", "manner", "calls/s", "of alone", "p99", "of alone", "memory of primary"];
+    let mut rows = Vec::new();
     let mut requirements = Vec::new();
     let mut figures = Vec::new();
     for (manner, count, effects) in effects {
@@ -133,7 +127,7 @@ fn verdict(options: &Neighbours, effects: &Effects, troubled: u64) -> Verdict {
         let (kept, p99) = (all(|effect| effect.kept), all(|effect| effect.p99));
         let p99_with = median(&all(|effect| effect.p99_with.as_secs_f64()));
         let memory = effects.iter().map(|effect| effect.memory).max().unwrap_or_default();
-        table.row([
+        rows.push(vec![
             count.to_string(),
             manner.as_str().to_owned(),
             format!("{:.0}", median(&all(|effect| effect.rate))),
@@ -163,7 +157,8 @@ fn verdict(options: &Neighbours, effects: &Effects, troubled: u64) -> Verdict {
              median of {} rounds",
             options.callers, options.rounds
         ),
-        table,
+        header,
+        rows,
         remarks: Vec::new(),
         requirements,
         figures: json!({ "callers": options.callers, "neighbours": figures }),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::args::Overload;
 use super::stage::{self, Watch, mib};
-use super::verdict::{Requirement, Table, Verdict, figure, median};
+use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::door::Door;
 use crate::bench::load::{Generator, Load, Running, Target, connections_for};
 use crate::bench::tally::Tally;
@@ -169,19 +169,12 @@ fn verdict(options: &Overload, seen: &Seen) -> Verdict {
         ("after", Some(&sum(&seen.after))),
     ]
     .map(|(phase, tally)| tally.map(|tally| (phase, tally.clone())));
-    let mut table = Table::new(&[
-        "phase",
-        "done/s",
-        "p50",
-        "p99",
-        "longest",
-        "refused",
-        "unknown",
-        "not started",
-    ]);
+    let header =
+        vec!["phase", "done/s", "p50", "p99", "longest", "refused", "unknown", "not started"];
+    let mut rows = Vec::new();
     let mut figures = Vec::new();
     for (phase, tally) in phases.iter().flatten() {
-        table.row([
+        rows.push(vec![
             (*phase).to_owned(),
             format!("{:.0}", tally.per_second(tally.done())),
             duration(tally.writes.at(0.5)),
@@ -227,7 +220,8 @@ fn verdict(options: &Overload, seen: &Seen) -> Verdict {
             options.large,
             options.large_size
         ),
-        table,
+        header,
+        rows,
         remarks,
         requirements,
         figures: json!({

@@ -1,50 +1,10 @@
-//! What a scene ends with: tables, and a verdict on each requirement. Pure.
+//! What a scene ends with: a table, and a verdict on each requirement. Pure.
 
 use serde_json::{Value, json};
 
-/// A table for people, in Markdown, so that it can go into a page as it is.
-#[derive(Clone, Debug)]
-pub struct Table {
-    header: Vec<String>,
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table without rows.
-    #[must_use]
-    pub fn new(header: &[&str]) -> Table {
-        Table { header: header.iter().map(|&title| title.to_owned()).collect(), rows: Vec::new() }
-    }
-
-    /// Adds a row.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
-    }
-
-    fn as_markdown(&self) -> String {
-        let lines = || std::iter::once(&self.header).chain(&self.rows);
-        let widths: Vec<usize> = (0..self.header.len())
-            .map(|column| {
-                let cells = lines().filter_map(|row| row.get(column));
-                cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)
-            })
-            .collect();
-        let mut text = String::new();
-        for (number, row) in lines().enumerate() {
-            for (cell, width) in row.iter().zip(&widths) {
-                text += &format!("| {cell:<width$} ");
-            }
-            text += "|\n";
-            if number == 0 {
-                for width in &widths {
-                    text += &format!("|{}", "-".repeat(width + 2));
-                }
-                text += "|\n";
-            }
-        }
-        text
-    }
-}
+use crate::bench::page;
+use crate::bench::spread::Spread;
+use crate::report;
 
 /// One requirement, and whether it was met.
 #[derive(Clone, PartialEq, Debug)]
@@ -82,7 +42,11 @@ impl Requirement {
 /// A number with three figures and its unit.
 #[must_use]
 pub fn figure(number: f64, unit: &str) -> String {
+    if number.is_nan() {
+        return "not measured".to_owned();
+    }
     let decimals = match number.abs() {
+        whole if whole == whole.trunc() => 0,
         size if size < 10.0 => 2,
         size if size < 100.0 => 1,
         _ => 0,
@@ -91,17 +55,10 @@ pub fn figure(number: f64, unit: &str) -> String {
     format!("{number:.decimals$}{space}{unit}")
 }
 
-/// The value in the middle; not a number when there is none.
+/// The figure in the middle; not a number when there is none.
 #[must_use]
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
+pub fn median(figures: &[f64]) -> f64 {
+    Spread::of(figures.iter().copied()).map_or(f64::NAN, |spread| spread.median)
 }
 
 /// What a scene ends with.
@@ -109,8 +66,10 @@ pub fn median(values: &[f64]) -> f64 {
 pub struct Verdict {
     /// Which scene, and how it was set.
     pub title: String,
+    /// Columns of what was measured.
+    pub header: Vec<&'static str>,
     /// What was measured.
-    pub table: Table,
+    pub rows: Vec<Vec<String>>,
     /// Sentences on what the table does not show.
     pub remarks: Vec<String>,
     /// What had to hold.
@@ -126,19 +85,35 @@ impl Verdict {
         self.requirements.iter().all(|requirement| requirement.met)
     }
 
-    /// For people.
+    /// For people at a terminal.
     #[must_use]
     pub fn as_text(&self) -> String {
-        let mut text = format!("{}\n\n{}", self.title, self.table.as_markdown());
+        let mut text = format!("{}\n\n{}\n", self.title, report::table(&self.header, &self.rows));
         for remark in &self.remarks {
-            text += &format!("\n{remark}\n");
+            text += &format!("{remark}\n");
         }
         text.push('\n');
         for Requirement { what, measured, wanted, met } in &self.requirements {
             let word = if *met { "met   " } else { "MISSED" };
             text += &format!("{word}  {what}: {measured} ({wanted})\n");
         }
-        text
+        text.trim_end().to_owned()
+    }
+
+    /// For a page.
+    #[must_use]
+    pub fn as_markdown(&self) -> String {
+        let mut text = format!("{}.\n\n{}", self.title, page::table(&self.header, &self.rows));
+        if !self.remarks.is_empty() {
+            text += &format!("\n{}\n", self.remarks.join(" "));
+        }
+        let row = |one: &Requirement| {
+            let Requirement { what, measured, wanted, met } = one;
+            let verdict = if *met { "met" } else { "missed" };
+            vec![what.clone(), measured.clone(), wanted.clone(), verdict.to_owned()]
+        };
+        let rows: Vec<_> = self.requirements.iter().map(row).collect();
+        text + "\n" + &page::table(&["requirement", "measured", "wanted", ""], &rows)
     }
 
     /// For programs.
@@ -176,7 +151,8 @@ mod tests {
         let missed = Requirement::at_least("throughput", 0.59, 0.6, "of before");
         let verdict = |requirements| Verdict {
             title: "a scene".into(),
-            table: Table::new(&["phase"]),
+            header: vec!["phase", "writes/s"],
+            rows: vec![vec!["joining".into(), "7".into()]],
             remarks: Vec::new(),
             requirements,
             figures: json!({}),
@@ -185,28 +161,18 @@ mod tests {
         let both = verdict(vec![met, missed]);
         assert!(!both.is_met());
         let text = both.as_text();
-        assert!(text.contains("met     longest write: 12.0 ms (at most 100 ms)"), "{text}");
+        assert!(text.contains("met     longest write: 12 ms (at most 100 ms)"), "{text}");
         assert!(text.contains("MISSED  throughput: 0.59 of before (at least 0.60"), "{text}");
+        let page = both.as_markdown();
+        assert!(page.contains("| joining | 7 |\n"), "{page}");
+        assert!(
+            page.contains("| throughput | 0.59 of before | at least 0.60 of before | missed |")
+        );
     }
 
     #[test]
     fn what_was_not_measured_is_not_met() {
         assert!(!Requirement::at_most("longest write", f64::NAN, 100.0, "ms").met);
         assert!(!Requirement::at_least("transfer", f64::NAN, 100.0, "MB/s").met);
-    }
-
-    #[test]
-    fn a_table_is_markdown_with_even_columns() {
-        let mut table = Table::new(&["phase", "p99"]);
-        table.row(["before".to_owned(), "1 ms".to_owned()]);
-        let expected = "| phase  | p99  |\n|--------|------|\n| before | 1 ms |\n";
-        assert_eq!(table.as_markdown(), expected);
-    }
-
-    #[test]
-    fn the_median_is_the_middle_or_between_the_two_in_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
     }
 }

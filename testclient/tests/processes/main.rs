@@ -8,4 +8,5 @@ mod copies;
 mod handover;
 mod histories;
 mod primary_backup_6824;
+mod scenes;
 mod start_order;
