@@ -13,7 +13,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # cargo keeps the artifacts of the profile `dev` in `debug`.
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench scenes failover sim model mutants
+.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench bench-inprocess scenes failover sim model mutants
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -59,6 +59,9 @@ run-client: build ## the basic tests, then a put and a get every second
 
 bench: build ## compare with a bare gRPC echo for 3 minutes; writes docs/performance.* (BENCH="--rounds 3 …")
 	@bin/testclient bench compare --write docs/performance.md --svg docs/performance.svg $(BENCH)
+
+bench-inprocess: ## measure store and replica alone, inside one process (BENCH="put")
+	$(CARGO) bench --locked -p kvserver --bench store --bench replica -- $(BENCH)
 
 # Each scene writes its part of the page, and all are played even when one misses a requirement.
 SCENES ?= join memory keys overload neighbours

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvproto::pb::kvserver::{DumpRequest, DumpResponse, dump_response};
 use kvproto::pb::viewservice as pb;
+use kvproto::registration::Memory;
 use kvproto::{Digest, Incarnation, Member, OpNumber, Record, ServerName, View};
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
@@ -53,6 +54,8 @@ pub struct ServerStatus {
     pub ping_age: Duration,
     /// Whether it is a lab-style server, driven by plain pings.
     pub plain: bool,
+    /// Bytes that it reckons to use, and that it was given.
+    pub memory: Memory,
 }
 
 impl Client {
@@ -260,5 +263,6 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         applied: OpNumber(server.applied),
         ping_age: Duration::from_millis(server.ping_age_ms),
         plain: server.plain,
+        memory: Memory { used: server.memory_used, max: server.memory_max },
     }
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use kvprocess::logging::LogFormat;
+use kvprocess::serve::CallLimits;
 use kvproto::ServerName;
 
+use crate::memory::{self, Shares};
 use crate::replica::{Reads, Tuning};
 
 /// Time for a hand-over. One that goes well takes a fraction of a second.
@@ -46,6 +48,17 @@ pub struct Flags {
     #[arg(long, env = "KVSERVER_READS", default_value = "lease", value_name = "HOW")]
     pub reads: ReadsFlag,
 
+    /// Memory to use: a size such as 512mb or 2GiB, or a share such as 70% of what the machine or
+    /// its control group has. Writes that grow the data beyond it are refused.
+    #[arg(
+        long,
+        env = "KVSERVER_MAX_MEMORY",
+        default_value = "70%",
+        value_name = "SIZE|PERCENT",
+        value_parser = max_memory
+    )]
+    pub max_memory: MaxMemory,
+
     /// Allow addresses other than loopback, without encryption or authentication.
     #[arg(long, env = "KVSERVER_INSECURE")]
     pub insecure: bool,
@@ -77,6 +90,15 @@ impl From<ReadsFlag> for Reads {
     }
 }
 
+/// The choices of `--max-memory`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MaxMemory {
+    /// So many bytes.
+    Bytes(u64),
+    /// A share of what there is.
+    Percent(u64),
+}
+
 /// What a server needs to know, checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -88,8 +110,10 @@ pub struct Config {
     pub reads: Reads,
     /// An attempt to leave the cluster that takes longer has gone wrong.
     pub leave_within: Duration,
-    /// Windows and budgets of the replica.
+    /// Windows and budgets of the replica, its memory among them.
     pub tuning: Tuning,
+    /// What the calls of clients may hold.
+    pub calls: CallLimits,
 }
 
 impl Flags {
@@ -109,13 +133,36 @@ impl Flags {
                 ),
             ));
         }
+        let shares = Shares::of(self.memory_max()?);
         Ok(Config {
             view_servers: self.vs.clone(),
             advertise: advertise.clone(),
             reads: self.reads.into(),
             leave_within: LEAVE_WITHIN,
-            tuning: Tuning::default(),
+            tuning: shares.tuning,
+            calls: shares.calls,
         })
+    }
+
+    fn memory_max(&self) -> Result<u64, clap::Error> {
+        let refused = |why: String| Err(Flags::command().error(ErrorKind::ValueValidation, why));
+        let bytes = match (self.max_memory, kvprocess::machine::memory()) {
+            (MaxMemory::Bytes(bytes), _) => bytes,
+            (MaxMemory::Percent(percent), Some(all)) => all / 100 * percent,
+            (MaxMemory::Percent(percent), None) => {
+                return refused(format!(
+                    "--max-memory {percent}%: the kernel does not say how much memory there is; \
+                     give a size, such as --max-memory 2GiB"
+                ));
+            }
+        };
+        if bytes < memory::MAX_MEMORY_MIN {
+            return refused(format!(
+                "--max-memory of {bytes} bytes is too little: a server needs at least {} MiB",
+                memory::MAX_MEMORY_MIN >> 20
+            ));
+        }
+        Ok(bytes)
     }
 }
 
@@ -148,6 +195,25 @@ fn reachable(text: &str) -> Result<String, String> {
         return Err("must have a port other than 0".into());
     }
     Ok(text)
+}
+
+/// A number with a unit, of which all are powers of 1024, or a share.
+fn max_memory(text: &str) -> Result<MaxMemory, String> {
+    let rule = "must be a size such as 512mb or 2GiB, or a share from 1% to 100%";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| rule)?;
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "%" if (1..=100).contains(&number) => return Ok(MaxMemory::Percent(number)),
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(rule.into()),
+    };
+    let bytes = number.checked_mul(1 << shift).ok_or(rule)?;
+    Ok(MaxMemory::Bytes(bytes))
 }
 
 fn is_wildcard(address: &str) -> bool {
@@ -198,6 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_given_in_bytes_or_as_a_share_of_what_there_is() {
+        for (text, bytes) in
+            [("64mb", 64 << 20), ("2GiB", 2 << 30), ("3g", 3 << 30), ("134217728", 128 << 20)]
+        {
+            assert_eq!(config(&["--max-memory", text]).tuning.memory_max, bytes, "{text}");
+        }
+        let all = kvprocess::machine::memory().expect("this machine has memory");
+        assert_eq!(config(&[]).tuning.memory_max, all / 100 * 70);
+        assert_eq!(config(&["--max-memory", "50%"]).tuning.memory_max, all / 100 * 50);
+        let error = flags(&["--max-memory", "1mb"]).expect("well formed").checked();
+        let error = error.expect_err("too little").to_string();
+        assert!(error.contains("--max-memory") && error.contains("64 MiB"), "{error}");
+    }
+
+    #[test]
     fn several_view_servers_are_separated_by_commas() {
         assert_eq!(config(&["--vs", "a:1, b:2"]).view_servers, ["a:1", "b:2"]);
     }
@@ -211,6 +292,9 @@ mod tests {
             ("--addr", "::1:8001", "HOST:PORT"),
             ("--vs", "localhost:0", "other than 0"),
             ("--reads", "maybe", "confirm"),
+            ("--max-memory", "lots", "512mb"),
+            ("--max-memory", "101%", "1% to 100%"),
+            ("--max-memory", "99999999999TB", "512mb"),
         ] {
             let error = flags(&[flag, value]).expect_err("the value is bad");
             assert_eq!(error.exit_code(), 2);

@@ -1,18 +1,20 @@
 //! A key-value server: one copy of the data, which may be primary, backup or spare.
 //!
 //! Pure, in reading order: [`store`] (the data), [`replica`] (the protocol), [`journal`] (where
-//! entries are kept). Shells: [`node`] (the loop), [`heartbeat`] (the view service), [`peers`]
+//! entries are kept). Shells: [`node`] (the loop), [`table`] (what doors read without it), [`heartbeat`] (the view service), [`peers`]
 //! (other copies), [`api`] (doors), [`config`] (the flags), and [`server`], which puts them together.
 
 pub mod api;
 pub mod config;
 pub mod heartbeat;
 pub mod journal;
+pub mod memory;
 pub mod node;
 pub mod peers;
 pub mod replica;
 pub mod server;
 pub mod store;
+pub mod table;
 
 pub use config::{Config, Flags};
 pub use server::run;

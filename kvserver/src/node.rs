@@ -30,7 +30,7 @@ use crate::replica::effect::{Effect, Notice};
 use crate::replica::event::{Event, Request, Token};
 use crate::replica::{Replica, ReplicaOptions};
 use dump::Dumps;
-use handle::{Asked, Caller, REQUESTS_QUEUED_MAX};
+use handle::{Asked, Caller, REQUESTS_PER_STEP};
 
 /// How often the replica hears that time has passed: well below every timing of the cluster.
 const TICK: Duration = Duration::from_millis(5);
@@ -136,7 +136,7 @@ impl Node {
                 () = self.halt.cancelled() => return None,
                 _ = self.ticks.tick() => return Some(Event::Tick),
                 event = self.inputs.events.recv() => return event,
-                count = self.inputs.requests.recv_many(&mut self.admitted, REQUESTS_QUEUED_MAX) => {
+                count = self.inputs.requests.recv_many(&mut self.admitted, REQUESTS_PER_STEP) => {
                     if count == 0 {
                         return None; // every handle is gone
                     }
@@ -169,6 +169,7 @@ impl Node {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
+            Effect::Publish(published) => self.inputs.table.publish(published),
             Effect::Append(entries) => self.journal.append(&entries),
             Effect::Truncate { after } => self.journal.truncate(after),
             Effect::Reset { base } => {

@@ -62,7 +62,13 @@ pub async fn run_watched(
     let (wishes, wishes_out) = mpsc::channel(WISHES_QUEUED_MAX);
     let (registered, registration) = oneshot::channel();
 
-    let (services, reporter) = api::services(&node, Arc::clone(&inbound), halt.clone())?;
+    let (services, reporter) =
+        api::services(&node, Arc::clone(&inbound), halt.clone(), config.calls)?;
+    info!(
+        "memory: at most {} MiB (--max-memory), of which {} are set aside for everything but data",
+        config.tuning.memory_max >> 20,
+        config.tuning.memory_reserved >> 20
+    );
     let doors = kvprocess::serve::serve(services, listeners, halt.clone());
     let health = api::keep_health(reporter, node.clone());
     let heartbeat = Heartbeat::new(name, config.view_servers, node.clone(), wishes_out, registered);

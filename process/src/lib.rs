@@ -6,12 +6,20 @@
 //! - [`logging`], [`clock`]
 //! - [`shutdown`]: signals become a token
 //! - [`listen`], [`serve`]: its own address; [`dial`]: other people's
+//! - [`machine`]: what there is to share
+//!
+//! Behind [`serve`]: `connection` (who gets a place and who loses it), `calls` and `budget` (what each
+//! call may hold).
 
 pub mod args;
+mod budget;
+mod calls;
 pub mod clock;
+mod connection;
 pub mod dial;
 pub mod listen;
 pub mod logging;
+pub mod machine;
 pub mod serve;
 pub mod shutdown;
 

@@ -1,33 +1,32 @@
 //! Serves gRPC until told to stop, and then really stops.
 //!
 //! Tonic's own graceful shutdown waits for every accepted connection to close, which one that never
-//! sent its HTTP/2 preface does not do. So accepted connections are wrapped in a `Cuttable`, and
-//! those still open after [`GRACE`] are cut.
+//! sent its HTTP/2 preface does not do. So connections can be cut, and those still open after
+//! [`GRACE`] are.
 //!
-//! Connections are counted too: over [`CONNECTIONS_MAX`] a new one is closed at once, so that no
-//! caller can make a server hold more memory and descriptors than that many connections need.
+//! No caller can make a server hold more than its limits say: [`CONNECTIONS_MAX`] connections, on
+//! each of them so many calls, and [`CallLimits`] for the bytes of those.
 
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{Body as HttpBody, Bytes, Service, StdError};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::{Connected, Router};
-use tower_layer::Layer;
+use tonic::transport::server::Router;
+use tower_layer::{Identity, Layer, Stack};
 use tracing::{info, warn};
 
+pub use crate::budget::{CallLimits, Room};
+use crate::calls::MeterCalls;
+use crate::connection::{Made, Places, Socket};
 use crate::listen::Listeners;
 
 /// Calls open when the server is told to stop have this long to end by themselves.
@@ -49,10 +48,14 @@ pub const CONNECTIONS_MAX: usize = 4096;
 /// While connections are refused people are told this often.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
-/// A server with our limits set, to which services are added.
+/// What our limits put around every service.
+pub type Metering = Stack<MeterCalls, Identity>;
+
+/// A server with our limits set, to which services are added. Only [`serve`] can run it.
 #[must_use]
-pub fn builder() -> Server {
+pub fn builder(limits: CallLimits) -> Server<Metering> {
     Server::builder()
+        .layer(MeterCalls::new(limits))
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -96,19 +99,13 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError>,
 {
-    let cut = CancellationToken::new();
+    let places = Places::new(connections_max);
+    let cut = places.cut.clone();
     let _cut_when_dropped = cut.clone().drop_guard();
-    let mut gate = Gate::new(connections_max);
-    let incoming = listeners.into_incoming().filter_map({
-        let cut = cut.clone();
-        move |stream| {
-            let admitted = stream.map(|stream| {
-                let place = gate.admit()?;
-                Some(Cuttable::new(stream, cut.clone(), place))
-            });
-            admitted.transpose()
-        }
-    });
+    let mut gate = Gate { places, told_at: None };
+    let incoming = listeners
+        .into_incoming()
+        .filter_map(move |stream| stream.map(|stream| gate.admit(stream)).transpose());
     let stop = token.clone().cancelled_owned();
     let mut serving = pin!(router.serve_with_incoming_shutdown(incoming, stop));
     tokio::select! {
@@ -124,90 +121,28 @@ where
     tokio::time::timeout(GRACE, &mut serving).await.unwrap_or(Ok(()))
 }
 
-/// Counts connections.
+/// Lets connections in, and tells people when that has its price.
 struct Gate {
-    places: Arc<Semaphore>,
-    max: usize,
+    places: Arc<Places>,
     told_at: Option<Instant>,
 }
 
 impl Gate {
-    fn new(max: usize) -> Gate {
-        Gate { places: Arc::new(Semaphore::new(max)), max, told_at: None }
-    }
-
-    /// A place, to be kept as long as the connection; `None` when all are taken.
-    fn admit(&mut self) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        if place.is_none() && self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
-            warn!("{} connections are open, which is the most: new ones are closed", self.max);
+    fn admit(&mut self, stream: TcpStream) -> Option<Socket> {
+        let admitted = self.places.admit();
+        let trouble = match &admitted {
+            Some((_, Made::NoRoom)) => None,
+            Some((_, Made::Room)) => Some("the one that was idle for the longest time is closed"),
+            None => Some("all of them have calls open, so the new one is closed"),
+        };
+        if let Some(what) = trouble
+            && self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY)
+        {
+            warn!("{} connections are open, which is the most: {what}", self.places.max());
             self.told_at = Some(Instant::now());
         }
-        place
-    }
-}
-
-/// A connection that fails as soon as its token is cancelled.
-struct Cuttable {
-    stream: TcpStream,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Cuttable {
-    fn new(stream: TcpStream, cut: CancellationToken, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, cut: Box::pin(cut.cancelled_owned()), _place: place }
-    }
-
-    /// The socket, unless it was cut; also has the task woken when it is.
-    fn socket(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
-        match self.cut.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Poll::Pending => Ok(Pin::new(&mut self.stream)),
-        }
-    }
-}
-
-impl Connected for Cuttable {
-    type ConnectInfo = <TcpStream as Connected>::ConnectInfo;
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Cuttable {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.socket(cx)?.poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Cuttable {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.socket(cx)?.poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.socket(cx)?.poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket(cx)?.poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket(cx)?.poll_shutdown(cx)
+        let (connection, _) = admitted?;
+        Some(Socket::new(stream, connection, Arc::clone(&self.places)))
     }
 }
 
@@ -218,6 +153,9 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
+
+    const LIMITS: CallLimits =
+        CallLimits { bytes_max: 1 << 20, connection_bytes_max: 1 << 20, exempt: &[] };
 
     /// Generous: reached only when something hangs.
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -238,7 +176,7 @@ mod tests {
         let listeners = listen::bind("localhost:0", false).unwrap();
         let name = format!("localhost:{}", listeners.port());
         let token = CancellationToken::new();
-        let router = builder().add_service(health);
+        let router = builder(LIMITS).add_service(health);
         let task = tokio::spawn(serve_at_most(places, router, listeners, token.clone()));
         Running { name, token, task }
     }
@@ -289,31 +227,40 @@ mod tests {
         assert!(after.is_ok(), "the watcher hears that the server is gone");
     }
 
-    #[tokio::test]
-    async fn a_connection_too_many_is_closed_at_once_and_the_next_finds_the_place_of_one_that_went()
-    {
-        let running = start_with(2).await;
-        let silent = TcpStream::connect(&running.name).await.unwrap();
-        let mut client = HealthClient::new(dial::connect(&running.name).await.unwrap());
-        client.check(HealthCheckRequest::default()).await.unwrap();
-        let mut refused = TcpStream::connect(&running.name).await.unwrap();
+    async fn is_closed(connection: &mut TcpStream) {
         let mut rest = Vec::new();
-        let closed = tokio::time::timeout(PATIENCE, refused.read_to_end(&mut rest)).await;
-        assert!(closed.is_ok(), "the third connection is closed");
-        client.check(HealthCheckRequest::default()).await.expect("the others go on");
-        drop(silent);
-        let served = async {
-            loop {
-                // Its place is free as soon as the server has noticed that it went.
-                if let Ok(channel) = dial::connect(&running.name).await {
-                    let mut client = HealthClient::new(channel);
-                    if client.check(HealthCheckRequest::default()).await.is_ok() {
-                        return;
-                    }
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, served).await.expect("there is a place again");
+        let closed = tokio::time::timeout(PATIENCE, connection.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "the server closes the connection");
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_a_silent_connection_gives_its_own_to_one_that_works() {
+        let running = start_with(2).await;
+        let mut silent = TcpStream::connect(&running.name).await.unwrap();
+        let mut first = HealthClient::new(dial::connect(&running.name).await.unwrap());
+        first.check(HealthCheckRequest::default()).await.unwrap();
+        let mut second = HealthClient::new(dial::connect(&running.name).await.unwrap());
+        second.check(HealthCheckRequest::default()).await.unwrap();
+        is_closed(&mut silent).await;
+        first.check(HealthCheckRequest::default()).await.expect("the others go on");
+        ends(running).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_too_many_is_closed_while_all_others_have_calls_open() {
+        let running = start_with(1).await;
+        let mut client = HealthClient::new(dial::connect(&running.name).await.unwrap());
+        let mut watch = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+        assert!(watch.message().await.unwrap().is_some());
+        is_closed(&mut TcpStream::connect(&running.name).await.unwrap()).await;
+        client.check(HealthCheckRequest::default()).await.expect("the watcher goes on");
+        ends(running).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_begins_to_speak_is_closed() {
+        let running = start().await;
+        is_closed(&mut TcpStream::connect(&running.name).await.unwrap()).await;
         ends(running).await;
     }
 

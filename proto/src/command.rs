@@ -186,7 +186,7 @@ impl Entry {
     /// rest.
     #[must_use]
     pub fn weight(&self) -> usize {
-        64 + self.command.payload()
+        self.command.weight()
     }
 }
 
@@ -195,6 +195,24 @@ impl Command {
     #[must_use]
     pub fn payload(&self) -> usize {
         self.changes().iter().map(Change::payload).sum()
+    }
+
+    /// What an entry with this command weighs.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        64 + self.payload()
+    }
+
+    /// Whether the command may leave more data behind than there was: a put does so even where it
+    /// replaces something larger.
+    #[must_use]
+    pub fn may_grow(&self) -> bool {
+        let grows = |change: &Change| match &change.action {
+            Action::Put(_) | Action::Append(_) => true,
+            Action::CompareAndSet { new_value, .. } => new_value.is_some(),
+            Action::Delete => false,
+        };
+        *self == Command::OpenSession || self.changes().iter().any(grows)
     }
 
     /// The same command in memory of its own. What a door decodes are slices of a network buffer,

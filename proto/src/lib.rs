@@ -5,11 +5,13 @@
 //! - [`view`], [`settings`]: a view record, and what a cluster is set to
 //! - [`command`], [`reply`], [`limits`]: what can be asked, what is answered, what is allowed
 //! - [`message`]: what copies say to each other; [`registration`]: servers and the view service
-//! - [`rules`]: the single rules of the protocol by name, for tests that drop one
+//! - [`rules`]: the single rules of the protocol by name, for tests that drop one; [`codec`]: how
+//!   calls are buffered
 //! - [`pb`]: the generated wire types; [`convert`] is the only place that knows their gaps, and
 //!   [`status`] the one table between refusals and gRPC statuses
 
 pub mod batch;
+pub mod codec;
 pub mod command;
 pub mod convert;
 pub mod ids;

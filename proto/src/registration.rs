@@ -79,6 +79,17 @@ pub struct Progress {
     pub steps: u64,
     /// As the server sees itself.
     pub role: Role,
+    /// Its memory.
+    pub memory: Memory,
+}
+
+/// What a server reckons to use of the memory it was given, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Memory {
+    /// By the data it holds, and what is set aside for everything else.
+    pub used: u64,
+    /// Given with `--max-memory`; 0 while that is not known.
+    pub max: u64,
 }
 
 /// From the view service to a server.

@@ -62,6 +62,18 @@ pub enum NotDone {
     /// Too much is waiting already: try again later.
     #[error("too many requests are waiting; try again later")]
     Overloaded,
+    /// A write that grows the data, while the memory given to the primary is used up. Reads and
+    /// deletes go on.
+    #[error(
+        "the primary uses {used} of its {max} bytes of memory: delete keys, or start all servers \
+         with a larger --max-memory, one after the other; reads and deletes go on"
+    )]
+    OutOfMemory {
+        /// By its reckoning, in bytes.
+        used: u64,
+        /// What it was given, in bytes.
+        max: u64,
+    },
     /// Fewer synced copies than `--min-copies`: reads go on, writes wait for a copy.
     #[error(
         "only {synced} of the {min_copies} copies that --min-copies asks for are in sync; \

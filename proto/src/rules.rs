@@ -113,6 +113,8 @@ rules! {
     LeaseIsChecked,
     /// Leases: the clock is looked at for each read, also when its answer leaves.
     LeaseIsCheckedPerRead,
+    /// Reads from the committed table: what a step changes of it comes before all else it does.
+    PublishedFirst,
     /// Leases: a lease counts from when it was asked for, not from when it was granted.
     LeaseFromSendTime,
     /// Leases: the primary relies on less than was promised, for clocks of different rates.

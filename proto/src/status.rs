@@ -11,6 +11,7 @@
 //! | `NOT_PRIMARY` (`primary`, `view`) | FAILED_PRECONDITION |
 //! | `NOT_READY_TAKING_OVER`, `NOT_READY_UNCONFIRMED`, `NOT_READY_HANDING_OVER` | UNAVAILABLE |
 //! | `OVERLOADED` | RESOURCE_EXHAUSTED |
+//! | `OUT_OF_MEMORY` (`used`, `max`) | RESOURCE_EXHAUSTED |
 //! | `TOO_FEW_COPIES` (`synced`, `min_copies`) | UNAVAILABLE |
 //! | `DIVERGED` (`op`) | DATA_LOSS |
 //! | `INVALID` | INVALID_ARGUMENT |
@@ -59,6 +60,10 @@ pub fn not_done_status(not_done: &NotDone) -> Status {
         }
         NotDone::NotReady(not_ready) => (Code::Unavailable, not_ready_reason(*not_ready), vec![]),
         NotDone::Overloaded => (Code::ResourceExhausted, "OVERLOADED", vec![]),
+        NotDone::OutOfMemory { used, max } => {
+            let metadata = vec![("used", used.to_string()), ("max", max.to_string())];
+            (Code::ResourceExhausted, "OUT_OF_MEMORY", metadata)
+        }
         NotDone::TooFewCopies { synced, min_copies } => {
             let metadata =
                 vec![("synced", synced.to_string()), ("min_copies", min_copies.to_string())];
@@ -120,6 +125,10 @@ fn from_reason(info: &ErrorInfo, message: &str) -> Attempt {
             view: ViewNumber(number("view").unwrap_or_default()),
         },
         "OVERLOADED" => NotDone::Overloaded,
+        "OUT_OF_MEMORY" => NotDone::OutOfMemory {
+            used: number("used").unwrap_or_default(),
+            max: number("max").unwrap_or_default(),
+        },
         "TOO_FEW_COPIES" => NotDone::TooFewCopies {
             synced: count("synced").unwrap_or_default(),
             min_copies: count("min_copies").unwrap_or_default(),

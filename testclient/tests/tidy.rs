@@ -35,6 +35,7 @@ const NOT_PURE: &[&str] = &[
     "proto/src/lib.rs",
     "proto/src/convert",
     "proto/src/status",
+    "proto/src/codec.rs",
     "testclient/src/explore/command",
     "testclient/src/explore/search",
 ];

@@ -323,6 +323,8 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         applied: progress.map_or(0, |progress| progress.applied.0),
         ping_age_ms: u64::try_from(age).unwrap_or(u64::MAX),
         plain: server.plain,
+        memory_used: progress.map_or(0, |progress| progress.memory.used),
+        memory_max: progress.map_or(0, |progress| progress.memory.max),
         member: Some(server.member.into()),
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use kvprocess::listen::Listeners;
+use kvprocess::serve::CallLimits;
 use kvprocess::{clock, serve};
 use kvproto::pb;
 use kvproto::pb::legacy::view_service_server::ViewServiceServer as LegacyServer;
@@ -27,6 +28,14 @@ use tracing::info;
 
 use crate::api::Api;
 use crate::calls::Calls;
+
+/// What the calls of clients may hold: views and their settings are small. Registrations are streams
+/// of our own servers, which last as long as a server lives.
+const CALL_LIMITS: CallLimits = CallLimits {
+    bytes_max: 128 << 20,
+    connection_bytes_max: 16 << 20,
+    exempt: &["/viewservice.Registration/"],
+};
 
 /// Messages to the view service are small: names, numbers, a short reason.
 const MESSAGE_SIZE_MAX: usize = 1 << 20;
@@ -56,7 +65,7 @@ pub async fn run(
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let router = serve::builder()
+    let router = serve::builder(CALL_LIMITS)
         .add_service(
             ViewServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE_SIZE_MAX),
         )

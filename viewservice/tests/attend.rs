@@ -12,7 +12,9 @@ use kvproto::pb::legacy::view_service_client::ViewServiceClient as LegacyClient;
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
 use kvproto::pb::viewservice::view_service_client::ViewServiceClient;
-use kvproto::registration::{FromServer, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish};
+use kvproto::registration::{
+    FromServer, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish,
+};
 use kvproto::{ClusterId, Incarnation, Member, OpNumber, Role, Settings, View};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -327,6 +329,7 @@ async fn a_first_message_that_is_no_registration_is_refused() {
         applied: OpNumber(0),
         steps: 1,
         role: Role::Spare,
+        memory: Memory::default(),
     });
     let nameless = pb::Register::default();
     let garbage = [

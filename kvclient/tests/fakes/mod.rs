@@ -375,6 +375,8 @@ impl ViewService for Views {
             applied: 12,
             ping_age_ms: 80,
             plain: false,
+            memory_used: 3 << 20,
+            memory_max: 1 << 30,
         });
         let backup = vs::ServerStatus {
             member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
@@ -385,6 +387,8 @@ impl ViewService for Views {
             applied: 9,
             ping_age_ms: 90,
             plain: false,
+            memory_used: 3 << 20,
+            memory_max: 1 << 30,
         };
         Ok(Response::new(vs::StatusResponse {
             view: Some(view.into()),

@@ -3,13 +3,15 @@
 //!
 //! One implementation serves the package `kvserver` and the older name `proto`.
 
+use kvprocess::serve::Room;
 use kvproto::convert::{Execute, ExecuteOperation, Malformed};
 use kvproto::limits::{self, MESSAGE_SIZE_MAX};
 use kvproto::pb::kvserver as pb;
 use kvproto::pb::kvserver::kv_server_server::KvServer;
 use kvproto::pb::legacy::kv_server_server::KvServer as LegacyKvServer;
 use kvproto::{
-    Action, Change, ClusterId, Command, NotDone, Query, Record, Reply, Settings, status,
+    Action, Change, ClusterId, Command, NotDone, Outcome, Query, Record, Refusal, Reply, Settings,
+    status,
 };
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
@@ -45,7 +47,7 @@ impl ClientDoor {
     }
 
     /// Has the node carry out an operation that passes the limits of the current view.
-    async fn execute(&self, operation: Operation, metadata: &MetadataMap) -> Reply {
+    async fn execute(&self, operation: Operation, asked: &Asked) -> Reply {
         let checked = self.node.look(|standing| {
             let settings =
                 standing.view.as_ref().map_or(&self.settings_unregistered, |view| &view.settings);
@@ -58,15 +60,18 @@ impl ClientDoor {
         if let Err(refusal) = checked {
             return Reply::NotDone(refusal);
         }
-        match self.node.execute(operation, deadline_of(metadata)).await {
-            Reply::Records { records, .. } if size_of(&records) > RECORDS_SIZE_MAX => {
-                Reply::NotDone(NotDone::Invalid(format!(
-                    "the records asked for have {} bytes, one answer at most {RECORDS_SIZE_MAX}; \
-                     ask for fewer keys at once",
-                    size_of(&records)
-                )))
+        let deadline = deadline_of(&asked.metadata);
+        let reply = self.node.execute(operation, asked.room.clone(), deadline).await;
+        match size_of(&reply) {
+            0 => reply,
+            size if size > RECORDS_SIZE_MAX => Reply::NotDone(NotDone::Invalid(format!(
+                "the records asked for have {size} bytes, one answer at most {RECORDS_SIZE_MAX}; \
+                 ask for fewer keys at once"
+            ))),
+            size if asked.room.as_ref().is_some_and(|room| room.grow(size).is_err()) => {
+                without_room(&reply)
             }
-            reply => reply,
+            _ => reply,
         }
     }
 
@@ -79,10 +84,10 @@ impl ClientDoor {
     }
 
     async fn lab_get(&self, request: Request<pb::GetRequest>) -> Answer<pb::GetResponse> {
-        let (metadata, _, get) = request.into_parts();
+        let (asked, get) = parts(request);
         let query = Operation::Query(Query::Get(vec![get.key]));
         let failed = |error: &str| pb::GetResponse { error: error.into(), ..Default::default() };
-        let answer = match self.execute(query, &metadata).await {
+        let answer = match self.execute(query, &asked).await {
             Reply::Records { records, .. } => match records.into_iter().next().flatten() {
                 Some(record) => pb::GetResponse { value: record.value, ok: true, error: "".into() },
                 None => failed(ERR_NO_KEY),
@@ -94,10 +99,10 @@ impl ClientDoor {
     }
 
     async fn lab_put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
-        let (metadata, _, put) = request.into_parts();
+        let (asked, put) = parts(request);
         let change = Change { key: put.key, action: Action::Put(put.value) };
         let command = Operation::Command { id: None, command: Command::Change(change) };
-        let answer = match self.execute(command, &metadata).await {
+        let answer = match self.execute(command, &asked).await {
             Reply::Done { .. } => pb::PutResponse { ok: true, error: "".into() },
             Reply::NotDone(NotDone::NotPrimary { .. }) => {
                 pb::PutResponse { ok: false, error: ERR_NOT_PRIMARY.into() }
@@ -121,15 +126,15 @@ impl KvServer for ClientDoor {
     }
 
     async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Answer<pb::ExecuteResponse> {
-        let (metadata, _, message) = request.into_parts();
-        let asked = Execute::try_from(message)?;
-        self.check_cluster(asked.cluster).map_err(|refusal| status::not_done_status(&refusal))?;
-        let operation = match asked.operation {
+        let (asked, message) = parts(request);
+        let execute = Execute::try_from(message)?;
+        self.check_cluster(execute.cluster).map_err(|refusal| status::not_done_status(&refusal))?;
+        let operation = match execute.operation {
             ExecuteOperation::Query(query) => Operation::Query(query),
             ExecuteOperation::Command { id, command } => Operation::Command { id, command },
             ExecuteOperation::KeepAlive(session) => Operation::KeepAlive(session),
         };
-        answer_of(self.execute(operation, &metadata).await)
+        answer_of(self.execute(operation, &asked).await)
     }
 
     type DumpStream = ReceiverStream<Result<pb::DumpResponse, Status>>;
@@ -188,14 +193,44 @@ impl LegacyKvServer for ClientDoor {
     }
 }
 
+/// What came with a message.
+struct Asked {
+    metadata: MetadataMap,
+    room: Option<Room>,
+}
+
+fn parts<T>(request: Request<T>) -> (Asked, T) {
+    let (metadata, mut extensions, message) = request.into_parts();
+    (Asked { metadata, room: extensions.remove() }, message)
+}
+
 fn deadline_of(metadata: &MetadataMap) -> Instant {
     let header = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
     Instant::now() + header.and_then(deadline::parse).unwrap_or(deadline::TIMEOUT_DEFAULT)
 }
 
-fn size_of(records: &[Option<Record>]) -> usize {
-    records.iter().flatten().map(|record| record.value.len() + 16).sum::<usize>()
-        + records.len() * 8
+/// Bytes of the values that an answer carries. What a write answers is small, unless it is the value
+/// that a condition met.
+fn size_of(reply: &Reply) -> usize {
+    let of = |record: &Record| record.value.len() + 16;
+    match reply {
+        Reply::Records { records, .. } => {
+            records.iter().flatten().map(of).sum::<usize>() + records.len() * 8
+        }
+        Reply::Done {
+            outcome: Outcome::Refused(Refusal::ConditionFailed { record, .. }), ..
+        } => record.as_ref().map_or(0, of),
+        _ => 0,
+    }
+}
+
+/// What to say instead of an answer for which the connection has no room: a read did nothing, and
+/// the answer of a command is kept for when it is asked again.
+fn without_room(reply: &Reply) -> Reply {
+    match reply {
+        Reply::Records { .. } => Reply::NotDone(NotDone::Overloaded),
+        _ => Reply::Unknown,
+    }
 }
 
 /// What `Execute` answers.

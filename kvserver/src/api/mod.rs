@@ -9,6 +9,7 @@ mod replication;
 use std::sync::Arc;
 
 use anyhow::Context;
+use kvprocess::serve::{CallLimits, Metering};
 use kvproto::limits::MESSAGE_SIZE_MAX;
 use kvproto::pb;
 use kvproto::pb::kvserver::kv_server_server::KvServerServer;
@@ -36,7 +37,8 @@ pub fn services(
     node: &NodeHandle,
     inbound: Arc<InboundStreams>,
     halt: CancellationToken,
-) -> anyhow::Result<(Router, HealthReporter)> {
+    calls: CallLimits,
+) -> anyhow::Result<(Router<Metering>, HealthReporter)> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let clients = ClientDoor::new(node.clone());
     let copies = ReplicationDoor { node: node.clone(), inbound, halt };
@@ -45,7 +47,7 @@ pub fn services(
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let router = kvprocess::serve::builder()
+    let router = kvprocess::serve::builder(calls)
         .add_service(Limited::new(
             KvServerServer::new(clients.clone()).max_encoding_message_size(MESSAGE_SIZE_MAX),
             node.clone(),

@@ -6,26 +6,28 @@
 
 use std::sync::Arc;
 
+use kvprocess::clock;
+use kvprocess::serve::Room;
 use kvproto::registration::Progress;
 use kvproto::{Member, NotDone, Reply, Role, ServerName, View, ViewNumber};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::dump::{CHUNKS_QUEUED_MAX, DumpChunk};
 use crate::replica::event::{Event, Operation};
+use crate::table::Table;
 
-/// Requests that wait for the node's next step. The node takes up to as many at a time, so that one
-/// step's worth can gather while another is worked on.
-pub(super) const REQUESTS_QUEUED_MAX: usize = 1024;
+/// Requests that wait for the node: as many as there is room for at the doors with plenty of memory.
+/// Beyond it the newest is refused at once, since waiting in front of a queue helps nobody.
+const REQUESTS_QUEUED_MAX: usize = 16 << 10;
+/// Requests that the node takes at a time, so that everything else gets its turn in between.
+pub(super) const REQUESTS_PER_STEP: usize = 1024;
 /// Messages of other copies and views that wait for the node. Senders wait when it is full, which
 /// HTTP/2 passes on to the other copy.
 const EVENTS_QUEUED_MAX: usize = 256;
 /// Dumps that wait to begin.
 const DUMPS_QUEUED_MAX: usize = 4;
-/// Room for requests between a door and their reply: a quarter GiB.
-const ROOM_KIB: usize = 256 << 10;
-/// What a request without a payload costs, so that small ones are bounded too (to 64 Ki).
-const REQUEST_KIB_MIN: usize = 4;
 
 /// How this server stands, for doors and tasks that wait for a change.
 #[derive(Clone, PartialEq, Debug)]
@@ -82,7 +84,7 @@ pub(super) struct Asked {
 /// keeps its room: the replica still holds the request.
 pub(super) struct Caller {
     pub(super) reply: oneshot::Sender<Reply>,
-    _room: OwnedSemaphorePermit,
+    _room: Option<Room>,
 }
 
 /// The way to the node for everybody else.
@@ -91,7 +93,7 @@ pub struct NodeHandle {
     requests: mpsc::Sender<Asked>,
     events: mpsc::Sender<Event>,
     dumps: mpsc::Sender<mpsc::Sender<DumpChunk>>,
-    room: Arc<Semaphore>,
+    table: Arc<Table>,
     standing: watch::Receiver<Standing>,
     progress: watch::Receiver<Option<Progress>>,
 }
@@ -101,6 +103,7 @@ pub struct Inputs {
     pub(super) requests: mpsc::Receiver<Asked>,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) dumps: mpsc::Receiver<mpsc::Sender<DumpChunk>>,
+    pub(super) table: Arc<Table>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) progress: watch::Sender<Option<Progress>>,
 }
@@ -113,18 +116,14 @@ pub fn channel() -> (NodeHandle, Inputs) {
     let (dumps, dumps_in) = mpsc::channel(DUMPS_QUEUED_MAX);
     let (standing_out, standing) = watch::channel(Standing::default());
     let (progress_out, progress) = watch::channel(None);
-    let handle = NodeHandle {
-        requests,
-        events,
-        dumps,
-        room: Arc::new(Semaphore::new(ROOM_KIB)),
-        standing,
-        progress,
-    };
+    let table = Arc::new(Table::default());
+    let handle =
+        NodeHandle { requests, events, dumps, table: Arc::clone(&table), standing, progress };
     let inputs = Inputs {
         requests: requests_in,
         events: events_in,
         dumps: dumps_in,
+        table,
         standing: standing_out,
         progress: progress_out,
     };
@@ -132,25 +131,33 @@ pub fn channel() -> (NodeHandle, Inputs) {
 }
 
 impl NodeHandle {
-    /// Has the node carry out one operation, whose limits the door has checked. Waits for room and
-    /// for the answer until `deadline`; without room the operation is certainly not done, without
-    /// an answer its outcome is unknown. Dropping the future gives the answer up, not the operation.
-    pub async fn execute(&self, operation: Operation, deadline: Instant) -> Reply {
+    /// Carries out one operation, whose limits the door has checked: a read at once from the
+    /// committed table if this server certainly leads, anything else by the node, which keeps its
+    /// `room` meanwhile. Waits for the answer until `deadline`; when too many wait already the
+    /// operation is certainly not done, without an answer its outcome is unknown. Dropping the
+    /// future gives the answer up, not the operation.
+    pub async fn execute(
+        &self,
+        operation: Operation,
+        room: Option<Room>,
+        deadline: Instant,
+    ) -> Reply {
+        if let Operation::Query(query) = &operation
+            && let Some(reply) = self.table.read(query, clock::now)
+        {
+            return reply;
+        }
         if self.look(|standing| standing.view.is_none()) {
             return Reply::NotDone(self.look(Standing::not_primary));
         }
-        let room = Arc::clone(&self.room).acquire_many_owned(room_needed(&operation));
-        let Ok(room) = timeout_at(deadline, room).await else {
-            return Reply::NotDone(NotDone::Overloaded);
-        };
         let (reply, answer) = oneshot::channel();
-        let caller =
-            Caller { reply, _room: room.expect("the semaphore of the node is never closed") };
-        let asked = Asked { operation, deadline, caller };
-        match timeout_at(deadline, self.requests.send(asked)).await {
-            Err(_elapsed) => return Reply::NotDone(NotDone::Overloaded),
-            Ok(Err(_stopped)) => return Reply::NotDone(self.look(Standing::not_primary)),
-            Ok(Ok(())) => {}
+        let asked = Asked { operation, deadline, caller: Caller { reply, _room: room } };
+        match self.requests.try_send(asked) {
+            Err(TrySendError::Full(_)) => return Reply::NotDone(NotDone::Overloaded),
+            Err(TrySendError::Closed(_)) => {
+                return Reply::NotDone(self.look(Standing::not_primary));
+            }
+            Ok(()) => {}
         }
         match timeout_at(deadline, answer).await {
             Ok(Ok(reply)) => reply,
@@ -208,17 +215,6 @@ impl NodeHandle {
     pub fn progress(&self) -> Option<Progress> {
         *self.progress.borrow()
     }
-}
-
-/// Room that an operation takes, in KiB.
-fn room_needed(operation: &Operation) -> u32 {
-    let bytes = match operation {
-        Operation::Command { command, .. } => command.payload(),
-        Operation::Query(kvproto::Query::Get(keys)) => keys.iter().map(bytes::Bytes::len).sum(),
-        Operation::KeepAlive(_) => 0,
-    };
-    let kib = (bytes >> 10).clamp(REQUEST_KIB_MIN, ROOM_KIB);
-    u32::try_from(kib).expect("the whole room is a small number of KiB")
 }
 
 #[cfg(test)]

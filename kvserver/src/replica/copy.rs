@@ -132,6 +132,11 @@ impl Copy {
         }
     }
 
+    /// Memory that this server reckons to use: by its data, and what is set aside for the rest.
+    pub(super) fn memory_used(&self) -> u64 {
+        self.options.tuning.memory_reserved.saturating_add(self.store.bytes())
+    }
+
     /// Where an answer given now stands.
     pub(super) fn point(&self) -> LogPoint {
         LogPoint { generation: self.view.generation, op: self.committed }

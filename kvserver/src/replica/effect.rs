@@ -12,15 +12,20 @@ use kvproto::command::Entry;
 use kvproto::ids::{Member, OpNumber, Position, StreamNumber};
 use kvproto::message::Message;
 use kvproto::registration::Wish;
-use kvproto::reply::Reply;
+use kvproto::reply::{LogPoint, Reply};
 use kvproto::time::Timestamp;
 use kvproto::view::Role;
 
 use super::event::Token;
+use crate::store::Publication;
 
 /// Something to do.
 #[derive(Clone, PartialEq, Hash, Debug)]
 pub enum Effect {
+    /// Show this to those who read without asking. The first effect of its step: a reply may be
+    /// followed by a read that must see what it tells of, and a message or a wish may let another
+    /// primary serve.
+    Publish(Published),
     /// Write these entries after everything written before, and say when they are safe.
     Append(Vec<Arc<Entry>>),
     /// Forget every entry after this op, then go on from there.
@@ -71,6 +76,28 @@ pub enum Effect {
     Notice(Notice),
     /// This server is out of every view: it may exit.
     Left,
+}
+
+/// What everybody may see of the state from now on.
+#[derive(Clone, PartialEq, Hash, Debug)]
+pub struct Published {
+    /// What became of keys since the last one, in order.
+    pub changes: Vec<Publication>,
+    /// The state that these changes make.
+    pub at: LogPoint,
+    /// Whether reads may be answered from it.
+    pub serves: Serves,
+}
+
+/// Whether reads of committed state may be answered without asking anybody.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Serves {
+    /// No.
+    No,
+    /// If the clock, read after the values, is before this moment: no other primary serves sooner.
+    Before(Timestamp),
+    /// Yes: nobody else could be made primary.
+    Always,
 }
 
 /// Something that people want to know.

@@ -43,15 +43,15 @@ use std::hash::{Hash, Hasher};
 
 use kvproto::ids::{Epoch, Member, OpNumber, StreamNumber};
 use kvproto::message::{Body, Message};
-use kvproto::registration::{Progress, Wish};
-use kvproto::reply::{NotDone, Reply};
+use kvproto::registration::{Memory, Progress, Wish};
+use kvproto::reply::{LogPoint, NotDone, Reply};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 use kvproto::view::{Role, View};
 
 use crate::store::Store;
 use copy::Copy;
-use effect::{Effect, Notice};
+use effect::{Effect, Notice, Published, Serves};
 use event::{Event, Request};
 use following::Following;
 use log::Log;
@@ -97,6 +97,10 @@ pub struct Tuning {
     pub uncommitted_bytes_max: usize,
     /// Reads that wait for a confirmation; beyond it they are refused.
     pub waiting_reads_max: usize,
+    /// Memory that this server was given; a primary refuses writes that grow the data beyond it.
+    pub memory_max: u64,
+    /// How much of it is set aside for everything that is not data.
+    pub memory_reserved: u64,
 }
 
 impl Default for Tuning {
@@ -111,6 +115,8 @@ impl Default for Tuning {
             chunks_in_flight: 8,
             uncommitted_bytes_max: 64 << 20,
             waiting_reads_max: 16_384,
+            memory_max: u64::MAX,
+            memory_reserved: 0,
         }
     }
 }
@@ -128,11 +134,14 @@ pub struct Replica {
     role: Role,
     wished_to_leave_at: Option<Timestamp>,
     stepped_at: Timestamp,
+    /// What was published last.
+    shown: (LogPoint, Serves),
     steps: u64,
 }
 
 /// Everything that decides what the replica will do. The count of its steps is left out, so that
-/// states that differ in nothing else are one to whoever explores them.
+/// states that differ in nothing else are one to whoever explores them, and what was published,
+/// which follows from the rest.
 impl Hash for Replica {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Replica {
@@ -144,6 +153,7 @@ impl Hash for Replica {
             role,
             wished_to_leave_at,
             stepped_at,
+            shown: _,
             steps: _,
         } = self;
         (copy, following, primary, leaving, release_due).hash(state);
@@ -168,6 +178,7 @@ impl Replica {
             role: Role::Spare,
             wished_to_leave_at: None,
             stepped_at: now,
+            shown: (LogPoint::default(), Serves::No),
             steps: 0,
         };
         replica.role = replica.present_role();
@@ -178,6 +189,7 @@ impl Replica {
     /// `now` must be read after the event was taken from its queue.
     pub fn step(&mut self, now: Timestamp, event: Event, effects: &mut Vec<Effect>) {
         self.steps += 1;
+        let first = effects.len();
         let filled = (self.copy.committed, self.following.chunks());
         self.notice_pause(now);
         match event {
@@ -209,13 +221,25 @@ impl Replica {
             effects.push(Effect::Notice(Notice::RoleChanged { from: self.role, to: role }));
             self.role = role;
         }
-        self.copy.published.clear();
+        let published = self.publish();
+        let place = if keeps(Rule::PublishedFirst) { first } else { effects.len() };
+        effects.splice(place..place, published.map(Effect::Publish));
         self.check_invariants();
         // Checking the store may walk all of it: only when ops or chunks went into it. Not by its
         // digest, which is what the check doubts.
         if (self.copy.committed, self.following.chunks()) != filled {
             self.copy.store.check_invariants();
         }
+    }
+
+    /// What readers may see that they do not see yet.
+    fn publish(&mut self) -> Option<Published> {
+        let changes = std::mem::take(&mut self.copy.published);
+        let at = self.copy.point();
+        let serves = self.primary.as_ref().map_or(Serves::No, |primary| primary.serves(&self.copy));
+        let news = !changes.is_empty() || self.shown != (at, serves);
+        self.shown = (at, serves);
+        news.then_some(Published { changes, at, serves })
     }
 
     /// Progress for pings.
@@ -229,6 +253,10 @@ impl Replica {
             applied: self.copy.committed,
             steps: self.steps,
             role: self.role,
+            memory: Memory {
+                used: self.copy.memory_used(),
+                max: self.copy.options.tuning.memory_max,
+            },
         }
     }
 

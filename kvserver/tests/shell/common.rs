@@ -9,6 +9,7 @@ use kvproto::pb::kvserver as pb;
 use kvproto::pb::kvserver::kv_server_client::KvServerClient;
 use kvproto::{Action, Change, ClusterId, Command, Query};
 use kvserver::Config;
+use kvserver::memory::Shares;
 use kvserver::node::{NodeHandle, Standing};
 use kvserver::replica::{Reads, Tuning};
 use tokio::task::JoinHandle;
@@ -58,6 +59,7 @@ impl Running {
             reads: Reads::Lease,
             leave_within: PATIENCE,
             tuning: Tuning::default(),
+            calls: Shares::of(1 << 30).calls,
         };
         change(&mut config);
         let stop = CancellationToken::new();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use kvprocess::serve::CallLimits;
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_server::{Registration, RegistrationServer};
 use kvproto::registration::{FromServer, Progress, RefusedReason, ToServer, Wish};
@@ -17,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::common::{PATIENCE, Running, put_eventually};
+
+const LIMITS: CallLimits =
+    CallLimits { bytes_max: 1 << 30, connection_bytes_max: 1 << 30, exempt: &["/"] };
 
 pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 
@@ -69,7 +73,8 @@ impl Scripted {
         let name = format!("localhost:{}", listeners.port());
         let (found, attending) = mpsc::channel(16);
         let stop = CancellationToken::new();
-        let router = kvprocess::serve::builder().add_service(RegistrationServer::new(Door(found)));
+        let router =
+            kvprocess::serve::builder(LIMITS).add_service(RegistrationServer::new(Door(found)));
         tokio::spawn(kvprocess::serve::serve(router, listeners, stop.clone()));
         Scripted { name, attending, stop }
     }

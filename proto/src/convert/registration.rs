@@ -5,7 +5,7 @@ use super::{
 };
 use crate::ids::{Incarnation, Member, Revision, ViewNumber};
 use crate::pb::viewservice as pb;
-use crate::registration::{FromServer, Progress, RefusedReason, ToServer, Wish};
+use crate::registration::{FromServer, Memory, Progress, RefusedReason, ToServer, Wish};
 use crate::view::{Role, View, ViewOrder};
 
 impl From<FromServer> for pb::FromServer {
@@ -109,6 +109,8 @@ impl From<Progress> for pb::ServerPing {
             applied: progress.applied.0,
             steps: progress.steps,
             role: progress.role.as_str().to_owned(),
+            memory_used: progress.memory.used,
+            memory_max: progress.memory.max,
         }
     }
 }
@@ -127,6 +129,7 @@ impl TryFrom<pb::ServerPing> for Progress {
             applied: op(ping.applied)?,
             steps: ping.steps,
             role: Role::try_from(ping.role.as_str())?,
+            memory: Memory { used: ping.memory_used, max: ping.memory_max },
         })
     }
 }

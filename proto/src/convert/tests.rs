@@ -320,6 +320,7 @@ impl Gen {
             applied: self.op(),
             steps: self.number(),
             role: roles[self.below(4) as usize],
+            memory: Memory { used: self.number(), max: self.number() },
         }
     }
     fn view_service_message(&mut self) -> ToServer {

@@ -18,6 +18,7 @@ fn every_not_done() -> Vec<(NotDone, Code)> {
         (NotDone::NotReady(NotReady::Unconfirmed), Code::Unavailable),
         (NotDone::NotReady(NotReady::HandingOver), Code::Unavailable),
         (NotDone::Overloaded, Code::ResourceExhausted),
+        (NotDone::OutOfMemory { used: 91, max: 96 << 20 }, Code::ResourceExhausted),
         (NotDone::TooFewCopies { synced: 1, min_copies: 2 }, Code::Unavailable),
         (NotDone::Diverged { op: OpNumber(99) }, Code::DataLoss),
         (NotDone::Invalid("a key must not be empty".into()), Code::InvalidArgument),

@@ -2,14 +2,13 @@
 //! one thread, and nothing between it and tonic. What it reaches is what the machine allows a store
 //! behind gRPC.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use crate::cluster::{Process, wait_for};
@@ -45,11 +44,11 @@ impl pb::echo_server::Echo for Door {
 /// # Errors
 /// When it cannot listen.
 pub async fn serve(stop: CancellationToken) -> Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("listen")?;
-    say(format!("{READY}{}", listener.local_addr().context("learn the port")?))?;
-    let connections = TcpListenerStream::new(listener);
+    let listening = TcpIncoming::bind((Ipv4Addr::LOCALHOST, 0).into()).context("listen")?;
+    say(format!("{READY}{}", listening.local_addr().context("learn the port")?))?;
+    // Of the listener, since the server's own setting does not reach connections that it is handed.
+    let connections = listening.with_nodelay(Some(true));
     Server::builder()
-        .tcp_nodelay(true)
         .add_service(pb::echo_server::EchoServer::new(Door))
         .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await

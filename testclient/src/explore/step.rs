@@ -71,7 +71,8 @@ impl State {
                     written.extend(entries.last().map(|entry| entry.position));
                 }
                 Effect::Reset { base } => written.push_back(base),
-                Effect::Truncate { .. } | Effect::Trim { .. } => {}
+                // Readers ask the replica here.
+                Effect::Publish(_) | Effect::Truncate { .. } | Effect::Trim { .. } => {}
                 Effect::OpenStream { to, stream } => self.open_stream(at, to, stream),
                 Effect::CloseStream { to, stream } => self.close_stream(at, &to, stream),
                 Effect::Send(message) => self.send(message, seen),

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::args;
 use super::stage::{self, mib};
 use super::verdict::{Requirement, Verdict, figure, median};
-use crate::bench::load::{Generator, Target, connections_for};
+use crate::bench::cpu::used_by;
+use crate::bench::load::{Generator, Load, Target, connections_for};
+use crate::bench::spread::Spread;
 use crate::cluster::Cluster;
 use crate::workload::{KEY_SIZE, Keys};
 
@@ -25,9 +27,17 @@ struct Place {
     target: Target,
     /// Memory of the primary when it was filled.
     memory: u64,
-    puts: Vec<f64>,
-    gets: Vec<f64>,
+    puts: Measured,
+    gets: Measured,
     troubled: u64,
+}
+
+/// One kind of call, turn by turn.
+#[derive(Default)]
+struct Measured {
+    per_second: Vec<f64>,
+    /// Processor time of the primary for each call, in microseconds: a busy machine blurs it less.
+    cost: Vec<f64>,
 }
 
 /// Plays the scene.
@@ -61,7 +71,7 @@ async fn prepare(generator: &Generator, options: &args::Keys, count: u64) -> Res
     let connections = connections_for(options.callers);
     let target = stage::connect(generator, &cluster, connections, None).await?;
     let memory = stage::settled_memory_of(&cluster, 0).await?;
-    let (puts, gets) = (Vec::new(), Vec::new());
+    let (puts, gets) = (Measured::default(), Measured::default());
     Ok(Place { cluster, keys, target, memory, puts, gets, troubled: 0 })
 }
 
@@ -72,63 +82,72 @@ async fn turn(
     options: &args::Keys,
     round: u32,
 ) -> Result<()> {
+    let primary = place.cluster.server_id(0).context("the first server was started")?;
     for read_ratio in [0.0, 1.0] {
         let seed = options.common.seed + u64::from(round * options.callers);
         let load =
             stage::closed_loop(&place.keys, options.common.value_size, options.callers, seed);
-        let load = crate::bench::load::Load { read_ratio, ..load };
+        let load = Load { read_ratio, ..load };
         let mut running = generator.begin(&place.target, load);
         tokio::time::sleep(options.turn / WARM_UP_PART).await;
         let _warm_up = running.lap();
+        let used_before = used_by(primary)?;
         tokio::time::sleep(options.turn).await;
         let tally = running.lap();
+        let used = used_by(primary)?.saturating_sub(used_before);
         place.troubled += tally.failed + tally.unknown;
-        let rates = if read_ratio > 0.0 { &mut place.gets } else { &mut place.puts };
-        rates.push(tally.per_second(tally.done()));
+        let measured = if read_ratio > 0.0 { &mut place.gets } else { &mut place.puts };
+        measured.per_second.push(tally.per_second(tally.done()));
+        measured.cost.push(used.as_secs_f64() * 1e6 / tally.done().max(1) as f64);
         running.stop().await?;
     }
     Ok(())
 }
 
 fn verdict(options: &args::Keys, places: &[Place]) -> Verdict {
-    let ratios = |of: fn(&Place) -> &Vec<f64>, place: &Place| -> f64 {
-        let first = places.first().map(of).into_iter().flatten();
-        let ratios: Vec<f64> = of(place).iter().zip(first).map(|(rate, few)| rate / few).collect();
-        median(&ratios)
+    let kinds: [(&str, fn(&Place) -> &Measured); 2] =
+        [("puts", |place| &place.puts), ("gets", |place| &place.gets)];
+    // Ratios are made within a round.
+    let kept = |of: fn(&Place) -> &Measured, place: &Place| {
+        let first = places.first().into_iter().flat_map(|place| &of(place).per_second);
+        median(
+            &of(place)
+                .per_second
+                .iter()
+                .zip(first)
+                .map(|(rate, few)| rate / few)
+                .collect::<Vec<_>>(),
+        )
     };
-    let puts: fn(&Place) -> &Vec<f64> = |place| &place.puts;
-    let gets: fn(&Place) -> &Vec<f64> = |place| &place.gets;
-    let spread = |rates: &[f64]| {
-        let low = rates.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = rates.iter().copied().fold(0.0, f64::max);
-        format!("{:.0} ({low:.0}-{high:.0})", median(rates))
-    };
-    let header = vec!["keys", "puts/s", "of first", "gets/s", "of first", "memory"];
+    let header =
+        vec!["keys", "puts/s", "of first", "us a put", "gets/s", "of first", "us a get", "memory"];
     let mut rows = Vec::new();
     let mut figures = Vec::new();
     for place in places {
-        let (put_ratio, get_ratio) = (ratios(puts, place), ratios(gets, place));
-        rows.push(vec![
-            place.keys.count().to_string(),
-            spread(&place.puts),
-            figure(put_ratio, ""),
-            spread(&place.gets),
-            figure(get_ratio, ""),
-            figure(mib(place.memory), "MiB"),
-        ]);
-        figures.push(json!({
-            "keys": place.keys.count(),
-            "puts_per_second": place.puts,
-            "gets_per_second": place.gets,
-            "puts_kept": put_ratio,
-            "gets_kept": get_ratio,
-            "bytes": place.memory,
-        }));
+        let mut row = vec![place.keys.count().to_string()];
+        let mut all = json!({ "keys": place.keys.count(), "bytes": place.memory });
+        for (kind, of) in kinds {
+            let Measured { per_second, cost } = of(place);
+            let spread = Spread::of(per_second.iter().copied());
+            row.push(
+                spread.map_or_else(String::new, |rate| rate.worded(|rate| format!("{rate:.0}"))),
+            );
+            row.push(figure(kept(of, place), ""));
+            row.push(figure(median(cost), ""));
+            all[kind] = json!({
+                "per_second": per_second,
+                "kept": kept(of, place),
+                "primary_cpu_us": cost,
+            });
+        }
+        row.push(figure(mib(place.memory), "MiB"));
+        rows.push(row);
+        figures.push(all);
     }
     let mut requirements = Vec::new();
-    for (what, of) in [("puts", puts), ("gets", gets)] {
-        let kept = places.last().map_or(f64::NAN, |place| ratios(of, place));
-        let what = format!("throughput of {what} with the most keys");
+    for (kind, of) in kinds {
+        let kept = places.last().map_or(f64::NAN, |place| kept(of, place));
+        let what = format!("throughput of {kind} with the most keys");
         requirements.push(Requirement::at_least(&what, kept, THROUGHPUT_KEPT, "of the fewest"));
     }
     let troubled: u64 = places.iter().map(|place| place.troubled).sum();
@@ -141,7 +160,9 @@ fn verdict(options: &args::Keys, places: &[Place]) -> Verdict {
         ),
         header,
         rows,
-        remarks: Vec::new(),
+        remarks: vec![
+            "*us* is processor time of the primary, which a busy machine blurs least.".into(),
+        ],
         requirements,
         figures: json!({ "callers": options.callers, "clusters": figures }),
     }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::args::Overload;
-use super::stage::{self, Watch, mib};
+use super::stage::{self, mib};
 use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::door::Door;
 use crate::bench::load::{Generator, Load, Running, Target, connections_for};
@@ -39,7 +39,7 @@ struct Seen {
     overload: Tally,
     large: Option<Tally>,
     after: Vec<Tally>,
-    /// Memory of each server before, and the most that it took.
+    /// Memory of each server before, and the most that it ever took.
     memory: Vec<(u64, u64)>,
     view_changes: u64,
 }
@@ -49,7 +49,7 @@ struct Seen {
 /// # Errors
 /// When the cluster fails.
 pub async fn play(options: &Overload) -> Result<Verdict> {
-    let flags = Vec::new();
+    let flags = vec!["--max-memory".to_owned(), format!("{}MiB", options.max_memory)];
     let mut cluster = stage::primary_and_backup(flags).await?;
     let played = overload(&cluster, options).await;
     let seen = stage::ended(&mut cluster, played)?;
@@ -69,12 +69,10 @@ async fn overload(cluster: &Cluster, options: &Overload) -> Result<Seen> {
     let view = cluster.layout().await?.number;
     let before = goodput(&generator, &good, good_load(), options.calm).await?;
     let capacity = capacity(&before);
-    let mut memory = Vec::new();
-    let mut watches = Vec::new();
-    for (server, _) in SERVERS {
-        memory.push(stage::memory_of(cluster, server)?);
-        watches.push(Watch::start(cluster, server)?);
-    }
+    let memory_of = |of: fn(&Cluster, usize) -> Result<u64>| {
+        SERVERS.iter().map(|(server, _)| of(cluster, *server)).collect::<Result<Vec<_>>>()
+    };
+    let memory_before = memory_of(stage::memory_of)?;
 
     stage::tell(&format!("overload for {}", duration(options.lasts)));
     let callers = options.callers.saturating_mul(options.times);
@@ -98,7 +96,7 @@ async fn overload(cluster: &Cluster, options: &Overload) -> Result<Seen> {
     };
     let after = goodput(&generator, &good, good_load(), options.calm);
     let (overload, large, after) = tokio::join!(crowding.stop(), end_large, after);
-    let memory = memory.into_iter().zip(watches.iter().map(Watch::peak)).collect();
+    let memory = memory_before.into_iter().zip(memory_of(stage::peak_memory_of)?).collect();
     let view_changes = cluster.layout().await?.number - view;
     Ok(Seen { before, overload: overload?, large: large?, after: after?, memory, view_changes })
 }

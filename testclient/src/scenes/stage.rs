@@ -2,20 +2,15 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use tokio::task::JoinHandle;
 
 use crate::bench::door::Door;
 use crate::bench::load::{Generator, Load, Target};
 use crate::cluster::{Cluster, Options};
 use crate::workload::Keys;
-
-/// How often memory is looked at while something goes on.
-const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
 /// Memory is settled when it stays within this portion over [`SETTLED_LOOKS`] looks.
 const SETTLED_WITHIN: f64 = 0.005;
@@ -113,28 +108,33 @@ pub fn closed_loop(keys: &Arc<Keys>, value_size: usize, callers: u32, seed: u64)
     Load { callers, seed, ..Load::new(Arc::clone(keys), value_size) }
 }
 
-/// Memory of a process that is in RAM, in bytes.
-///
-/// # Errors
-/// When it does not run.
-pub fn resident(id: u32) -> Result<u64> {
-    let path = format!("/proc/{id}/status");
-    let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    parse_resident(&status).with_context(|| format!("{path} does not say VmRSS"))
-}
-
-fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
-}
-
-/// Memory of a server.
+/// Memory of a server that is in RAM, in bytes.
 ///
 /// # Errors
 /// When it does not run.
 pub fn memory_of(cluster: &Cluster, server: usize) -> Result<u64> {
-    resident(cluster.server_id(server).context("the server was not started")?)
+    said_of(cluster, server, "VmRSS:")
+}
+
+/// The most that this ever was.
+///
+/// # Errors
+/// When it does not run.
+pub fn peak_memory_of(cluster: &Cluster, server: usize) -> Result<u64> {
+    said_of(cluster, server, "VmHWM:")
+}
+
+fn said_of(cluster: &Cluster, server: usize, what: &str) -> Result<u64> {
+    let id = cluster.server_id(server).context("the server was not started")?;
+    let path = format!("/proc/{id}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    parse_size(&status, what).with_context(|| format!("{path} does not say {what}"))
+}
+
+fn parse_size(status: &str, what: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(what))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// Memory of a server once it no longer changes: what was begun is finished, and what was freed is
@@ -159,45 +159,6 @@ pub async fn settled_memory_of(cluster: &Cluster, server: usize) -> Result<u64> 
     Ok(looks.last().copied().unwrap_or_default())
 }
 
-/// Watches the memory of one process until this is dropped.
-pub struct Watch {
-    peak: Arc<AtomicU64>,
-    task: JoinHandle<()>,
-}
-
-impl Watch {
-    /// Begins to watch a server.
-    ///
-    /// # Errors
-    /// When it was not started.
-    pub fn start(cluster: &Cluster, server: usize) -> Result<Watch> {
-        let id = cluster.server_id(server).context("the server was not started")?;
-        let peak = Arc::new(AtomicU64::new(resident(id)?));
-        let highest = Arc::clone(&peak);
-        let task = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(SAMPLE_EVERY);
-            // Once the process is gone there is nothing more to see.
-            while let Ok(bytes) = resident(id) {
-                highest.fetch_max(bytes, Ordering::Relaxed);
-                ticks.tick().await;
-            }
-        });
-        Ok(Watch { peak, task })
-    }
-
-    /// The most that it took so far, in bytes.
-    #[must_use]
-    pub fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// Bytes as MiB.
 #[must_use]
 pub fn mib(bytes: u64) -> f64 {
@@ -211,8 +172,8 @@ mod tests {
     #[test]
     fn memory_is_read_from_what_the_kernel_says() {
         let status = "Name:\tkvserver\nVmHWM:\t   99999 kB\nVmRSS:\t   12345 kB\nThreads:\t3\n";
-        assert_eq!(parse_resident(status), Some(12_345 << 10));
-        assert_eq!(parse_resident("Name:\tkthreadd\n"), None);
-        assert!(resident(std::process::id()).expect("this process runs") > 0);
+        assert_eq!(parse_size(status, "VmRSS:"), Some(12_345 << 10));
+        assert_eq!(parse_size(status, "VmHWM:"), Some(99_999 << 10));
+        assert_eq!(parse_size("Name:\tkthreadd\n", "VmRSS:"), None);
     }
 }

@@ -8,6 +8,7 @@ use kvproto::{Member, NotDone, NotReady, OpNumber, Position, Reply, ServerName, 
 use kvserver::replica::effect::{Effect, Notice};
 use kvserver::replica::event::{Event, Operation, Request, Token};
 use kvserver::replica::{Reads, Replica, ReplicaOptions};
+use kvserver::table::Table;
 
 use super::draw::Clock;
 use super::invariants::Shadow;
@@ -80,6 +81,8 @@ pub struct Process {
     pub(super) life: u64,
     pub(super) member: Option<Member>,
     pub(super) replica: Option<Replica>,
+    /// What doors read without asking the replica.
+    pub(super) table: Table,
     pub(super) shadow: Shadow,
     pub(super) registration: Option<u64>,
     /// The latest registration stream that has ended.
@@ -156,6 +159,7 @@ impl World<'_> {
             ended: 0,
             journal: SlowJournal::default(),
             reads_waiting: BTreeSet::new(),
+            table: Table::default(),
         });
         machine.paused = false;
         machine.leaving = false;
@@ -367,6 +371,13 @@ impl World<'_> {
     fn perform(&mut self, node: Node, life: u64, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
+                Effect::Publish(published) => {
+                    if let Some(process) = &self.machines[node].process {
+                        process.table.publish(published);
+                        let items = process.replica.iter().flat_map(|it| it.store().items());
+                        assert!(process.table.holds(items), "TableIsTheStore: s{node}");
+                    }
+                }
                 Effect::Append(entries) => {
                     let position = entries.last().map(|entry| entry.position);
                     let ops = entries.iter().map(|entry| entry.op());

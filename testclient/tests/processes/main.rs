@@ -7,6 +7,7 @@ mod common;
 mod copies;
 mod handover;
 mod histories;
+mod limits;
 mod primary_backup_6824;
 mod scenes;
 mod start_order;

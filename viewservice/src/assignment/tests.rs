@@ -15,7 +15,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{PROTOCOL_LEVEL, Progress, Wish};
+use kvproto::registration::{Memory, PROTOCOL_LEVEL, Progress, Wish};
 use kvproto::{
     ClusterId, Member, OpNumber, Role, ServerName, Settings, Timestamp, View, ViewNumber,
 };
@@ -269,6 +269,7 @@ impl World {
             applied: OpNumber(0),
             steps: process.steps,
             role: Role::Spare,
+            memory: Memory::default(),
         };
         let habit = process.habit;
         if process.stream.is_none() {

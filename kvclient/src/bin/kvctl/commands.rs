@@ -310,6 +310,7 @@ mod tests {
             applied: OpNumber(1),
             ping_age: Duration::ZERO,
             plain: false,
+            memory: kvproto::registration::Memory { used: 3 << 20, max: 1 << 30 },
         };
         let mut view = View::none(ClusterId([1; 16]), Settings::default());
         view.primary = Some(member(1));

@@ -179,6 +179,7 @@ mod tests {
             applied: OpNumber(0),
             ping_age: Duration::from_secs(2),
             plain: false,
+            memory: kvproto::registration::Memory { used: 3 << 20, max: 1 << 30 },
         }
     }
 

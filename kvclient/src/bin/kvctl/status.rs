@@ -4,6 +4,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use kvclient::{ClusterStatus, ServerStatus, View};
 use kvproto::Role;
+use kvproto::registration::Memory;
 use serde_json::{Value, json};
 
 /// A view as a block of lines.
@@ -73,18 +74,28 @@ fn activation(view: &View) -> &'static str {
 }
 
 /// What the columns cannot say: rows of different age may show a backup ahead of its primary.
-const FOOTNOTE: &str = "Each row as of the last ping of its server. #N: incarnation. LAG: in ops.";
+const FOOTNOTE: &str = "Each row as of the last ping of its server. #N: incarnation. LAG: in ops. \
+     MEM: of --max-memory.";
 
 /// Columns before the first that holds numbers.
 const TEXT_COLUMNS: usize = 3;
 
 /// The last column.
-const PING_AGE: usize = 6;
+const PING_AGE: usize = 7;
 
 fn table(status: &ClusterStatus) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header(["SERVER", "ROLE", "STATE", "APPENDED", "COMMITTED", "LAG", "PING AGE"]);
+    table.set_header([
+        "SERVER",
+        "ROLE",
+        "STATE",
+        "APPENDED",
+        "COMMITTED",
+        "LAG",
+        "MEM",
+        "PING AGE",
+    ]);
     for server in &status.servers {
         let lag = match lag(status, server) {
             Some(0) => "none".into(),
@@ -98,6 +109,7 @@ fn table(status: &ClusterStatus) -> Table {
             server.appended.to_string(),
             server.committed.to_string(),
             lag,
+            memory(server),
             age(server),
         ]);
     }
@@ -118,6 +130,12 @@ fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
     }
     let primary = status.servers.iter().find(|it| it.member == *primary)?;
     Some(primary.appended.0.saturating_sub(server.appended.0))
+}
+
+/// How much it uses of what it was given.
+fn memory(server: &ServerStatus) -> String {
+    let Memory { used, max } = server.memory;
+    if max == 0 { "-".into() } else { format!("{} %", used.saturating_mul(100) / max) }
 }
 
 fn age(server: &ServerStatus) -> String {
@@ -161,6 +179,8 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "lag": lag(status, server),
             "ping_age_ms": u64::try_from(server.ping_age.as_millis()).unwrap_or(u64::MAX),
             "plain": server.plain,
+            "memory_used": server.memory.used,
+            "memory_max": server.memory.max,
         })
     };
     json!({
@@ -207,6 +227,7 @@ mod tests {
             applied: OpNumber(appended),
             ping_age: Duration::from_millis(ping_age_ms),
             plain: false,
+            memory: Memory { used: 420 << 20, max: 1 << 30 },
         }
     }
 
@@ -231,12 +252,12 @@ mod tests {
         let expected = "\
 View 5, generation 2, activated: primary s1:1 since view 4
 
-SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG  PING AGE
-s1:1#3  primary  alive       120        120     -     80 ms
-s2:1#1  backup   alive       120        120  none     90 ms
-s3:1#2  joining  alive        20         20   100      12 s
-s4:1#1  spare    alive         0          0     -     70 ms
-Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
+SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG   MEM  PING AGE
+s1:1#3  primary  alive       120        120     -  41 %     80 ms
+s2:1#1  backup   alive       120        120  none  41 %     90 ms
+s3:1#2  joining  alive        20         20   100  41 %      12 s
+s4:1#1  spare    alive         0          0     -  41 %     70 ms
+Each row as of the last ping of its server. #N: incarnation. LAG: in ops. MEM: of --max-memory.
 
 Wait until s3:1 has caught up.";
         assert_eq!(screen(&status(), None), expected);

@@ -16,40 +16,23 @@ fn put(size: usize) -> Operation {
 #[tokio::test]
 async fn before_registration_a_request_is_certainly_not_done() {
     let (node, _inputs) = channel();
-    let reply = node.execute(put(1), Instant::now() + LONG).await;
+    let reply = node.execute(put(1), None, Instant::now() + LONG).await;
     assert!(matches!(reply, Reply::NotDone(NotDone::NotPrimary { primary: None, .. })));
 }
 
 #[tokio::test]
-async fn a_request_that_finds_no_room_in_time_is_certainly_not_done() {
-    let (node, inputs) = channel();
-    inputs.pretend_registered();
-    let large = put(ROOM_KIB << 10);
-    let busy = tokio::spawn({
-        let node = node.clone();
-        async move { node.execute(large, Instant::now() + LONG).await }
-    });
-    while node.room.available_permits() > 0 {
-        tokio::task::yield_now().await;
-    }
-    let reply = node.execute(put(1), Instant::now()).await;
-    assert_eq!(reply, Reply::NotDone(NotDone::Overloaded));
-    busy.abort();
-}
-
-#[tokio::test]
-async fn a_full_queue_is_waited_for_only_until_the_deadline() {
+async fn a_request_in_front_of_a_full_queue_is_refused_at_once() {
     let (node, inputs) = channel();
     inputs.pretend_registered();
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..REQUESTS_QUEUED_MAX {
         let node = node.clone();
-        waiting.spawn(async move { node.execute(put(1), Instant::now() + LONG).await });
+        waiting.spawn(async move { node.execute(put(1), None, Instant::now() + LONG).await });
     }
     while node.requests.capacity() > 0 {
         tokio::task::yield_now().await;
     }
-    let reply = node.execute(put(1), Instant::now()).await;
+    let reply = node.execute(put(1), None, Instant::now() + LONG).await;
     assert_eq!(reply, Reply::NotDone(NotDone::Overloaded));
 }
 
@@ -59,28 +42,9 @@ async fn a_request_that_the_node_took_and_never_answered_has_an_unknown_outcome(
     inputs.pretend_registered();
     let asking = tokio::spawn({
         let node = node.clone();
-        async move { node.execute(put(1), Instant::now() + LONG).await }
+        async move { node.execute(put(1), None, Instant::now() + LONG).await }
     });
     let asked = inputs.requests.recv().await.expect("the request arrives");
     drop(asked);
     assert_eq!(asking.await.unwrap(), Reply::Unknown);
-    assert_eq!(node.room.available_permits(), ROOM_KIB, "its room is free again");
-}
-
-#[tokio::test]
-async fn the_room_of_a_caller_that_gave_up_stays_taken_while_the_node_holds_the_request() {
-    let (node, mut inputs) = channel();
-    inputs.pretend_registered();
-    let asking = tokio::spawn({
-        let node = node.clone();
-        async move { node.execute(put(8 << 20), Instant::now() + LONG).await }
-    });
-    let asked = inputs.requests.recv().await.expect("the request arrives");
-    asking.abort();
-    while !asked.caller.reply.is_closed() {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(node.room.available_permits(), ROOM_KIB - (8 << 10));
-    drop(asked);
-    assert_eq!(node.room.available_permits(), ROOM_KIB);
 }

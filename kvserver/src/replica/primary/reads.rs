@@ -13,7 +13,7 @@ use super::requests::refuse;
 use crate::replica::Reads;
 use crate::replica::broken;
 use crate::replica::copy::Copy;
-use crate::replica::effect::Effect;
+use crate::replica::effect::{Effect, Serves};
 use crate::replica::event::{Operation, Token};
 
 /// A read that waits for confirmations of appends sent after it arrived.
@@ -26,16 +26,6 @@ pub(super) struct WaitingRead {
     after: Nonce,
 }
 
-/// What proves that this primary leads.
-enum Proof {
-    /// Nobody else could be made primary.
-    Alone,
-    /// No other primary serves before this moment.
-    Until(Timestamp),
-    /// Nothing: ask the backups.
-    Missing,
-}
-
 impl Primary {
     pub(super) fn on_read(
         &mut self,
@@ -45,14 +35,9 @@ impl Primary {
         operation: Operation,
         out: &mut Vec<Effect>,
     ) {
-        // The moment that a lease is compared with.
-        let at = if keeps(Rule::LeaseIsCheckedPerRead) { Some(now) } else { self.heartbeat_at };
-        let valid_until = match self.proof(copy) {
-            Proof::Alone => None,
-            Proof::Until(_) if !keeps(Rule::LeaseIsChecked) => None,
-            Proof::Until(until) if at < Some(until) => {
-                keeps(Rule::LeaseIsCheckedPerRead).then_some(until)
-            }
+        let valid_until = match self.serves(copy) {
+            Serves::Always => None,
+            Serves::Before(end) if now < end => Some(end),
             _ => {
                 if self.reads.len() >= copy.options.tuning.waiting_reads_max {
                     refuse(token, NotDone::Overloaded, out);
@@ -67,12 +52,29 @@ impl Primary {
         out.push(Effect::Reply { token, reply, valid_until });
     }
 
-    fn proof(&self, copy: &Copy) -> Proof {
+    /// Whether reads of committed state may be answered as they come.
+    pub(in crate::replica) fn serves(&self, copy: &Copy) -> Serves {
+        let diverged = self.disagreement.as_ref().is_some_and(|wrong| wrong.own);
+        if !self.is_acting(copy) || diverged {
+            return Serves::No;
+        }
+        match self.proof(copy) {
+            Serves::Before(_) if !keeps(Rule::LeaseIsChecked) => Serves::Always,
+            Serves::Before(end) if !keeps(Rule::LeaseIsCheckedPerRead) => {
+                let held = self.heartbeat_at < Some(end);
+                if held { Serves::Always } else { Serves::No }
+            }
+            serves => serves,
+        }
+    }
+
+    /// What the other copies' word is worth.
+    fn proof(&self, copy: &Copy) -> Serves {
         let mut until = None;
         for member in self.provers() {
             let from = self.copies.get(member).and_then(|progress| progress.lease_from);
             let (Some(from), Reads::Lease) = (from, copy.options.reads) else {
-                return Proof::Missing;
+                return Serves::No;
             };
             let held = from + Settings::lease_held(copy.view.settings.lease);
             until = Some(match until {
@@ -81,7 +83,7 @@ impl Primary {
                 None => held,
             });
         }
-        until.map_or(Proof::Alone, Proof::Until)
+        until.map_or(Serves::Always, Serves::Before)
     }
 
     /// Every other copy whose word is needed.

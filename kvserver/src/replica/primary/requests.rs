@@ -46,7 +46,8 @@ impl Primary {
             {
                 continue;
             }
-            if let Some(reason) = self.refuses_writes(copy, leaving) {
+            let refusal = self.refuses_writes(copy, leaving);
+            if let Some(reason) = refusal.or_else(|| self.refuses_growth(copy, &command)) {
                 refuse(token, reason, out);
                 continue;
             }
@@ -76,6 +77,15 @@ impl Primary {
         } else {
             None
         }
+    }
+
+    /// Whether the data would outgrow the memory of this server. What is ordered already counts:
+    /// it can no longer be refused. Whatever may make room passes, or only ends something.
+    fn refuses_growth(&self, copy: &Copy, command: &Command) -> Option<NotDone> {
+        let used = copy.memory_used().saturating_add(self.uncommitted_bytes as u64);
+        let max = copy.options.tuning.memory_max;
+        let fits = used.saturating_add(command.weight() as u64) <= max;
+        (!fits && command.may_grow()).then_some(NotDone::OutOfMemory { used, max })
     }
 
     /// Whether a request was seen before: then it waits for its op, whoever ordered it, or is

@@ -4,6 +4,7 @@
 mod failover;
 mod joining;
 mod leaving;
+mod memory;
 #[cfg(debug_assertions)]
 mod mutants;
 mod reads;
@@ -24,6 +25,8 @@ use kvproto::view::{View, ViewStatus};
 
 use super::effect::{Effect, Notice};
 use super::event::{Event, Operation, Request, Token};
+use crate::table::Table;
+
 use super::{Reads, Replica, ReplicaOptions, Tuning};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -67,6 +70,10 @@ struct World {
     next_token: u64,
     notices: Vec<(Member, Notice)>,
     left: BTreeSet<Member>,
+    tables: BTreeMap<Member, Table>,
+    /// What a reader of the table finds under "k" at the moment at which a write is answered, or a
+    /// former primary says that it stopped.
+    sightings: Vec<(Member, Option<Reply>)>,
 }
 
 impl World {
@@ -88,6 +95,8 @@ impl World {
             next_token: 0,
             notices: Vec::new(),
             left: BTreeSet::new(),
+            tables: BTreeMap::new(),
+            sightings: Vec::new(),
         }
     }
 
@@ -196,7 +205,16 @@ impl World {
         replica.step(self.now, event, &mut effects);
         let mut completion = None;
         for effect in effects {
+            if let Effect::Reply { reply: Reply::Done { .. }, .. }
+            | Effect::Send(Message { body: Body::Released, .. }) = &effect
+            {
+                let seen = self.read_table(who, "k");
+                self.sightings.push((who.clone(), seen));
+            }
             match effect {
+                Effect::Publish(published) => {
+                    self.tables.entry(who.clone()).or_default().publish(published);
+                }
                 Effect::Append(entries) => completion = entries.last().map(|e| e.position),
                 Effect::Reset { base } => completion = Some(base),
                 Effect::Truncate { .. } => completion = None,
@@ -232,6 +250,12 @@ impl World {
                 self.step(who, event);
             }
         }
+    }
+
+    /// What a door of `who` answers without asking the replica.
+    fn read_table(&self, who: &Member, key: &'static str) -> Option<Reply> {
+        let query = Query::Get(vec![Bytes::from_static(key.as_bytes())]);
+        self.tables.get(who)?.read(&query, || self.now)
     }
 
     /// The slow journal catches up.

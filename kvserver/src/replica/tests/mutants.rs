@@ -50,6 +50,7 @@ const MUTANTS: &[Mutant] = &[
     story!([ReleaseIsBoundToItsEpoch] failover::h13_a_late_release_leaves_promises_of_later_epochs_alone),
     story!([LeaseIsChecked] reads::s2_i_a_primary_whose_lease_is_over_answers_no_read),
     story!([LeaseIsCheckedPerRead] reads::the_lease_is_checked_after_the_read_was_evaluated),
+    story!([PublishedFirst] reads::who_reads_without_asking_sees_a_write_before_its_writer_hears_of_it),
     story!([LeaseFromSendTime] reads::the_lease_counts_from_sending),
     story!([ProofByEveryCopy] reads::confirm_reads_ask_every_required_backup),
     story!([ProofByTheAsked] reads::a_copy_that_was_asked_to_be_counted_in_grants_the_lease_too),

@@ -159,3 +159,56 @@ pub(super) fn the_primary_relies_on_less_than_its_backup_promised() {
         "on the wire no time passed"
     );
 }
+
+/// Read your writes: a client may read from the committed table as soon as its write is answered.
+#[test]
+pub(super) fn who_reads_without_asking_sees_a_write_before_its_writer_hears_of_it() {
+    let mut world = World::with(a(), &[b()]);
+    world.sightings.clear();
+    let put = world.put(&a(), "k", "v");
+    world.settle();
+    assert!(world.answered(put));
+    let [(who, Some(Reply::Records { at, records }))] = &world.sightings[..] else {
+        panic!("{:?}", world.sightings);
+    };
+    assert_eq!((who, records[0].as_ref().map(|record| &record.value[..])), (&a(), Some(&b"v"[..])));
+    assert!(matches!(world.reply(put), Reply::Done { at: done, .. } if done <= at));
+}
+
+#[test]
+fn the_committed_table_answers_as_long_as_the_lease_and_not_after() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    world.settle();
+    assert!(world.read_table(&a(), "k").is_some());
+    assert_eq!(world.read_table(&b(), "k"), None, "a backup answers nobody");
+    world.cut(&a(), &b());
+    world.now = world.now + ms(400);
+    assert_eq!(world.read_table(&a(), "k"), None, "by the clock, before any step tells");
+}
+
+#[test]
+fn without_leases_every_read_asks() {
+    let mut world = World::new();
+    world.reads = Reads::Confirm;
+    let mut world = world.formed(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    world.settle();
+    assert_eq!(world.read_table(&a(), "k"), None);
+}
+
+/// REP-10: once it says that it stopped, nobody waits for its lease any more.
+#[test]
+fn a_primary_that_says_it_stopped_has_stopped_answering_before() {
+    let mut world = World::with(a(), &[b()]);
+    world.put(&a(), "k", "v");
+    world.settle();
+    world.step(&a(), Event::Leave);
+    world.sightings.clear();
+    world.propose(b(), &[a()]);
+    assert_eq!(world.sightings, [(a(), None)], "at the moment of the release");
+    world.settle();
+    world.run(ms(10));
+    assert_eq!(world.read_table(&a(), "k"), None);
+    assert!(world.read_table(&b(), "k").is_some(), "the new primary did not wait");
+}

@@ -1,6 +1,7 @@
 //! Who counts as dead, when, and what that costs.
 
 use super::*;
+use kvproto::registration::Memory;
 use kvproto::{Incarnation, Role, ViewOrder};
 
 const TICK: Duration = Duration::from_millis(50);
@@ -23,6 +24,7 @@ fn progress(steps: u64) -> Progress {
         applied: OpNumber(0),
         steps,
         role: Role::Spare,
+        memory: Memory::default(),
     }
 }
 

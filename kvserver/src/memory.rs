@@ -1,0 +1,98 @@
+//! How a server divides the memory that it was given. Pure.
+//!
+//! The data gets what everything else leaves. Everything else is bounded, and set aside whether it is
+//! used or not, so that a write is refused at the same size of the data whatever else goes on: also
+//! while a newcomer is brought up, which is the worst moment to run out. With little memory all of it
+//! shrinks in proportion.
+
+use kvprocess::serve::CallLimits;
+use kvproto::limits::{BATCH_SIZE_MAX, MESSAGE_SIZE_MAX};
+
+use crate::replica::Tuning;
+
+/// A server with less could not hold anything worth having.
+pub const MAX_MEMORY_MIN: u64 = 64 * MIB;
+
+const MIB: u64 = 1 << 20;
+/// The program, its runtime, and connections that do nothing, as measured.
+const PROCESS: u64 = 20 * MIB;
+/// An entry of a small change takes about twice what it weighs.
+const ENTRY_COST: u64 = 2;
+/// Copies that may be brought up at the same time, each with chunks of its own under way.
+const TRANSFERS: u64 = 2;
+
+/// Streams of our own servers.
+const OWN_STREAMS: &[&str] = &["/replication.Replication/"];
+
+/// The shares.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shares {
+    /// Log, windows and transfers, and how much is left for the data.
+    pub tuning: Tuning,
+    /// What the calls of clients may hold.
+    pub calls: CallLimits,
+}
+
+impl Shares {
+    /// Divides so many bytes, at least [`MAX_MEMORY_MIN`].
+    #[must_use]
+    pub fn of(memory_max: u64) -> Shares {
+        let full = Tuning::default();
+        // A share of the whole, or as much as suits a server with plenty.
+        let share = |part: u64, plenty: usize| {
+            usize::try_from(memory_max / part).unwrap_or(usize::MAX).min(plenty)
+        };
+        let calls = share(8, 256 << 20);
+        let mut tuning = Tuning {
+            window_bytes: share(32, full.window_bytes),
+            batch_bytes: share(64, BATCH_SIZE_MAX),
+            retain_bytes: share(32, full.retain_bytes),
+            retain_bytes_max: share(16, full.retain_bytes_max),
+            chunk_bytes: share(1024, full.chunk_bytes),
+            uncommitted_bytes_max: share(32, full.uncommitted_bytes_max),
+            memory_max,
+            ..full
+        };
+        let log = (tuning.retain_bytes_max + tuning.uncommitted_bytes_max) as u64;
+        let chunks = tuning.chunk_bytes as u64 * tuning.chunks_in_flight;
+        tuning.memory_reserved = PROCESS
+            + calls as u64
+            + log * ENTRY_COST
+            + tuning.window_bytes as u64
+            + chunks * TRANSFERS;
+        let calls = CallLimits {
+            bytes_max: calls,
+            // Room for the largest message if there is any, and never so much that one connection
+            // could take all.
+            connection_bytes_max: (calls / 4).max(MESSAGE_SIZE_MAX.min(calls / 2)),
+            exempt: OWN_STREAMS,
+        };
+        Shares { tuning, calls }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plenty_of_memory_gives_every_share_its_full_size() {
+        let shares = Shares::of(16 << 30);
+        let Tuning { memory_max, memory_reserved, .. } = shares.tuning;
+        let full = Tuning { memory_max, memory_reserved, ..Tuning::default() };
+        assert_eq!(shares.tuning, full);
+        assert_eq!(memory_max, 16 << 30);
+        assert_eq!(shares.calls.bytes_max, 256 << 20);
+        assert!(shares.calls.connection_bytes_max >= MESSAGE_SIZE_MAX);
+    }
+
+    #[test]
+    fn the_smallest_server_keeps_a_quarter_for_its_data() {
+        for memory_max in [MAX_MEMORY_MIN, 96 << 20, 256 << 20, 1 << 30, 16 << 30] {
+            let Shares { tuning, calls } = Shares::of(memory_max);
+            let data = memory_max - tuning.memory_reserved;
+            assert!(data >= memory_max / 4, "{memory_max}: only {data} are left for the data");
+            assert!(calls.connection_bytes_max <= calls.bytes_max / 2);
+        }
+    }
+}

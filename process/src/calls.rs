@@ -1,0 +1,433 @@
+//! Every call of a server, from its first byte until its answer has left: its [`Room`] grows as the
+//! request arrives, lies among the request's extensions for whoever keeps bytes of it for longer,
+//! and leaves with the answer.
+//!
+//! A request that finds no room is refused at once, one that trickles in is given up. Calls on exempt
+//! paths are only counted as open.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::codegen::{Body as HttpBody, Bytes, Service};
+use tower_layer::Layer;
+
+use crate::budget::{Budget, CALL_COST, CallLimits, Room};
+use crate::connection::{Connection, Via};
+
+/// A request must be complete within this time, and a second more for each MiB that has arrived:
+/// far slower than any network between programs that share a store, and far faster than a caller
+/// that only wants to occupy the server.
+const REQUEST_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const MORE_PER_MIB: Duration = Duration::from_secs(1);
+/// Answers below this size count as taken once they are handed to the connection, whose own buffers
+/// bound them; larger ones when they have left it.
+const FRAME_HELD_MIN: usize = 4 << 10;
+
+/// Measures all calls of a server.
+#[derive(Clone, Debug)]
+pub struct MeterCalls {
+    budget: Arc<Budget>,
+}
+
+impl MeterCalls {
+    pub(crate) fn new(limits: CallLimits) -> MeterCalls {
+        MeterCalls { budget: Budget::new(limits) }
+    }
+}
+
+impl<S> Layer<S> for MeterCalls {
+    type Service = Metered<S>;
+    fn layer(&self, service: S) -> Metered<S> {
+        Metered { service, budget: Arc::clone(&self.budget) }
+    }
+}
+
+/// A service whose calls are measured.
+#[derive(Clone, Debug)]
+pub struct Metered<S> {
+    service: S,
+    budget: Arc<Budget>,
+}
+
+impl<S> Service<Request<Body>> for Metered<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Unpin,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Via(connection) =
+            request.extensions_mut().remove().expect("every call comes through a `Socket`");
+        let room = Room::open(&self.budget, &connection);
+        if self.budget.exempts(request.uri().path()) {
+            return Answering::Asked { asked: self.service.call(request), room, exempt: true };
+        }
+        if let Err(no_room) = room.grow(CALL_COST) {
+            return Answering::Refused(Some(Status::from(no_room).into_http()));
+        }
+        let mut request = request.map(|body| {
+            Body::new(Arriving { body, room: room.clone(), arrived: 0, patience: None })
+        });
+        request.extensions_mut().insert(room.clone());
+        Answering::Asked { asked: self.service.call(request), room, exempt: false }
+    }
+}
+
+/// The answer to come.
+pub enum Answering<F> {
+    /// There was no room.
+    Refused(Option<Response<Body>>),
+    /// The service works on it.
+    Asked {
+        /// Its future.
+        asked: F,
+        /// What the call holds.
+        room: Room,
+        /// Whether the answer is left to limits of its own.
+        exempt: bool,
+    },
+}
+
+impl<F, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<Body>, E>> + Unpin,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match &mut *self {
+            Answering::Refused(response) => {
+                Poll::Ready(Ok(response.take().expect("a future is not polled after its end")))
+            }
+            Answering::Asked { asked, room, exempt } => {
+                Pin::new(asked).poll(cx).map_ok(|response| {
+                    let (room, exempt) = (room.clone(), *exempt);
+                    response.map(|body| Body::new(Answer { body, room, exempt, leaving: None }))
+                })
+            }
+        }
+    }
+}
+
+/// The body of a request on its way in.
+struct Arriving {
+    body: Body,
+    room: Room,
+    arrived: usize,
+    /// Only for a body that has let itself be waited for: since when, and until when.
+    patience: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Arriving {
+    fn too_slow(&mut self, cx: &mut Context<'_>) -> bool {
+        let more = MORE_PER_MIB.mul_f64(self.arrived as f64 / f64::from(1 << 20));
+        let (since, patience) = self.patience.get_or_insert_with(|| {
+            let now = Instant::now();
+            (now, Box::pin(sleep_until(now + REQUEST_WITHIN)))
+        });
+        while patience.as_mut().poll(cx).is_ready() {
+            let end = *since + REQUEST_WITHIN + more;
+            if end <= Instant::now() {
+                return true;
+            }
+            patience.as_mut().reset(end);
+        }
+        false
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let size = frame.data_ref().map_or(0, Bytes::len);
+                self.arrived += size;
+                if let Err(no_room) = self.room.grow(size) {
+                    return Poll::Ready(Some(Err(no_room.into())));
+                }
+            }
+            Poll::Pending if self.too_slow(cx) => {
+                let why = "the request was given up: it arrives too slowly";
+                return Poll::Ready(Some(Err(Status::deadline_exceeded(why))));
+            }
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer. The call is open as long as it lives.
+struct Answer {
+    body: Body,
+    room: Room,
+    exempt: bool,
+    /// The last piece, which the connection takes before it asks for the next.
+    leaving: Option<Leaving>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.leaving = None;
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if self.exempt {
+            return polled;
+        }
+        polled.map_ok(|frame| {
+            frame.map_data(|bytes| {
+                let leaving = Leaving::new(self.room.clone());
+                if bytes.len() < FRAME_HELD_MIN {
+                    self.leaving = Some(leaving);
+                    return bytes;
+                }
+                Bytes::from_owner(Held { bytes, _leaving: leaving })
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A piece of an answer that the other side has yet to take.
+struct Leaving(Room);
+
+impl Leaving {
+    fn new(room: Room) -> Leaving {
+        room.connection().answer_waits();
+        Leaving(room)
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let connection: &Connection = self.0.connection();
+        connection.answer_taken();
+    }
+}
+
+/// Bytes of an answer that keep its room until the connection has sent them.
+struct Held {
+    bytes: Bytes,
+    _leaving: Leaving,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use tokio::sync::mpsc;
+    use tonic::Code;
+
+    use super::*;
+    use crate::connection::Places;
+
+    /// A body whose pieces come when the test sends them.
+    struct Sent(mpsc::UnboundedReceiver<usize>);
+
+    impl HttpBody for Sent {
+        type Data = Bytes;
+        type Error = Status;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let piece = |size| Ok(Frame::data(Bytes::from(vec![0; size])));
+            self.0.poll_recv(cx).map(|sent| sent.map(piece))
+        }
+    }
+
+    async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
+        poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+    }
+
+    /// Gathers the whole request and answers with as many bytes.
+    #[derive(Clone)]
+    struct Echo;
+
+    impl Service<Request<Body>> for Echo {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            Box::pin(async move {
+                let mut body = request.into_body();
+                let mut size = 0;
+                while let Some(piece) = next(&mut body).await {
+                    match piece {
+                        Ok(frame) => size += frame.data_ref().map_or(0, Bytes::len),
+                        Err(status) => return Ok(status.into_http()),
+                    }
+                }
+                let (answer, sent) = mpsc::unbounded_channel();
+                answer.send(size).unwrap();
+                Ok(Response::new(Body::new(Sent(sent))))
+            })
+        }
+    }
+
+    struct World {
+        echo: Metered<Echo>,
+        places: Arc<Places>,
+    }
+
+    impl World {
+        fn new() -> World {
+            let (bytes_max, connection_bytes_max) = (CALL_COST * 4, CALL_COST * 3);
+            let exempt: &[_] = &["/own."];
+            let limits = CallLimits { bytes_max, connection_bytes_max, exempt };
+            World { echo: MeterCalls::new(limits).layer(Echo), places: Places::new(9) }
+        }
+
+        fn connection(&self) -> Via {
+            Via(self.places.admit().expect("a place").0)
+        }
+
+        /// Begins a call.
+        fn call(
+            &mut self,
+            path: &str,
+            via: &Via,
+        ) -> (mpsc::UnboundedSender<usize>, impl Future<Output = Response<Body>> + use<>) {
+            let (send, sent) = mpsc::unbounded_channel();
+            let mut request = Request::new(Body::new(Sent(sent)));
+            *request.uri_mut() = path.parse().unwrap();
+            request.extensions_mut().insert(via.clone());
+            let answer = self.echo.call(request);
+            (send, async { answer.await.unwrap() })
+        }
+    }
+
+    fn code(response: &Response<Body>) -> Code {
+        Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
+    }
+
+    #[tokio::test]
+    async fn a_request_that_finds_no_room_is_refused_at_once_and_holds_nothing() {
+        let mut world = World::new();
+        let via = world.connection();
+        let (first, answer) = world.call("/kv/put", &via);
+        first.send(CALL_COST).unwrap();
+        let answer = tokio::spawn(answer);
+        let (second, refused) = world.call("/kv/put", &via);
+        tokio::task::yield_now().await;
+        second.send(CALL_COST).unwrap();
+        let refused = refused.await;
+        assert_eq!(code(&refused), Code::ResourceExhausted, "{refused:?}");
+        drop(refused);
+        let (third, answered) = world.call("/kv/put", &via);
+        drop(third);
+        assert_eq!(code(&answered.await), Code::Ok, "the refused one gave its room back");
+        drop(first);
+        assert_eq!(code(&answer.await.unwrap()), Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_call_is_refused_before_its_request_when_others_hold_the_room() {
+        let mut world = World::new();
+        let (one, other) = (world.connection(), world.connection());
+        let held: Vec<_> =
+            [&one, &one, &one, &other].map(|via| world.call("/kv/put", via)).into_iter().collect();
+        let (_, refused) = world.call("/kv/put", &other);
+        assert_eq!(code(&refused.await), Code::ResourceExhausted);
+        drop(held);
+        let (last, answered) = world.call("/kv/put", &other);
+        drop(last);
+        assert_eq!(code(&answered.await), Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_holds_its_room_until_it_has_left() {
+        let mut world = World::new();
+        let via = world.connection();
+        let (send, answer) = world.call("/kv/get", &via);
+        send.send(CALL_COST * 2).unwrap();
+        drop(send);
+        let mut answer = answer.await.into_body();
+        let piece = next(&mut answer).await.unwrap().unwrap().into_data().unwrap();
+        drop(answer);
+        let (_, refused) = world.call("/kv/get", &via);
+        assert_eq!(code(&refused.await), Code::ResourceExhausted, "its answer lies unsent");
+        drop(piece);
+        let (last, answered) = world.call("/kv/get", &via);
+        drop(last);
+        assert_eq!(code(&answered.await), Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_trickles_in_is_given_up() {
+        let mut world = World::new();
+        let via = world.connection();
+        let (send, answer) = world.call("/kv/put", &via);
+        let trickle = tokio::spawn(async move {
+            while send.send(1).is_ok() {
+                tokio::time::sleep(REQUEST_WITHIN / 10).await;
+            }
+        });
+        assert_eq!(code(&answer.await), Code::DeadlineExceeded);
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn streams_on_exempt_paths_take_the_time_and_room_that_they_need() {
+        let mut world = World::new();
+        let via = world.connection();
+        let (send, answer) = world.call("/own.Replication/Stream", &via);
+        let answer = tokio::spawn(answer);
+        for _ in 0..6 {
+            send.send(CALL_COST).unwrap();
+            tokio::time::sleep(REQUEST_WITHIN / 3).await;
+        }
+        drop(send);
+        assert_eq!(code(&answer.await.unwrap()), Code::Ok);
+    }
+}
