@@ -40,6 +40,9 @@ struct Measured {
     cost: Vec<f64>,
 }
 
+/// Picks one kind of call.
+type Of = fn(&Place) -> &Measured;
+
 /// Plays the scene.
 ///
 /// # Errors
@@ -105,10 +108,9 @@ async fn turn(
 }
 
 fn verdict(options: &args::Keys, places: &[Place]) -> Verdict {
-    let kinds: [(&str, fn(&Place) -> &Measured); 2] =
-        [("puts", |place| &place.puts), ("gets", |place| &place.gets)];
+    let kinds: [(&str, Of); 2] = [("puts", |place| &place.puts), ("gets", |place| &place.gets)];
     // Ratios are made within a round.
-    let kept = |of: fn(&Place) -> &Measured, place: &Place| {
+    let kept = |of: Of, place: &Place| {
         let first = places.first().into_iter().flat_map(|place| &of(place).per_second);
         median(
             &of(place)
