@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "kvserver/src/replica",
     "kvserver/src/store",
     "kvserver/src/journal",
+    "kvserver/src/memory.rs",
     "kvclient/src/session",
     "kvclient/src/route",
     "kvclient/src/backoff",

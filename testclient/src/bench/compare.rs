@@ -182,7 +182,9 @@ impl Filled {
         let copies = u32::try_from(backups + 1).context("so many copies")?;
         let options = Options { servers: backups + 1, copies, ..Options::default() };
         let mut cluster = Cluster::start(&options).await?;
-        generator.fill(cluster.view_service_addr(), &load.keys, &load.value, bar).await?;
+        let numbers = 0..load.keys.count();
+        let (addr, value) = (cluster.view_service_addr(), &load.value);
+        generator.fill(addr, &load.keys, numbers, value, bar).await?;
         let primary = cluster.wait_until_redundant().await?.primary;
         Ok(Filled { cluster, primary: primary.context("a redundant cluster has a primary")? })
     }
