@@ -245,6 +245,7 @@ impl Comparison {
             "client",
             "server",
             "a backup",
+            "of echo",
         ];
         let rows = self.measured.iter().map(|(case, samples)| self.row(*case, samples)).collect();
         (header, rows)
