@@ -13,7 +13,6 @@ const PURE: &[&str] = &[
     "kvserver/src/replica",
     "kvserver/src/store",
     "kvserver/src/journal",
-    "kvserver/src/memory.rs",
     "kvclient/src/session",
     "kvclient/src/route",
     "kvclient/src/backoff",
