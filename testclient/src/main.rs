@@ -8,6 +8,10 @@ use testclient::args::{Args, Command};
 use testclient::{basic, bench, check, explore, failover, scenes, sweep, up};
 use tokio::runtime::Builder;
 
+// The same allocator as the servers have, so that the echo is no weaker yardstick for it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args: Args = kvprocess::args::parse();
     let runtime = match args.command {
