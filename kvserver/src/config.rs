@@ -114,6 +114,8 @@ pub struct Config {
     pub tuning: Tuning,
     /// What the calls of clients may hold.
     pub calls: CallLimits,
+    /// Connections open at once.
+    pub connections_max: usize,
 }
 
 impl Flags {
@@ -141,6 +143,7 @@ impl Flags {
             leave_within: LEAVE_WITHIN,
             tuning: shares.tuning,
             calls: shares.calls,
+            connections_max: shares.connections_max,
         })
     }
 

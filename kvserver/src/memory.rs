@@ -5,7 +5,7 @@
 //! while a newcomer is brought up, which is the worst moment to run out. With little memory all of it
 //! shrinks in proportion.
 
-use kvprocess::serve::CallLimits;
+use kvprocess::serve::{CONNECTION_COST, CONNECTIONS_MAX, CallLimits};
 use kvproto::limits::{BATCH_SIZE_MAX, MESSAGE_SIZE_MAX};
 
 use crate::replica::Tuning;
@@ -14,8 +14,8 @@ use crate::replica::Tuning;
 pub const MAX_MEMORY_MIN: u64 = 64 * MIB;
 
 const MIB: u64 = 1 << 20;
-/// The program, its runtime, and connections that do nothing, as measured.
-const PROCESS: u64 = 20 * MIB;
+/// The program and its runtime; about half of it when measured.
+const PROCESS: u64 = 16 * MIB;
 /// An entry of a small change takes about twice what it weighs.
 const ENTRY_COST: u64 = 2;
 /// Copies that may be brought up at the same time, each with chunks of its own under way.
@@ -31,6 +31,8 @@ pub struct Shares {
     pub tuning: Tuning,
     /// What the calls of clients may hold.
     pub calls: CallLimits,
+    /// Connections open at once.
+    pub connections_max: usize,
 }
 
 impl Shares {
@@ -43,6 +45,7 @@ impl Shares {
             usize::try_from(memory_max / part).unwrap_or(usize::MAX).min(plenty)
         };
         let calls = share(8, 256 << 20);
+        let connections_max = share(16, CONNECTIONS_MAX * CONNECTION_COST) / CONNECTION_COST;
         let mut tuning = Tuning {
             window_bytes: share(32, full.window_bytes),
             batch_bytes: share(64, BATCH_SIZE_MAX),
@@ -56,7 +59,7 @@ impl Shares {
         let log = (tuning.retain_bytes_max + tuning.uncommitted_bytes_max) as u64;
         let chunks = tuning.chunk_bytes as u64 * tuning.chunks_in_flight;
         tuning.memory_reserved = PROCESS
-            + calls as u64
+            + (calls + connections_max * CONNECTION_COST) as u64
             + log * ENTRY_COST
             + tuning.window_bytes as u64
             + chunks * TRANSFERS;
@@ -67,7 +70,7 @@ impl Shares {
             connection_bytes_max: (calls / 4).max(MESSAGE_SIZE_MAX.min(calls / 2)),
             exempt: OWN_STREAMS,
         };
-        Shares { tuning, calls }
+        Shares { tuning, calls, connections_max }
     }
 }
 
@@ -83,15 +86,17 @@ mod tests {
         assert_eq!(shares.tuning, full);
         assert_eq!(memory_max, 16 << 30);
         assert_eq!(shares.calls.bytes_max, 256 << 20);
+        assert_eq!(shares.connections_max, CONNECTIONS_MAX);
         assert!(shares.calls.connection_bytes_max >= MESSAGE_SIZE_MAX);
     }
 
     #[test]
     fn the_smallest_server_keeps_a_quarter_for_its_data() {
         for memory_max in [MAX_MEMORY_MIN, 96 << 20, 256 << 20, 1 << 30, 16 << 30] {
-            let Shares { tuning, calls } = Shares::of(memory_max);
+            let Shares { tuning, calls, connections_max } = Shares::of(memory_max);
             let data = memory_max - tuning.memory_reserved;
             assert!(data >= memory_max / 4, "{memory_max}: only {data} are left for the data");
+            assert!(connections_max >= 200, "{memory_max}: {connections_max}");
             assert!(calls.connection_bytes_max <= calls.bytes_max / 2);
         }
     }

@@ -69,7 +69,7 @@ pub async fn run_watched(
         config.tuning.memory_max >> 20,
         config.tuning.memory_reserved >> 20
     );
-    let doors = kvprocess::serve::serve(services, listeners, halt.clone());
+    let doors = kvprocess::serve::serve(services, listeners, config.connections_max, halt.clone());
     let health = api::keep_health(reporter, node.clone());
     let heartbeat = Heartbeat::new(name, config.view_servers, node.clone(), wishes_out, registered);
     let refusal = attend_apart(heartbeat, halt.clone())?;

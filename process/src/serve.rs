@@ -4,8 +4,8 @@
 //! sent its HTTP/2 preface does not do. So connections can be cut, and those still open after
 //! [`GRACE`] are.
 //!
-//! No caller can make a server hold more than its limits say: [`CONNECTIONS_MAX`] connections, on
-//! each of them so many calls, and [`CallLimits`] for the bytes of those.
+//! No caller can make a server hold more than its limits say: so many connections, on each of
+//! them so many calls, and [`CallLimits`] for the bytes of those.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -43,8 +43,11 @@ pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Calls open at once on one connection: above the window of a session, and the least that the
 /// HTTP/2 standard recommends. Further calls wait at the caller.
 const STREAMS_MAX: u32 = 128;
-/// Connections open at once: far above what servers and clients of one cluster need.
+/// Connections open at once, given plenty of memory: far above what servers and clients of one
+/// cluster need.
 pub const CONNECTIONS_MAX: usize = 4096;
+/// What a connection costs that does nothing, as measured: its task and its buffers.
+pub const CONNECTION_COST: usize = 20 << 10;
 /// While connections are refused people are told this often.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
@@ -64,31 +67,16 @@ pub fn builder(limits: CallLimits) -> Server<Metering> {
         .initial_connection_window_size(CONNECTION_WINDOW)
 }
 
-/// Serves until the token is cancelled: then no connection is accepted any more, open calls get
-/// [`GRACE`], and what is left is cut. Dropping the future cuts everything at once.
+/// Serves, on at most so many connections, until the token is cancelled: then no connection is
+/// accepted any more, open calls get [`GRACE`], and what is left is cut. Dropping the future cuts
+/// everything at once.
 ///
 /// # Errors
 /// When the server cannot run at all.
 pub async fn serve<L, B>(
     router: Router<L>,
     listeners: Listeners,
-    token: CancellationToken,
-) -> Result<(), tonic::transport::Error>
-where
-    L: Layer<Routes>,
-    L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    <L::Service as Service<Request<Body>>>::Future: Send,
-    <L::Service as Service<Request<Body>>>::Error: Into<StdError> + Send,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<StdError>,
-{
-    serve_at_most(CONNECTIONS_MAX, router, listeners, token).await
-}
-
-async fn serve_at_most<L, B>(
     connections_max: usize,
-    router: Router<L>,
-    listeners: Listeners,
     token: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
 where
@@ -177,7 +165,7 @@ mod tests {
         let name = format!("localhost:{}", listeners.port());
         let token = CancellationToken::new();
         let router = builder(LIMITS).add_service(health);
-        let task = tokio::spawn(serve_at_most(places, router, listeners, token.clone()));
+        let task = tokio::spawn(serve(router, listeners, places, token.clone()));
         Running { name, token, task }
     }
 

@@ -60,6 +60,7 @@ impl Running {
             leave_within: PATIENCE,
             tuning: Tuning::default(),
             calls: Shares::of(1 << 30).calls,
+            connections_max: 100,
         };
         change(&mut config);
         let stop = CancellationToken::new();

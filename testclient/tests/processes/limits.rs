@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::common::{PATIENCE, Running, check, get, put, running};
 use kvclient::{Action, Change, Client, ErrorKind};
 use testclient::calls;
-use testclient::cluster::Options;
+use testclient::cluster::{Options, wait_for};
 use tokio::task::JoinHandle;
 
 /// The least that a server can be given, and half as much again.
@@ -28,6 +28,13 @@ fn memory(cluster: &Running, server: usize) -> (usize, usize) {
         line.trim().trim_end_matches(" kB").trim().parse::<usize>().expect("a number") << 10
     };
     (of("VmHWM:"), of("VmRSS:"))
+}
+
+/// A server has never used more than it was given.
+fn stays_within_memory(cluster: &Running, server: usize) {
+    let (most, now) = memory(cluster, server);
+    eprintln!("server {server} uses {} MiB and has used {}", now >> 20, most >> 20);
+    assert!(most <= MAX_MEMORY, "server {server} has used {most} of {MAX_MEMORY} bytes");
 }
 
 /// A client that writes and reads all the time, and of whose calls none may fail.
@@ -93,10 +100,10 @@ async fn a_full_store_stays_within_its_memory_refuses_growth_and_takes_everythin
     let mut cluster = small(2).await;
     let client = cluster.client().await;
     let keys = fill(&client, 0).await;
+    eprintln!("{keys} keys");
     assert!(keys > 10_000, "only {keys} keys found room in {MAX_MEMORY} bytes");
     for server in 0..2 {
-        let (most, _) = memory(&cluster, server);
-        assert!(most <= MAX_MEMORY, "server {server} used {most} bytes, with {keys} keys");
+        stays_within_memory(&cluster, server);
     }
     // Reads go on, and a newcomer is brought up without more memory.
     assert_eq!(get(&client, &name(keys - 1)).await, Some("v".repeat(100)));
@@ -107,8 +114,7 @@ async fn a_full_store_stays_within_its_memory_refuses_growth_and_takes_everythin
     let took_over = |layout: &testclient::cluster::Layout| layout.synced == [2];
     cluster.wait_for_view("the newcomer to hold everything", took_over).await.expect("it does");
     for server in [0, 2] {
-        let (most, _) = memory(&cluster, server);
-        assert!(most <= MAX_MEMORY, "server {server} used {most} bytes after the transfer");
+        stays_within_memory(&cluster, server);
     }
     // Deletes make room, which is used again within the same memory.
     for first in (0..keys).step_by(1000) {
@@ -118,8 +124,7 @@ async fn a_full_store_stays_within_its_memory_refuses_growth_and_takes_everythin
     let again = fill(&client, keys).await - keys;
     assert!(again * 10 > keys * 9, "{again} keys found room where {keys} had been");
     for server in [0, 2] {
-        let (most, _) = memory(&cluster, server);
-        assert!(most <= MAX_MEMORY, "server {server} used {most} bytes");
+        stays_within_memory(&cluster, server);
     }
 }
 
@@ -250,8 +255,7 @@ async fn requests_that_are_half_sent_or_trickle_in_do_not_hold_up_others() {
     tokio::task::spawn_blocking(move || trickle.join().expect("given up")).await.expect("waited");
     drop(rude.expect("sent"));
     well_behaved.has_gone_on().await;
-    let (most, _) = memory(&cluster, 0);
-    assert!(most <= MAX_MEMORY, "{most} bytes were used");
+    stays_within_memory(&cluster, 0);
 }
 
 #[tokio::test]
@@ -280,31 +284,49 @@ async fn a_client_that_never_reads_starves_only_itself_and_is_closed() {
     });
     tokio::task::spawn_blocking(move || rude.join().expect("closed")).await.expect("waited");
     well_behaved.has_gone_on().await;
-    let (most, _) = memory(&cluster, 0);
-    assert!(most <= MAX_MEMORY, "{most} bytes were used");
+    stays_within_memory(&cluster, 0);
+}
+
+/// Connections of which half have begun to speak, and the others say nothing.
+async fn idle(cluster: &Running, count: usize) -> (Vec<Rude>, Vec<TcpStream>) {
+    let address = cluster.server_name(0).to_owned();
+    let connect = move || {
+        let speaking = (0..count / 2).map(|_| Rude::connect(&address)).collect();
+        let silent = (0..count / 2).map(|_| TcpStream::connect(&address).expect("connect"));
+        (speaking, silent.collect())
+    };
+    let idle = tokio::task::spawn_blocking(connect).await.expect("connected");
+    // A client that comes after them all proves that they were accepted.
+    assert_eq!(get(&cluster.client().await, "none").await, None);
+    idle
 }
 
 #[tokio::test]
 async fn idle_connections_cost_little_memory_and_nobody_else_anything() {
     const IDLE: usize = 600;
-    let cluster = small(1).await;
+    let cluster = running(Options::default(), 1).await;
     let well_behaved = WellBehaved::start(&cluster).await;
     let (_, before) = memory(&cluster, 0);
-    // Half of them have begun to speak, the others say nothing.
-    let address = cluster.server_name(0).to_owned();
-    let idle = tokio::task::spawn_blocking(move || {
-        let speaking: Vec<_> = (0..IDLE / 2).map(|_| Rude::connect(&address)).collect();
-        let silent: Vec<_> =
-            (0..IDLE / 2).map(|_| TcpStream::connect(&address).expect("connect")).collect();
-        (speaking, silent)
-    });
-    let idle = idle.await.expect("connected");
-    // A client that comes after them all proves that they were accepted.
-    assert_eq!(get(&cluster.client().await, "none").await, None);
+    let idle = idle(&cluster, IDLE).await;
     let (_, after) = memory(&cluster, 0);
     let each = after.saturating_sub(before) / IDLE;
-    println!("{each} bytes for each idle connection");
+    eprintln!("{each} bytes for each idle connection");
     assert!(each < 64 << 10, "{each} bytes for each idle connection");
     well_behaved.has_gone_on().await;
     drop(idle);
+}
+
+#[tokio::test]
+async fn more_idle_connections_than_places_take_each_others() {
+    let cluster = small(1).await;
+    let well_behaved = WellBehaved::start(&cluster).await;
+    let (mut speaking, silent) = idle(&cluster, 1000).await;
+    let first = speaking.first_mut().expect("there are many");
+    let closed = wait_for("the first of them to be closed", PATIENCE, async || {
+        first.is_closed().then_some(()).ok_or_else(|| "it is open".to_owned())
+    });
+    closed.await.expect("it gives its place to others");
+    well_behaved.has_gone_on().await;
+    stays_within_memory(&cluster, 0);
+    drop(silent);
 }

@@ -135,7 +135,8 @@ fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
 /// How much it uses of what it was given.
 fn memory(server: &ServerStatus) -> String {
     let Memory { used, max } = server.memory;
-    if max == 0 { "-".into() } else { format!("{} %", used.saturating_mul(100) / max) }
+    let percent = used.saturating_mul(100).checked_div(max);
+    percent.map_or("-".into(), |percent| format!("{percent} %"))
 }
 
 fn age(server: &ServerStatus) -> String {
