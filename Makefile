@@ -13,7 +13,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # cargo keeps the artifacts of the profile `dev` in `debug`.
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench bench-inprocess failover sim model mutants
+.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench bench-inprocess scenes failover sim model mutants
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -62,6 +62,13 @@ bench: build ## compare with a bare gRPC echo for 3 minutes; writes docs/perform
 
 bench-inprocess: ## measure store and replica alone, inside one process (BENCH="put")
 	$(CARGO) bench --locked -p kvserver --bench store --bench replica -- $(BENCH)
+
+# Each scene writes its part of the page, and all are played even when one misses a requirement.
+SCENES ?= join memory keys overload neighbours
+scenes: build ## join, fill, overload and abuse clusters, 15 minutes; writes docs/performance.md (SCENES="join keys")
+	@missed=0; for scene in $(SCENES); do \
+		bin/testclient scene $$scene --write docs/performance.md || missed=1; \
+	done; exit $$missed
 
 failover: build ## fail the primary of a cluster again and again under load (FAILOVER="--fault stop …")
 	@bin/testclient failover $(FAILOVER)

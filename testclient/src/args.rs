@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::scenes::args::Scene;
+
 /// Tries the store out: four basic tests, then a put and a get every second until Ctrl-C. It writes
 /// the keys a, b, c and key0 to key9.
 #[derive(Parser, Clone, Debug)]
@@ -57,6 +59,10 @@ pub enum Command {
     /// Explore small worlds made of the production code, in every order in which things can happen.
     /// The exit code says whether every promise was kept.
     Explore(Explore),
+    /// Play a scene on a cluster of its own: what happens when it is joined, filled, overloaded or
+    /// abused while it serves. The exit code says whether every requirement was met.
+    #[command(subcommand)]
+    Scene(Scene),
     /// Simulate clusters in memory under every fault there is. The exit code says whether every
     /// promise was kept.
     Sim(Sim),
@@ -328,7 +334,7 @@ fn ratio(text: &str) -> Result<f64, String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a number and a unit, such as 500ms or 5s"))
 }

@@ -273,6 +273,14 @@ impl Cluster {
         .await
     }
 
+    /// Everything that a server has written to its log, in all its lives.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn server_log(&self, index: usize) -> Result<String> {
+        self.servers[index].log()
+    }
+
     /// Address of the view service.
     #[must_use]
     pub fn view_service_addr(&self) -> &str {

@@ -12,6 +12,7 @@
 //! - [`recorder`], [`history`]: what clients asked and were answered, as a file (its form is pure)
 //! - [`check`](mod@check), [`linearizability`], [`witness`]: the verdict on a history, by a search
 //!   that believes nothing and by the servers' own versions (both pure)
+//! - [`scenes`]: what happens to a cluster that is joined, filled, overloaded or abused
 //! - [`cluster`]: real processes on this machine; [`up`]: such a cluster for people
 //! - [`sim`]: a whole cluster in memory that one seed decides (pure); [`sweep`]: many of them
 //! - [`explore`]: every order in which small worlds of the production code can go
@@ -31,6 +32,7 @@ pub mod linearizability;
 pub mod random;
 pub mod recorder;
 pub mod report;
+pub mod scenes;
 pub mod sim;
 pub mod sweep;
 pub mod up;

@@ -5,8 +5,12 @@ use std::process::ExitCode;
 use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
-use testclient::{basic, bench, check, explore, failover, sweep, up};
+use testclient::{basic, bench, check, explore, failover, scenes, sweep, up};
 use tokio::runtime::Builder;
+
+// The same allocator as the servers have, so that the echo is no weaker yardstick for it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Args = kvprocess::args::parse();
@@ -24,7 +28,7 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> ExitCode {
     let owns_processes = matches!(
         args.command,
-        Some(Command::Failover(_) | Command::Cluster(_) | Command::Bench(_))
+        Some(Command::Failover(_) | Command::Cluster(_) | Command::Bench(_) | Command::Scene(_))
     );
     let signals =
         if owns_processes { Signals::install_ignoring_repeats() } else { Signals::install() };
@@ -40,6 +44,7 @@ async fn run(args: Args) -> ExitCode {
         Some(Command::Failover(options)) => failover::run(options, stop).await,
         Some(Command::Check(options)) => check::run(options, stop).await,
         Some(Command::Cluster(options)) => up::run(options, stop).await,
+        Some(Command::Scene(scene)) => scenes::run(scene, stop).await,
         Some(Command::Sim(options)) => {
             tokio::task::block_in_place(|| sweep::command(options, &stop))
         }

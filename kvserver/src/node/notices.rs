@@ -26,7 +26,7 @@ pub(super) fn log(notice: &Notice, view: &View) {
             warn!("the state transfer to {to} was given up and will begin anew: {reason}");
         }
         Notice::TransferReceived { keys, at, took } => {
-            info!("State transfer completed successfully: {keys} keys at op {at} in {took:.1?}");
+            info!("State transfer completed successfully: {keys} keys at op {at} in {took:.2?}");
         }
         Notice::CopySynced { copy, through } => {
             info!("{copy} holds everything through op {through} and is in sync");

@@ -182,7 +182,9 @@ impl Filled {
         let copies = u32::try_from(backups + 1).context("so many copies")?;
         let options = Options { servers: backups + 1, copies, ..Options::default() };
         let mut cluster = Cluster::start(&options).await?;
-        generator.fill(cluster.view_service_addr(), &load.keys, &load.value, bar).await?;
+        let numbers = 0..load.keys.count();
+        let (addr, value) = (cluster.view_service_addr(), &load.value);
+        generator.fill(addr, &load.keys, numbers, value, bar).await?;
         let primary = cluster.wait_until_redundant().await?.primary;
         Ok(Filled { cluster, primary: primary.context("a redundant cluster has a primary")? })
     }
@@ -202,7 +204,7 @@ fn as_text(options: &Compare, comparison: &Comparison) -> String {
     let (header, rows) = comparison.table();
     let (goals_header, goals) = comparison.goal_table();
     format!(
-        "{}\n{}; median (min-max)\n\n{}\n\nclient, server, a backup: processor time per call\n\n{}",
+        "{}\n{}; median (min-max)\n\n{}\n\nclient, server, a backup: processor time per call; of echo: of all of them together\n\n{}",
         machine::where_and_when(),
         how(options),
         table(&header, &rows),

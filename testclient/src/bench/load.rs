@@ -19,6 +19,7 @@
 //! # Ok(()) }
 //! ```
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -163,7 +164,8 @@ impl Generator {
         Ok(Target { connections })
     }
 
-    /// Writes every key once, in large batches through the library, so that reads find something.
+    /// Writes each of these keys once, in large batches through the library, so that reads find
+    /// something.
     /// The bar advances with it.
     ///
     /// # Errors
@@ -172,20 +174,22 @@ impl Generator {
         &self,
         view_service: &str,
         keys: &Arc<Keys>,
+        numbers: Range<u64>,
         value: &Bytes,
         bar: &ProgressBar,
     ) -> Result<()> {
         let batch = (FILL_BYTES / (KEY_SIZE + value.len())).clamp(1, FILL_KEYS) as u64;
-        let next = Arc::new(AtomicU64::new(0));
+        let next = Arc::new(AtomicU64::new(numbers.start));
         let mut fillers = JoinSet::new();
         for _ in 0..FILLERS {
             let (view_service, value, bar) = (view_service.to_owned(), value.clone(), bar.clone());
             let (keys, next) = (Arc::clone(keys), Arc::clone(&next));
+            let numbers = numbers.clone();
             let filler = async move {
                 let client = connect(&view_service, PATIENCE).await?;
                 loop {
                     let first = next.fetch_add(batch, Ordering::Relaxed);
-                    let numbers = first..keys.count().min(first + batch);
+                    let numbers = first..numbers.end.min(first + batch);
                     if numbers.is_empty() {
                         return client.close().await;
                     }

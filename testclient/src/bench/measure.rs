@@ -47,7 +47,7 @@ pub async fn run(vs: &str, options: &Bench) -> Result<ExitCode> {
     };
     if echo.is_none() {
         let bar = progress(options.keys, "filling {wide_bar} {pos}/{len}");
-        generator.fill(vs, &load.keys, &load.value, &bar).await?;
+        generator.fill(vs, &load.keys, 0..load.keys.count(), &load.value, &bar).await?;
         bar.finish_and_clear();
     }
     if !options.warm_up.is_zero() {

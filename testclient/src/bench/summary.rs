@@ -107,6 +107,12 @@ impl Sample {
         self.tally.both().at(0.5).as_secs_f64()
     }
 
+    /// Microseconds of processor time per call, of all processes.
+    fn whole_cost(&self) -> f64 {
+        let Cpu { client, server, backups } = self.cpu;
+        self.cost(client + server + backups)
+    }
+
     /// Microseconds of processor time per call.
     fn cost(&self, used: Duration) -> f64 {
         used.as_secs_f64() * 1e6 / (self.tally.done().max(1) as f64)
@@ -239,6 +245,7 @@ impl Comparison {
             "client",
             "server",
             "a backup",
+            "of echo",
         ];
         let rows = self.measured.iter().map(|(case, samples)| self.row(*case, samples)).collect();
         (header, rows)
@@ -280,6 +287,7 @@ impl Comparison {
             } else {
                 String::new()
             },
+            of_echo(Sample::whole_cost),
         ]
     }
 
@@ -312,6 +320,8 @@ impl Comparison {
                 "per_second_of_echo": spread(self.of_echo(*case)),
                 "p50_of_echo":
                     spread(self.ratio((case.what, What::Echo), case.callers, Sample::p50)),
+                "cpu_of_echo":
+                    spread(self.ratio((case.what, What::Echo), case.callers, Sample::whole_cost)),
                 "rounds": samples.iter().map(sample_as_json).collect::<Vec<_>>(),
             })
         };
@@ -427,6 +437,7 @@ mod tests {
         assert_eq!(put[2], "360 (120-360)");
         let server = header.iter().position(|&title| title == "server").expect("a column");
         assert_eq!(put[server], "1000.0 us");
+        assert_eq!(put.last().map(String::as_str), Some("1.00"), "as much as an echo costs here");
     }
 
     #[test]

@@ -27,8 +27,8 @@ const GREY: &str = "#777777";
 const QUANTILES: [f64; 14] =
     [0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999];
 /// Where the axis of curves has words.
-const MARKS: [(f64, &str); 6] =
-    [(0.0, "min"), (0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"), (0.9999, "p99.99")];
+const MARKS: [(f64, &str); 5] =
+    [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"), (0.9999, "p99.99")];
 /// A percentile is drawn only when at least so many calls lie beyond it: fewer are chance.
 const BEYOND_MIN: f64 = 5.0;
 
@@ -140,8 +140,10 @@ impl Figure {
 
     fn draw_bars(&self, canvas: &mut Canvas, area: Area, title: &str, groups: &[Group]) {
         let bars = || groups.iter().flat_map(|group| &group.bars);
-        let highest = bars().map(|(_, spread)| spread.high).fold(1.0, f64::max) * 1.08;
-        let y_of = |figure: f64| area.bottom() - area.height * figure / highest;
+        let highest = |of: fn(&Spread) -> f64| bars().map(|(_, it)| of(it)).fold(1.0, f64::max);
+        // One round of a busy machine may be far off; its range then ends at the edge.
+        let highest = highest(|it| it.high).min(1.5 * highest(|it| it.median)) * 1.08;
+        let y_of = |figure: f64| area.bottom() - area.height * figure.min(highest) / highest;
         canvas.text(area.left - AXIS, area.top - 12.0, "heading", title);
         let mut tick = 0.0;
         while tick <= highest {

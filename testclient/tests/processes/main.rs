@@ -9,4 +9,5 @@ mod handover;
 mod histories;
 mod limits;
 mod primary_backup_6824;
+mod scenes;
 mod start_order;
