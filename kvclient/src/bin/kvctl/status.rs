@@ -24,6 +24,7 @@ pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
         lines.push(String::new());
         lines.extend(table.lines().map(|line| line.trim_end().to_owned()));
         lines.extend(wrapped(FOOTNOTE, width));
+        lines.extend(wrapped(&memory(status), width));
     }
     if !status.waiting_for.is_empty() || !status.advice.is_empty() {
         lines.push(String::new());
@@ -41,7 +42,7 @@ pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
 /// Breaks a text between words, so that lines fit where a word does.
 fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
     let Some(width) = width else {
-        return vec![text.to_owned()];
+        return text.lines().map(str::to_owned).collect();
     };
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -74,28 +75,18 @@ fn activation(view: &View) -> &'static str {
 }
 
 /// What the columns cannot say: rows of different age may show a backup ahead of its primary.
-const FOOTNOTE: &str = "Each row as of the last ping of its server. #N: incarnation. LAG: in ops. \
-     MEM: of --max-memory.";
+const FOOTNOTE: &str = "Each row as of the last ping of its server. #N: incarnation. LAG: in ops.";
 
 /// Columns before the first that holds numbers.
 const TEXT_COLUMNS: usize = 3;
 
 /// The last column.
-const PING_AGE: usize = 7;
+const PING_AGE: usize = 6;
 
 fn table(status: &ClusterStatus) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header([
-        "SERVER",
-        "ROLE",
-        "STATE",
-        "APPENDED",
-        "COMMITTED",
-        "LAG",
-        "MEM",
-        "PING AGE",
-    ]);
+    table.set_header(["SERVER", "ROLE", "STATE", "APPENDED", "COMMITTED", "LAG", "PING AGE"]);
     for server in &status.servers {
         let lag = match lag(status, server) {
             Some(0) => "none".into(),
@@ -109,7 +100,6 @@ fn table(status: &ClusterStatus) -> Table {
             server.appended.to_string(),
             server.committed.to_string(),
             lag,
-            memory(server),
             age(server),
         ]);
     }
@@ -132,11 +122,18 @@ fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
     Some(primary.appended.0.saturating_sub(server.appended.0))
 }
 
-/// How much it uses of what it was given.
-fn memory(server: &ServerStatus) -> String {
-    let Memory { used, max } = server.memory;
-    let percent = used.saturating_mul(100).checked_div(max);
-    percent.map_or("-".into(), |percent| format!("{percent} %"))
+/// How much each server uses of what it was given; nothing while none has said.
+fn memory(status: &ClusterStatus) -> String {
+    let known = status.servers.iter().filter_map(|server| {
+        let Memory { used, max } = server.memory;
+        let percent = used.saturating_mul(100).checked_div(max)?;
+        Some(format!("{} {percent}%", server.member.name))
+    });
+    let known: Vec<_> = known.collect();
+    if known.is_empty() {
+        return String::new();
+    }
+    format!("Memory used, of --max-memory: {}.", known.join(", "))
 }
 
 fn age(server: &ServerStatus) -> String {
@@ -253,12 +250,13 @@ mod tests {
         let expected = "\
 View 5, generation 2, activated: primary s1:1 since view 4
 
-SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG   MEM  PING AGE
-s1:1#3  primary  alive       120        120     -  41 %     80 ms
-s2:1#1  backup   alive       120        120  none  41 %     90 ms
-s3:1#2  joining  alive        20         20   100  41 %      12 s
-s4:1#1  spare    alive         0          0     -  41 %     70 ms
-Each row as of the last ping of its server. #N: incarnation. LAG: in ops. MEM: of --max-memory.
+SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG  PING AGE
+s1:1#3  primary  alive       120        120     -     80 ms
+s2:1#1  backup   alive       120        120  none     90 ms
+s3:1#2  joining  alive        20         20   100      12 s
+s4:1#1  spare    alive         0          0     -     70 ms
+Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
+Memory used, of --max-memory: s1:1 41%, s2:1 41%, s3:1 41%, s4:1 41%.
 
 Wait until s3:1 has caught up.";
         assert_eq!(screen(&status(), None), expected);
