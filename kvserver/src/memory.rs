@@ -96,7 +96,7 @@ mod tests {
             let Shares { tuning, calls, connections_max } = Shares::of(memory_max);
             let data = memory_max - tuning.memory_reserved;
             assert!(data >= memory_max / 4, "{memory_max}: only {data} are left for the data");
-            assert!(connections_max >= 200, "{memory_max}: {connections_max}");
+            assert!(connections_max >= 128, "{memory_max}: {connections_max}");
             assert!(calls.connection_bytes_max <= calls.bytes_max / 2);
         }
     }
