@@ -70,7 +70,7 @@ impl Shares {
             bytes_max: calls,
             // Room for the largest message if there is any, and never so much that one connection
             // could take all.
-            connection_bytes_max: (calls / 4).max(MESSAGE_SIZE_MAX.min(calls / 2)),
+            connection_bytes_max: (calls / 4).max(MESSAGE_SIZE_MAX.min(calls / 3)),
             exempt: OWN_STREAMS,
         };
         Shares { tuning, calls, connections_max }
@@ -100,7 +100,7 @@ mod tests {
             let data = memory_max - tuning.memory_reserved;
             assert!(data >= memory_max / 4, "{memory_max}: only {data} are left for the data");
             assert!(connections_max >= 128, "{memory_max}: {connections_max}");
-            assert!(calls.connection_bytes_max <= calls.bytes_max / 2);
+            assert!(calls.connection_bytes_max <= calls.bytes_max / 3);
         }
     }
 }

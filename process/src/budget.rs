@@ -3,6 +3,11 @@
 //! Every call has a [`Room`]. It grows while the request arrives and by the answer, and is given
 //! back when its last clone is gone. Nothing here ever waits: who finds no room is refused at once,
 //! since calls that wait for room while they hold some would wait for each other.
+//!
+//! A connection grows only while it leaves free twice as much as it then holds. So a few that are
+//! greedy, say because they never take their answers, cannot lock the others out: each takes at most
+//! a third of what was left. (Choudhury and Hahne, Dynamic queue length thresholds for shared-memory
+//! packet switches, 1998.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -17,12 +22,15 @@ use crate::connection::Connection;
 /// the number of calls too.
 pub(crate) const CALL_COST: usize = 16 << 10;
 
+/// A connection leaves free this many times what it holds.
+const SPARE: usize = 2;
+
 /// What the calls of a server may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CallLimits {
     /// All of them together.
     pub bytes_max: usize,
-    /// Those of one connection.
+    /// Those of one connection; at most a third of the whole.
     pub connection_bytes_max: usize,
     /// Paths that begin so are left to limits of their own: streams between our own programs, which
     /// the load of clients must never hold up.
@@ -104,7 +112,8 @@ impl Room {
         if !take(&connection.held, bytes, connection_bytes_max) {
             return Err(NoRoom::Now);
         }
-        if !take(&budget.used, bytes, bytes_max) {
+        let spare = connection.held.load(Relaxed).saturating_mul(SPARE);
+        if !take(&budget.used, bytes, bytes_max.saturating_sub(spare)) {
             connection.held.fetch_sub(bytes, Relaxed);
             return Err(NoRoom::Now);
         }
@@ -149,7 +158,7 @@ mod tests {
     fn one_connection_takes_no_more_than_its_share_and_all_no_more_than_there_is() {
         let places = Places::new(9);
         let [one, other, third] = [(); 3].map(|()| places.admit().expect("a place").0);
-        let budget = budget(250, 100);
+        let budget = budget(450, 100);
         let mut rooms = Vec::new();
         for connection in [&one, &other] {
             let room = Room::open(&budget, connection);
@@ -159,12 +168,35 @@ mod tests {
             rooms.push(room);
         }
         let room = Room::open(&budget, &third);
-        assert_eq!(room.grow(51), Err(NoRoom::Now), "more than is left of the whole");
-        assert_eq!(room.grow(50), Ok(()), "a refusal takes nothing");
+        assert_eq!(room.grow(84), Err(NoRoom::Now), "more than would be left of the whole");
+        assert_eq!(room.grow(83), Ok(()), "a refusal takes nothing");
         drop(rooms);
-        assert_eq!(room.grow(50), Ok(()), "what others gave back is there again");
+        assert_eq!(room.grow(17), Ok(()), "what others gave back is there again");
         drop(room);
         assert_eq!(budget.used.load(Relaxed), 0);
+    }
+
+    /// Four connections that never took their answers held a quarter of the whole each, and
+    /// everybody else was refused until they were cut.
+    #[test]
+    fn greedy_connections_leave_room_for_one_that_is_not() {
+        let places = Places::new(9);
+        let budget = budget(1000, 250);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let greedy = places.admit().expect("a place").0;
+            loop {
+                let room = Room::open(&budget, &greedy);
+                if room.grow(10).is_err() {
+                    break;
+                }
+                held.push(room);
+            }
+        }
+        let modest = places.admit().expect("a place").0;
+        assert_eq!(Room::open(&budget, &modest).grow(40), Ok(()));
+        let used: usize = held.len() * 10;
+        assert!((500..=900).contains(&used), "{used} of 1000 are held");
     }
 
     #[test]

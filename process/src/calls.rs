@@ -440,7 +440,7 @@ mod tests {
 
     impl World {
         fn new() -> World {
-            let (bytes_max, connection_bytes_max) = (CALL_COST * 4, CALL_COST * 3);
+            let (bytes_max, connection_bytes_max) = (CALL_COST * 9, CALL_COST * 3);
             let exempt: &[_] = &["/own."];
             let limits = CallLimits { bytes_max, connection_bytes_max, exempt };
             World { echo: MeterCalls::new(limits).layer(Echo), places: Places::new(9) }
@@ -493,8 +493,10 @@ mod tests {
     async fn a_call_is_refused_before_its_request_when_others_hold_the_room() {
         let mut world = World::new();
         let (one, other) = (world.connection(), world.connection());
-        let held: Vec<_> =
-            [&one, &one, &one, &other].map(|via| world.call("/kv/put", via)).into_iter().collect();
+        let held: Vec<_> = [&one, &one, &one, &other, &other]
+            .map(|via| world.call("/kv/put", via))
+            .into_iter()
+            .collect();
         let (_, refused) = world.call("/kv/put", &other);
         assert_eq!(code(&refused.await), Code::ResourceExhausted);
         drop(held);

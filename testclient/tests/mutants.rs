@@ -26,7 +26,6 @@ const MISSED: &[&[Rule]] = &[
     &[ReplyNeedsEveryCopy],
     &[OwnJournalCounts],
     &[AskedIsRequired],
-    &[AskedOutlastsRecords, RecordsByRevision],
     &[AskedEnds],
     &[ShrinkWaits],
     &[DeposedStops],
