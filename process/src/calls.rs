@@ -2,15 +2,18 @@
 //! request arrives, lies among the request's extensions for whoever keeps bytes of it for longer,
 //! and leaves with the answer.
 //!
-//! A request that finds no room is refused at once, one that trickles in is given up. Calls on exempt
-//! paths are only counted as open.
+//! A request that finds no room is refused at once, one that trickles in is given up. A message is
+//! held back until it is whole: the decoder sets aside as much as a message says it will have, and
+//! nobody shall make it do so by a promise alone. Calls on exempt paths are only counted as open.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::{Frame, SizeHint};
+use kvproto::limits::MESSAGE_SIZE_MAX;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
@@ -80,7 +83,9 @@ where
             return Answering::Refused(Some(Status::from(no_room).into_http()));
         }
         let mut request = request.map(|body| {
-            Body::new(Arriving { body, room: room.clone(), arrived: 0, patience: None })
+            let room = room.clone();
+            let (framing, held) = (Framing::default(), VecDeque::new());
+            Body::new(Arriving { body, room, arrived: 0, framing, held, patience: None })
         });
         request.extensions_mut().insert(room.clone());
         Answering::Asked { asked: self.service.call(request), room, exempt: false }
@@ -128,6 +133,9 @@ struct Arriving {
     body: Body,
     room: Room,
     arrived: usize,
+    framing: Framing,
+    /// Pieces of a message that is not whole yet, and what follows it.
+    held: VecDeque<Frame<Bytes>>,
     /// Only for a body that has let itself be waited for: since when, and until when.
     patience: Option<(Instant, Pin<Box<Sleep>>)>,
 }
@@ -158,30 +166,84 @@ impl HttpBody for Arriving {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                let size = frame.data_ref().map_or(0, Bytes::len);
-                self.arrived += size;
-                if let Err(no_room) = self.room.grow(size) {
-                    return Poll::Ready(Some(Err(no_room.into())));
+        loop {
+            if self.framing.is_whole()
+                && let Some(frame) = self.held.pop_front()
+            {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let bytes = frame.data_ref().map_or(&[][..], |bytes| bytes);
+                    if let Err(no_room) = self.room.grow(bytes.len()) {
+                        return Poll::Ready(Some(Err(no_room.into())));
+                    }
+                    self.arrived += bytes.len();
+                    self.framing.pass(bytes);
+                    if self.framing.is_whole() && self.held.is_empty() {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    self.held.push_back(frame);
                 }
+                // It ends in the middle of a message, of which the decoder never hears.
+                Poll::Ready(None) if !self.held.is_empty() => {
+                    self.held.clear();
+                    let why = "the request ends in the middle of a message";
+                    return Poll::Ready(Some(Err(Status::invalid_argument(why))));
+                }
+                Poll::Pending if self.too_slow(cx) => {
+                    let why = "the request was given up: it arrives too slowly";
+                    return Poll::Ready(Some(Err(Status::deadline_exceeded(why))));
+                }
+                other => return other,
             }
-            Poll::Pending if self.too_slow(cx) => {
-                let why = "the request was given up: it arrives too slowly";
-                return Poll::Ready(Some(Err(Status::deadline_exceeded(why))));
-            }
-            _ => {}
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.held.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::default()
+    }
+}
+
+/// Where in the sequence of messages a body is: each begins with a byte for its compression and four
+/// for its length.
+#[derive(Clone, Copy, Default)]
+struct Framing {
+    head: [u8; 5],
+    /// Bytes of the head that have come.
+    known: usize,
+    /// Bytes of the message after the head that have yet to come.
+    missing: usize,
+}
+
+impl Framing {
+    /// Whether no message has begun whose end has yet to come. One that nobody would decode counts as
+    /// whole, so that the decoder refuses it by its head.
+    fn is_whole(&self) -> bool {
+        self.missing == 0 || self.missing > MESSAGE_SIZE_MAX
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.missing > 0 {
+                let count = self.missing.min(bytes.len());
+                self.missing -= count;
+                bytes = &bytes[count..];
+                continue;
+            }
+            self.head[self.known] = bytes[0];
+            self.known += 1;
+            bytes = &bytes[1..];
+            if self.known == self.head.len() {
+                let [_, length @ ..] = self.head;
+                self.missing = u32::from_be_bytes(length) as usize;
+                self.known = 0;
+            }
+        }
     }
 }
 
@@ -283,8 +345,64 @@ mod tests {
         }
     }
 
+    /// The same, with what the pieces hold.
+    struct Messages(mpsc::UnboundedReceiver<&'static [u8]>);
+
+    impl HttpBody for Messages {
+        type Data = Bytes;
+        type Error = Status;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let piece = |bytes| Ok(Frame::data(Bytes::from_static(bytes)));
+            self.0.poll_recv(cx).map(|sent| sent.map(piece))
+        }
+    }
+
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
         poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+    }
+
+    #[test]
+    fn messages_are_told_apart_however_they_are_cut() {
+        let bytes =
+            [&[0, 0, 0, 0, 3][..], b"abc", &[0, 0, 0, 0, 0], &[0, 0, 0, 1, 0], &[7; 256]].concat();
+        let ends = [0, 8, 13, 18 + 256];
+        for size in 1..bytes.len() {
+            let (mut framing, mut passed) = (Framing::default(), 0);
+            for piece in bytes.chunks(size) {
+                framing.pass(piece);
+                passed += piece.len();
+                let in_head = ends.iter().any(|end| (*end..end + 5).contains(&passed));
+                assert_eq!(
+                    framing.is_whole(),
+                    in_head || passed == bytes.len(),
+                    "{passed} of {size}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_reaches_the_decoder_when_it_is_whole() {
+        let world = World::new();
+        let Via(connection) = world.connection();
+        let room = Room::open(&world.echo.budget, &connection);
+        let (send, sent) = mpsc::unbounded_channel();
+        let (framing, held) = (Framing::default(), VecDeque::new());
+        let body = Body::new(Messages(sent));
+        let mut arriving =
+            Body::new(Arriving { body, room, arrived: 0, framing, held, patience: None });
+        send.send(&[0, 0, 0, 0, 4, 1][..]).unwrap();
+        send.send(&[2, 3][..]).unwrap();
+        let early = poll_fn(|cx| Poll::Ready(Pin::new(&mut arriving).poll_frame(cx))).await;
+        assert!(early.is_pending(), "half of it is nothing yet");
+        send.send(&[4, 0, 0][..]).unwrap();
+        for piece in [&[0, 0, 0, 0, 4, 1][..], &[2, 3], &[4, 0, 0]] {
+            let frame = next(&mut arriving).await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), piece);
+        }
     }
 
     /// Gathers the whole request and answers with as many bytes.

@@ -47,7 +47,7 @@ const STREAMS_MAX: u32 = 128;
 /// cluster need.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// What a connection costs that does nothing, as measured: its task and its buffers.
-pub const CONNECTION_COST: usize = 20 << 10;
+pub const CONNECTION_COST: usize = 32 << 10;
 /// While connections are refused people are told this often.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 

@@ -50,12 +50,16 @@ impl WellBehaved {
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let mut calls = 0;
-            while !stopped.is_cancelled() {
+            loop {
+                // Looked at first, so that a whole round follows whatever the test has done.
+                let last = stopped.is_cancelled();
                 put(&client, "good", &calls.to_string()).await;
                 check(&client, "good", &calls.to_string()).await;
                 calls += 1;
+                if last {
+                    return calls;
+                }
             }
-            calls
         });
         WellBehaved { task, stop }
     }
@@ -63,7 +67,7 @@ impl WellBehaved {
     async fn has_gone_on(self) {
         self.stop.cancel();
         let calls = self.task.await.expect("no call has failed");
-        assert!(calls > 0, "it never got an answer");
+        eprintln!("the well-behaved client made {calls} rounds");
     }
 }
 
@@ -107,7 +111,9 @@ async fn a_full_store_stays_within_its_memory_refuses_growth_and_takes_everythin
     }
     // Reads go on, and a newcomer is brought up without more memory.
     assert_eq!(get(&client, &name(keys - 1)).await, Some("v".repeat(100)));
-    let refused = calls::append(&client, &name(0), "more").await.expect_err("it grows the data");
+    // More than the key for which there was no room.
+    let more = "v".repeat(1000);
+    let refused = calls::append(&client, &name(0), &more).await.expect_err("it grows the data");
     assert_eq!(*refused.kind(), ErrorKind::Refused, "{refused}");
     cluster.kill(1);
     cluster.start_server(2).expect("start the newcomer");
@@ -305,10 +311,11 @@ async fn idle(cluster: &Running, count: usize) -> (Vec<Rude>, Vec<TcpStream>) {
 async fn idle_connections_cost_little_memory_and_nobody_else_anything() {
     const IDLE: usize = 600;
     let cluster = running(Options::default(), 1).await;
-    let well_behaved = WellBehaved::start(&cluster).await;
+    // Nothing else goes on while memory is looked at: a log that grows would count as theirs.
     let (_, before) = memory(&cluster, 0);
     let idle = idle(&cluster, IDLE).await;
     let (_, after) = memory(&cluster, 0);
+    let well_behaved = WellBehaved::start(&cluster).await;
     let each = after.saturating_sub(before) / IDLE;
     eprintln!("{each} bytes for each idle connection");
     assert!(each < 64 << 10, "{each} bytes for each idle connection");
