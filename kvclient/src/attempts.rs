@@ -210,9 +210,7 @@ impl Attempts {
             NotDone::Invalid(message) => self.end(ErrorKind::Invalid, message),
             NotDone::WrongCluster(_) => self.end(ErrorKind::Invalid, why.to_string()),
             // It lasts until somebody deletes something: the caller should know now.
-            NotDone::OutOfMemory { .. } => {
-                self.end(ErrorKind::Refused, format!("nothing was changed: {why}"))
-            }
+            NotDone::OutOfMemory { .. } => self.end(ErrorKind::Refused, why.to_string()),
             why => {
                 self.obstacle = Some(Obstacle::NotDone(why));
                 Step::Retry

@@ -61,6 +61,8 @@ struct Node {
     ticks: Interval,
     /// Requests taken from the queue and not yet in an event; empty between steps.
     admitted: Vec<Asked>,
+    /// As many requests as one step takes were there for the latest one.
+    took_full_step: bool,
     /// Callers whose requests the replica holds.
     waiting: HashMap<Token, Caller>,
     last_token: Token,
@@ -99,6 +101,7 @@ impl Node {
             inputs,
             ticks,
             admitted: Vec::new(),
+            took_full_step: false,
             waiting: HashMap::new(),
             last_token: Token(0),
             dumps: Dumps::default(),
@@ -116,6 +119,10 @@ impl Node {
                 self.perform(effect);
             }
             self.publish();
+            if std::mem::take(&mut self.took_full_step) {
+                // More clients wait. Before them the doors and streams read what has come for us.
+                tokio::task::yield_now().await;
+            }
             if tick {
                 self.inputs.progress.send_replace(Some(self.replica.progress()));
                 self.dumps.advance(&mut self.replica, &mut self.inputs.dumps);
@@ -140,6 +147,7 @@ impl Node {
                     if count == 0 {
                         return None; // every handle is gone
                     }
+                    self.took_full_step = count == REQUESTS_PER_STEP;
                     if let Some(event) = self.admit() {
                         return Some(event);
                     }

@@ -61,7 +61,7 @@ impl Table {
         self.op.store(published.at.op.0, SeqCst);
         let before = match published.serves {
             Serves::No => 0,
-            Serves::Before(end) => end.as_nanos(),
+            Serves::Before(end) => end.as_nanos().min(u64::MAX - 1),
             Serves::Always => u64::MAX,
         };
         self.serves_before.store(before, SeqCst);

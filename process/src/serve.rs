@@ -24,7 +24,7 @@ use tonic::transport::server::Router;
 use tower_layer::{Identity, Layer, Stack};
 use tracing::{info, warn};
 
-pub use crate::budget::{CallLimits, Room};
+pub use crate::budget::{CallLimits, NoRoom, Room};
 use crate::calls::MeterCalls;
 use crate::connection::{Made, Places, Socket};
 use crate::listen::Listeners;

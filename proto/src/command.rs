@@ -200,7 +200,11 @@ impl Command {
     /// What an entry with this command weighs.
     #[must_use]
     pub fn weight(&self) -> usize {
-        64 + self.payload()
+        let parts = match self {
+            Command::Batch(changes) => changes.len() * size_of::<Change>(),
+            _ => 0,
+        };
+        64 + parts + self.payload()
     }
 
     /// Whether the command may leave more data behind than there was: a put does so even where it

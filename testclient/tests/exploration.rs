@@ -135,7 +135,7 @@ mod rules {
         (&[AppliedIsCommitted], "failover3", 100),
         (&[ReadIsCommitted], "lease", 100),
         (&[SyncedHoldsEverything], "pair-restart", 20_000),
-        (&[SessionsTravel], "once-transfer", 1000),
+        (&[SessionsTravel], "once-transfer", 100),
         (&[PrimaryDropsTails], "pair3v", 2000),
         (&[LeavingMayResume], "release", 2000),
         (&[LeaseIsChecked], "lease", 30_000),

@@ -42,6 +42,7 @@ const MISSED: &[&[Rule]] = &[
     &[LeavingMayResume],
     &[LeaseIsChecked],
     &[LeaseIsCheckedPerRead],
+    &[PublishedFirst],
     &[LeaseFromSendTime],
     &[ProofByEveryCopy],
     &[ProofByTheAsked],

@@ -3,7 +3,8 @@
 //!
 //! One implementation serves the package `kvserver` and the older name `proto`.
 
-use kvprocess::serve::Room;
+use bytes::Bytes;
+use kvprocess::serve::{NoRoom, Room};
 use kvproto::convert::{Execute, ExecuteOperation, Malformed};
 use kvproto::limits::{self, MESSAGE_SIZE_MAX};
 use kvproto::pb::kvserver as pb;
@@ -56,18 +57,24 @@ impl ClientDoor {
         if let Err(refusal) = checked {
             return Reply::NotDone(refusal);
         }
+        let grow = |bytes| match (&asked.room, bytes) {
+            (None, _) | (_, 0) => Ok(()),
+            (Some(room), bytes) => room.grow(bytes),
+        };
+        if grow(cost_of_parts(&operation)).is_err() {
+            return Reply::NotDone(NotDone::Overloaded);
+        }
         let deadline = deadline_of(&asked.metadata);
         let reply = self.node.execute(operation, asked.room.clone(), deadline).await;
-        match size_of(&reply) {
-            0 => reply,
-            size if size > RECORDS_SIZE_MAX => Reply::NotDone(NotDone::Invalid(format!(
-                "the records asked for have {size} bytes, one answer at most {RECORDS_SIZE_MAX}; \
-                 ask for fewer keys at once"
-            ))),
-            size if asked.room.as_ref().is_some_and(|room| room.grow(size).is_err()) => {
-                without_room(&reply)
-            }
-            _ => reply,
+        let size = size_of_values(&reply);
+        let read = matches!(reply, Reply::Records { .. });
+        match grow(size) {
+            _ if read && size > RECORDS_SIZE_MAX => too_large(size),
+            Ok(()) => reply,
+            Err(NoRoom::Ever { .. }) if read => too_large(size),
+            Err(NoRoom::Now) if read => Reply::NotDone(NotDone::Overloaded),
+            // A command was done, whatever its answer weighs: it is kept for when it is asked again.
+            Err(_) => Reply::Unknown,
         }
     }
 
@@ -169,7 +176,7 @@ fn deadline_of(metadata: &MetadataMap) -> Instant {
 
 /// Bytes of the values that an answer carries. What a write answers is small, unless it is the value
 /// that a condition met.
-fn size_of(reply: &Reply) -> usize {
+fn size_of_values(reply: &Reply) -> usize {
     let of = |record: &Record| record.value.len() + 16;
     match reply {
         Reply::Records { records, .. } => {
@@ -182,13 +189,20 @@ fn size_of(reply: &Reply) -> usize {
     }
 }
 
-/// What to say instead of an answer for which the connection has no room: a read did nothing, and
-/// the answer of a command is kept for when it is asked again.
-fn without_room(reply: &Reply) -> Reply {
-    match reply {
-        Reply::Records { .. } => Reply::NotDone(NotDone::Overloaded),
-        _ => Reply::Unknown,
+/// Memory that the parts of a large request take beside their bytes on the wire.
+fn cost_of_parts(operation: &Operation) -> usize {
+    match operation {
+        Operation::Query(Query::Get(keys)) => keys.len() * size_of::<Bytes>(),
+        Operation::Command { command, .. } => command.changes().len() * size_of::<Change>(),
+        Operation::KeepAlive(_) => 0,
     }
+}
+
+fn too_large(size: usize) -> Reply {
+    Reply::NotDone(NotDone::Invalid(format!(
+        "the records asked for have {size} bytes, more than one answer or connection may carry; ask \
+         for fewer keys at once"
+    )))
 }
 
 /// What `Execute` answers.

@@ -7,7 +7,7 @@
 //! variable part but the last is preceded by its length or count and every choice by a tag, and each
 //! kind of part has a seed of its own, so that no two parts share both. Within it a long run of bytes
 //! stands as its length and a hash of 128 bits. Copies compare digests: whoever changes the encoding
-//! raises the protocol level.
+//! of a release raises the protocol level.
 
 use kvproto::command::{Action, Change, Changed, Command, Expect, Outcome, Record, Refusal};
 use kvproto::ids::{RequestNumber, SessionId};

@@ -87,8 +87,10 @@ impl Item {
     /// set and of the table of committed values.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        // Two counters in front; the allocator rounds up to 16 and keeps 8 for itself.
-        SHARE_OF_MAPS + (self.0.len() as u64 + 16 + 8).next_multiple_of(16)
+        // Two counters in front. The allocator has sizes in steps of 16, and from 128 on four to each
+        // doubling.
+        let size = self.0.len() as u64 + 16;
+        SHARE_OF_MAPS + size.next_multiple_of((size.next_power_of_two() / 8).max(16))
     }
 
     fn value_at(&self) -> usize {

@@ -26,6 +26,8 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{Hash, Hasher};
+
 use bytes::Bytes;
 use kvproto::command::{Command, Entry, Outcome, Query, Record, Refusal, RequestId};
 use kvproto::convert::{Malformed, StateRecord, records};
@@ -56,9 +58,9 @@ impl From<&Settings> for StoreLimits {
 }
 
 /// A change that everybody may see: what was applied is committed. In the order in which they came,
-/// they make of an empty table one with the same items as the store. Compared by kind and key, as
-/// items are.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// they make of an empty table one with the same items as the store. Compared by all of it, unlike
+/// items.
+#[derive(Clone, Debug)]
 pub enum Publication {
     /// Every key is gone.
     Cleared,
@@ -66,6 +68,30 @@ pub enum Publication {
     Set(Item),
     /// The key of this item is gone.
     Removed(Item),
+}
+
+impl Publication {
+    fn parts(&self) -> (u8, &[u8]) {
+        match self {
+            Publication::Cleared => (0, &[]),
+            Publication::Set(item) => (1, item.contents()),
+            Publication::Removed(item) => (2, item.contents()),
+        }
+    }
+}
+
+impl PartialEq for Publication {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Publication {}
+
+impl Hash for Publication {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
 }
 
 /// The replicated state of one copy.

@@ -131,7 +131,8 @@ impl Primary {
             Phase::Streaming { .. } => {
                 progress.note_acked(now, ack.matched, ack.nonce);
                 if ack.nonce > kvproto::Nonce(0) {
-                    let from = if keeps(Rule::LeaseFromSendTime) { ack.sent_at } else { now };
+                    let sent_at = ack.sent_at.min(now);
+                    let from = if keeps(Rule::LeaseFromSendTime) { sent_at } else { now };
                     progress.lease_from = progress.lease_from.max(Some(from));
                 }
                 if let Some(digest) = ack.digest {
