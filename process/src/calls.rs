@@ -32,6 +32,11 @@ const MORE_PER_MIB: Duration = Duration::from_secs(1);
 /// Answers below this size count as taken once they are handed to the connection, whose own buffers
 /// bound them; larger ones when they have left it.
 const FRAME_HELD_MIN: usize = 4 << 10;
+/// What a piece that is held back costs beside its bytes.
+const FRAME_COST: usize = 128;
+/// A piece below this size is copied when it is held back: it would keep the whole buffer into which
+/// the connection read it.
+const PIECE_COPIED_MAX: usize = 4 << 10;
 
 /// Measures all calls of a server.
 #[derive(Clone, Debug)]
@@ -175,15 +180,21 @@ impl HttpBody for Arriving {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let bytes = frame.data_ref().map_or(&[][..], |bytes| bytes);
-                    if let Err(no_room) = self.room.grow(bytes.len()) {
+                    self.framing.pass(bytes);
+                    let hold = !self.framing.is_whole() || !self.held.is_empty();
+                    let cost = bytes.len() + if hold { FRAME_COST } else { 0 };
+                    if let Err(no_room) = self.room.grow(cost) {
+                        self.held.clear();
                         return Poll::Ready(Some(Err(no_room.into())));
                     }
                     self.arrived += bytes.len();
-                    self.framing.pass(bytes);
-                    if self.framing.is_whole() && self.held.is_empty() {
+                    if !hold {
                         return Poll::Ready(Some(Ok(frame)));
                     }
-                    self.held.push_back(frame);
+                    self.held.push_back(frame.map_data(|bytes| match bytes.len() {
+                        ..PIECE_COPIED_MAX => Bytes::copy_from_slice(&bytes),
+                        _ => bytes,
+                    }));
                 }
                 // It ends in the middle of a message, of which the decoder never hears.
                 Poll::Ready(None) if !self.held.is_empty() => {
@@ -330,6 +341,8 @@ mod tests {
     use super::*;
     use crate::connection::Places;
 
+    const CONNECTION_BYTES_MAX: usize = CALL_COST * 3;
+
     /// A body whose pieces come when the test sends them.
     struct Sent(mpsc::UnboundedReceiver<usize>);
 
@@ -346,7 +359,7 @@ mod tests {
     }
 
     /// The same, with what the pieces hold.
-    struct Messages(mpsc::UnboundedReceiver<&'static [u8]>);
+    struct Messages(mpsc::UnboundedReceiver<Bytes>);
 
     impl HttpBody for Messages {
         type Data = Bytes;
@@ -355,9 +368,18 @@ mod tests {
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            let piece = |bytes| Ok(Frame::data(Bytes::from_static(bytes)));
-            self.0.poll_recv(cx).map(|sent| sent.map(piece))
+            self.0.poll_recv(cx).map(|sent| sent.map(|bytes| Ok(Frame::data(bytes))))
         }
+    }
+
+    /// A request on its way in, and how to send its pieces.
+    fn arriving(world: &World) -> (mpsc::UnboundedSender<Bytes>, Body) {
+        let Via(connection) = world.connection();
+        let room = Room::open(&world.echo.budget, &connection);
+        let (send, sent) = mpsc::unbounded_channel();
+        let (framing, held) = (Framing::default(), VecDeque::new());
+        let body = Body::new(Messages(sent));
+        (send, Body::new(Arriving { body, room, arrived: 0, framing, held, patience: None }))
     }
 
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
@@ -387,22 +409,52 @@ mod tests {
     #[tokio::test]
     async fn a_message_reaches_the_decoder_when_it_is_whole() {
         let world = World::new();
-        let Via(connection) = world.connection();
-        let room = Room::open(&world.echo.budget, &connection);
-        let (send, sent) = mpsc::unbounded_channel();
-        let (framing, held) = (Framing::default(), VecDeque::new());
-        let body = Body::new(Messages(sent));
-        let mut arriving =
-            Body::new(Arriving { body, room, arrived: 0, framing, held, patience: None });
-        send.send(&[0, 0, 0, 0, 4, 1][..]).unwrap();
-        send.send(&[2, 3][..]).unwrap();
+        let (send, mut arriving) = arriving(&world);
+        let send = |piece| send.send(Bytes::from_static(piece)).unwrap();
+        send(&[0, 0, 0, 0, 4, 1]);
+        send(&[2, 3]);
         let early = poll_fn(|cx| Poll::Ready(Pin::new(&mut arriving).poll_frame(cx))).await;
         assert!(early.is_pending(), "half of it is nothing yet");
-        send.send(&[4, 0, 0][..]).unwrap();
+        send(&[4, 0, 0]);
         for piece in [&[0, 0, 0, 0, 4, 1][..], &[2, 3], &[4, 0, 0]] {
             let frame = next(&mut arriving).await.unwrap().unwrap();
             assert_eq!(frame.into_data().unwrap(), piece);
         }
+    }
+
+    /// Each byte of a message that came one by one held a hundred more, and counted as one.
+    #[tokio::test]
+    async fn a_message_in_tiny_pieces_takes_the_room_that_they_need() {
+        let world = World::new();
+        let size = u16::try_from(CONNECTION_BYTES_MAX / FRAME_COST).unwrap();
+        let [high, low] = size.to_be_bytes();
+        for (piece, fits) in [(1, false), (1024, true)] {
+            let (send, mut arriving) = arriving(&world);
+            send.send(Bytes::copy_from_slice(&[0, 0, 0, high, low])).unwrap();
+            for bytes in vec![7; usize::from(size)].chunks(piece) {
+                send.send(Bytes::copy_from_slice(bytes)).unwrap();
+            }
+            drop(send);
+            let mut end = None;
+            while let Some(frame) = next(&mut arriving).await {
+                end = frame.err();
+                if end.is_some() {
+                    break;
+                }
+            }
+            assert_eq!(end.is_none(), fits, "{size} bytes, {piece} at a time: {end:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_small_piece_lets_go_of_the_buffer_that_it_was_read_into() {
+        let world = World::new();
+        let (send, mut arriving) = arriving(&world);
+        let buffer = Bytes::from(vec![0, 0, 0, 0, 9, 1, 2, 3]);
+        send.send(buffer.slice(..6)).unwrap();
+        let early = poll_fn(|cx| Poll::Ready(Pin::new(&mut arriving).poll_frame(cx))).await;
+        assert!(early.is_pending());
+        assert!(buffer.is_unique(), "only the test holds the buffer");
     }
 
     /// Gathers the whole request and answers with as many bytes.
@@ -440,7 +492,7 @@ mod tests {
 
     impl World {
         fn new() -> World {
-            let (bytes_max, connection_bytes_max) = (CALL_COST * 9, CALL_COST * 3);
+            let (bytes_max, connection_bytes_max) = (CALL_COST * 9, CONNECTION_BYTES_MAX);
             let exempt: &[_] = &["/own."];
             let limits = CallLimits { bytes_max, connection_bytes_max, exempt };
             World { echo: MeterCalls::new(limits).layer(Echo), places: Places::new(9) }

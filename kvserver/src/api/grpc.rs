@@ -14,16 +14,14 @@ use kvproto::{
     Action, Change, ClusterId, Command, NotDone, Outcome, Query, Record, Refusal, Reply, Settings,
     status,
 };
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::SendError;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::error;
 
 use super::deadline;
-use crate::node::{DumpChunk, NodeHandle};
+use super::dumped::Dumped;
+use crate::node::NodeHandle;
 use crate::replica::event::Operation;
 
 /// The lab's word for a key that does not exist.
@@ -32,8 +30,6 @@ const ERR_NO_KEY: &str = "ErrNoKey";
 const ERR_NOT_PRIMARY: &str = "ErrNotPrimary";
 /// Records of one answer: as much as a message may carry, with room for the framing.
 const RECORDS_SIZE_MAX: usize = MESSAGE_SIZE_MAX - (1 << 20);
-/// Messages of a dump that wait for their reader.
-const DUMPED_QUEUED_MAX: usize = 256;
 
 /// The services for clients.
 #[derive(Clone)]
@@ -144,49 +140,11 @@ impl KvServer for ClientDoor {
         answer_of(self.execute(operation, &asked).await)
     }
 
-    type DumpStream = ReceiverStream<Result<pb::DumpResponse, Status>>;
+    type DumpStream = Dumped;
 
     async fn dump(&self, _: Request<pb::DumpRequest>) -> Answer<Self::DumpStream> {
-        let mut chunks = self.node.dump().await;
-        let (reader, messages) = mpsc::channel(DUMPED_QUEUED_MAX);
-        tokio::spawn(async move {
-            // An error means that the reader is gone; dropping `chunks` ends the dump.
-            let _ = send_dump(&mut chunks, &reader).await;
-        });
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(Dumped::new(self.node.dump().await)))
     }
-}
-
-type DumpReader = mpsc::Sender<Result<pb::DumpResponse, Status>>;
-
-async fn send_dump(
-    chunks: &mut mpsc::Receiver<DumpChunk>,
-    reader: &DumpReader,
-) -> Result<(), SendError<Result<pb::DumpResponse, Status>>> {
-    use pb::dump_response::Body;
-    while let Some(chunk) = chunks.recv().await {
-        match chunk {
-            DumpChunk::Records(pairs) => {
-                for (key, record) in pairs {
-                    let record = pb::DumpedRecord { key, record: Some(record.into()) };
-                    let body = Some(Body::Record(record));
-                    reader.send(Ok(pb::DumpResponse { body })).await?;
-                }
-            }
-            DumpChunk::Summary(summary) => {
-                let body = Some(Body::Summary(pb::DumpSummary {
-                    count: summary.count,
-                    digest: summary.digest.into(),
-                    op_number: summary.op.0,
-                    role: summary.role.to_string(),
-                }));
-                return reader.send(Ok(pb::DumpResponse { body })).await;
-            }
-        }
-    }
-    let given_up = "the dump was given up: a state transfer is replacing this copy, too many dumps \
-                    are under way, or this one was read too slowly; try again";
-    reader.send(Err(Status::unavailable(given_up))).await
 }
 
 #[tonic::async_trait]

@@ -2,6 +2,7 @@
 //! deadlines; what a request does is the node's business.
 
 mod deadline;
+mod dumped;
 mod grpc;
 mod limited;
 mod replication;

@@ -3,13 +3,14 @@
 //! The store scans itself at one op while writes go on. Each tick a dump gets one chunk if its
 //! reader has room, so that neither a large store nor a slow reader holds up the loop.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use kvproto::convert::{StateRecord, records};
 use kvproto::{Digest, OpNumber, Record, Role};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use crate::replica::Replica;
@@ -17,10 +18,10 @@ use crate::store::ScanId;
 
 /// One step's worth: at one step every few milliseconds about 50 MiB per second.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Chunks that wait for their reader.
-pub(super) const CHUNKS_QUEUED_MAX: usize = 4;
-/// Dumps at once: each keeps the old state of what is written meanwhile.
-const DUMPS_MAX: usize = 4;
+/// Chunks that wait for their reader. A chunk may be as large as the largest value.
+const CHUNKS_QUEUED_MAX: usize = 1;
+/// Dumps at once: each keeps the old state of what is written meanwhile, and chunks for its reader.
+pub(super) const DUMPS_MAX: usize = 4;
 /// A reader that takes nothing for this long has given up.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
@@ -46,6 +47,31 @@ pub struct DumpSummary {
     pub role: Role,
 }
 
+/// What a reader has of its dump. It holds a place among those that there may be at once until it is
+/// dropped, since a reader that takes nothing keeps its chunks also when its dump was given up.
+#[derive(Debug)]
+pub struct Dump {
+    chunks: mpsc::Receiver<DumpChunk>,
+    // After the chunks, so that they are gone when the place is free.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Dump {
+    /// A dump, and the node's end of it. Without a place it has ended already.
+    pub(crate) fn new(place: Option<OwnedSemaphorePermit>) -> (mpsc::Sender<DumpChunk>, Dump) {
+        let (reader, mut chunks) = mpsc::channel(CHUNKS_QUEUED_MAX);
+        if place.is_none() {
+            chunks.close();
+        }
+        (reader, Dump { chunks, _place: place })
+    }
+
+    /// The next part; `None` at the end.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<DumpChunk>> {
+        self.chunks.poll_recv(cx)
+    }
+}
+
 /// The dumps under way.
 #[derive(Default)]
 pub(super) struct Dumps {
@@ -61,10 +87,9 @@ struct Running {
 }
 
 impl Dumps {
-    /// Begins a dump, unless there are too many or the copy is only half there: then the reader
-    /// hears nothing but the end.
+    /// Begins a dump, unless the copy is only half there: then the reader hears nothing but the end.
     fn begin(&mut self, replica: &mut Replica, reader: mpsc::Sender<DumpChunk>) {
-        if self.running.len() >= DUMPS_MAX || !replica.is_complete() {
+        if reader.is_closed() || !replica.is_complete() {
             return;
         }
         let summary = DumpSummary {
@@ -77,15 +102,13 @@ impl Dumps {
         self.running.push(Running { scan, summary, sent: 0, reader, took_at: Instant::now() });
     }
 
-    /// Begins the dumps that wait, and moves every dump on by one chunk at most.
+    /// Moves every dump on by one chunk at most, and begins those that wait: in this order, so that
+    /// those whose readers are gone have ended before others take their places.
     pub(super) fn advance(
         &mut self,
         replica: &mut Replica,
         waiting: &mut mpsc::Receiver<mpsc::Sender<DumpChunk>>,
     ) {
-        while let Ok(reader) = waiting.try_recv() {
-            self.begin(replica, reader);
-        }
         self.running.retain_mut(|dump| {
             let goes_on = dump.advance(replica);
             if !goes_on {
@@ -93,6 +116,9 @@ impl Dumps {
             }
             goes_on
         });
+        while let Ok(reader) = waiting.try_recv() {
+            self.begin(replica, reader);
+        }
     }
 
     /// Gives all dumps up: the store that they scan is gone.
@@ -104,8 +130,7 @@ impl Dumps {
 impl Running {
     /// Whether there is more to come.
     fn advance(&mut self, replica: &mut Replica) -> bool {
-        let reader = self.reader.clone();
-        let room = match reader.try_reserve() {
+        let room = match self.reader.try_reserve() {
             Ok(room) => room,
             Err(TrySendError::Full(())) => return self.took_at.elapsed() < STALLED_AFTER,
             Err(TrySendError::Closed(())) => return false,

@@ -11,10 +11,10 @@ use kvprocess::serve::Room;
 use kvproto::registration::Progress;
 use kvproto::{Member, NotDone, Reply, Role, ServerName, View, ViewNumber};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::dump::{CHUNKS_QUEUED_MAX, DumpChunk};
+use super::dump::{DUMPS_MAX, Dump, DumpChunk};
 use crate::replica::event::{Event, Operation};
 use crate::table::Table;
 
@@ -26,8 +26,6 @@ pub(super) const REQUESTS_PER_STEP: usize = 1024;
 /// Messages of other copies and views that wait for the node. Senders wait when it is full, which
 /// HTTP/2 passes on to the other copy.
 const EVENTS_QUEUED_MAX: usize = 256;
-/// Dumps that wait to begin.
-const DUMPS_QUEUED_MAX: usize = 4;
 
 /// How this server stands, for doors and tasks that wait for a change.
 #[derive(Clone, PartialEq, Debug)]
@@ -93,6 +91,7 @@ pub struct NodeHandle {
     requests: mpsc::Sender<Asked>,
     events: mpsc::Sender<Event>,
     dumps: mpsc::Sender<mpsc::Sender<DumpChunk>>,
+    dump_places: Arc<Semaphore>,
     table: Arc<Table>,
     standing: watch::Receiver<Standing>,
     progress: watch::Receiver<Option<Progress>>,
@@ -113,12 +112,20 @@ pub struct Inputs {
 pub fn channel() -> (NodeHandle, Inputs) {
     let (requests, requests_in) = mpsc::channel(REQUESTS_QUEUED_MAX);
     let (events, events_in) = mpsc::channel(EVENTS_QUEUED_MAX);
-    let (dumps, dumps_in) = mpsc::channel(DUMPS_QUEUED_MAX);
+    let (dumps, dumps_in) = mpsc::channel(DUMPS_MAX);
+    let dump_places = Arc::new(Semaphore::new(DUMPS_MAX));
     let (standing_out, standing) = watch::channel(Standing::default());
     let (progress_out, progress) = watch::channel(None);
     let table = Arc::new(Table::default());
-    let handle =
-        NodeHandle { requests, events, dumps, table: Arc::clone(&table), standing, progress };
+    let handle = NodeHandle {
+        requests,
+        events,
+        dumps,
+        dump_places,
+        table: Arc::clone(&table),
+        standing,
+        progress,
+    };
     let inputs = Inputs {
         requests: requests_in,
         events: events_in,
@@ -181,11 +188,15 @@ impl NodeHandle {
 
     /// Begins a dump of all pairs that this copy holds. One that ends without a summary was given
     /// up: too many are under way, a transfer replaced the copy, or its reader was too slow.
-    pub async fn dump(&self) -> mpsc::Receiver<DumpChunk> {
-        let (reader, chunks) = mpsc::channel(CHUNKS_QUEUED_MAX);
-        // Without a node the reader hears the end at once.
-        let _ = self.dumps.send(reader).await;
-        chunks
+    pub async fn dump(&self) -> Dump {
+        let place = Arc::clone(&self.dump_places).try_acquire_owned().ok();
+        let has_place = place.is_some();
+        let (reader, dump) = Dump::new(place);
+        if has_place {
+            // Without a node the reader hears the end at once.
+            let _ = self.dumps.send(reader).await;
+        }
+        dump
     }
 
     /// How the server stands at present.

@@ -48,8 +48,36 @@ pub struct Transfer {
     pub sent: u64,
     /// Chunks received by the copy.
     pub received: u64,
+    /// Sizes of the chunks sent and not yet received.
+    pub in_flight: VecDeque<usize>,
     /// The end was sent; entries flow once the copy has acknowledged the whole.
     pub ended: bool,
+}
+
+impl Transfer {
+    /// A chunk goes out; returns its number.
+    pub fn note_sent(&mut self, bytes: usize) -> u64 {
+        self.sent += 1;
+        self.in_flight.push_back(bytes);
+        self.sent
+    }
+
+    /// The copy has received everything up to this chunk. Says whether that is news.
+    pub fn note_received(&mut self, chunk: u64) -> bool {
+        let news = (self.received + 1..=self.sent).contains(&chunk);
+        while news && self.received < chunk {
+            self.received += 1;
+            self.in_flight.pop_front();
+        }
+        news
+    }
+
+    /// Whether as much is in flight as there should be. Bytes count, and not chunks alone: a chunk
+    /// takes at least one record, however large that is.
+    #[must_use]
+    pub fn is_full(&self, chunks_max: u64, bytes_max: usize) -> bool {
+        self.sent - self.received >= chunks_max || self.in_flight.iter().sum::<usize>() >= bytes_max
+    }
 }
 
 /// Entries sent and not yet acknowledged.

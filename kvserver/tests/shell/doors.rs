@@ -11,7 +11,7 @@ use kvproto::{Action, Change, ClusterId, Command, NotDone, Reply, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -228,6 +228,42 @@ async fn a_dump_shows_one_moment_while_writes_go_on() {
     assert!(keys.is_sorted());
     assert_eq!((summary.count, keys.len()), (201, 201));
     assert_eq!(summary.role, "primary");
+}
+
+/// A dump gave its place up when the node had no more to say, while all of it still lay in queues:
+/// any number of slow readers held a whole store each.
+#[tokio::test]
+async fn a_dump_that_nobody_reads_keeps_its_place_until_it_is_dropped() {
+    let Alone { server, .. } = alone().await;
+    let mut client = server.client();
+    // Twice as much as a stream carries unread.
+    for n in 0..10 {
+        let key = Bytes::from(format!("key{n}"));
+        client.put(pb::PutRequest { key, value: vec![b'x'; 900 << 10].into() }).await.unwrap();
+    }
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut dump = server.client().dump(pb::DumpRequest {}).await.unwrap().into_inner();
+        dump.message().await.unwrap().expect("a record");
+        held.push(dump);
+    }
+    let whole = async || {
+        let mut dump = server.client().dump(pb::DumpRequest {}).await?.into_inner();
+        let mut count = 0;
+        while dump.message().await?.is_some() {
+            count += 1;
+        }
+        Ok::<_, Status>(count)
+    };
+    // Long enough for every dump to have been handed out, were there queues for all of it.
+    for _ in 0..50 {
+        server.client().put(put("a", "1")).await.unwrap();
+        let refused = whole().await.expect_err("all places are taken");
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    }
+    held.pop();
+    let count = eventually("a place to become free", async || whole().await.ok()).await;
+    assert!(count > 10, "a whole dump, not {count} messages");
 }
 
 #[tokio::test]

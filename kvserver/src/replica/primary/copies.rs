@@ -1,6 +1,8 @@
 //! The other copies: streams to them, what is sent, what they answer, who is counted in and who is
 //! left out.
 
+use std::collections::VecDeque;
+
 use kvproto::ids::{Member, OpNumber, Position};
 use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
 use kvproto::rules::{Rule, keeps};
@@ -119,8 +121,7 @@ impl Primary {
         }
         match &mut progress.phase {
             Phase::Transferring(transfer) => {
-                if (transfer.received + 1..=transfer.sent).contains(&ack.chunks) {
-                    transfer.received = ack.chunks;
+                if transfer.note_received(ack.chunks) {
                     progress.note_answer(now);
                 } else if transfer.ended && ack.matched >= transfer.at.op {
                     progress.phase = Phase::Streaming { next: transfer.at.op.next() };
@@ -194,8 +195,9 @@ impl Primary {
         let digest = copy.store.digest();
         let scan = copy.store.begin_scan();
         progress.distrusted = false;
-        progress.phase =
-            Phase::Transferring(Transfer { scan, at, digest, sent: 0, received: 0, ended: false });
+        let (sent, received, in_flight, ended) = (0, 0, VecDeque::new(), false);
+        let transfer = Transfer { scan, at, digest, sent, received, in_flight, ended };
+        progress.phase = Phase::Transferring(transfer);
         progress.waiting_since = None;
         out.push(Effect::Notice(Notice::TransferStarted { to: member.clone(), keys, at: at.op }));
         let start = Body::TransferStart { at, keys };
@@ -213,14 +215,16 @@ impl Primary {
     ) {
         let (window, chunk_bytes) =
             (copy.options.tuning.chunks_in_flight, copy.options.tuning.chunk_bytes);
+        let window_bytes =
+            chunk_bytes.saturating_mul(usize::try_from(window).unwrap_or(usize::MAX));
         while let Phase::Transferring(transfer) = &mut progress.phase {
-            if transfer.ended || transfer.sent - transfer.received >= window {
+            if transfer.ended || transfer.is_full(window, window_bytes) {
                 return;
             }
             progress.waiting_since.get_or_insert(now);
             if let Some(records) = copy.store.next_chunk(transfer.scan, chunk_bytes) {
-                transfer.sent += 1;
-                let chunk = Body::TransferChunk { number: transfer.sent, records };
+                let number = transfer.note_sent(records.len());
+                let chunk = Body::TransferChunk { number, records };
                 out.push(copy.send(self.epoch, member.clone(), progress.stream, chunk));
                 continue;
             }

@@ -514,6 +514,43 @@ fn a_slow_transfer_comes_to_its_end() {
     assert!(!evicted, "a slow link is no silence");
 }
 
+/// A chunk takes at least one record, so eight large values were under way at once as eight chunks,
+/// whatever memory the server had.
+#[test]
+fn large_values_do_not_widen_the_window_of_a_transfer() {
+    let mut world = World::new();
+    world.tuning.retain_bytes = 0;
+    world.tuning.chunk_bytes = 64;
+    world.tuning.chunks_in_flight = 4;
+    let mut world = world.formed(a(), &[]);
+    let size = 200;
+    for n in 0..20 {
+        world.put(&a(), &format!("k{n:02}"), &"v".repeat(size));
+    }
+    world.settle();
+    world.start(b());
+    world.propose(a(), &[b()]);
+    let mut most = 0;
+    while !synced(&world, &b()) {
+        assert!(world.now.since(Timestamp::default()) < ms(20_000), "it never ends");
+        world.now = world.now + ms(5);
+        for who in [a(), b()] {
+            world.step(&who, Event::Tick);
+        }
+        while let Some(message) = world.wire.pop_front() {
+            world.deliver(message);
+            let chunks = world.wire.iter().filter_map(|message| match &message.body {
+                Body::TransferChunk { records, .. } => Some(records.len()),
+                _ => None,
+            });
+            most = most.max(chunks.sum());
+        }
+    }
+    // Four chunks of 64 bytes, and the value that reaches beyond them.
+    assert!((size..4 * 64 + size + 64).contains(&most), "{most} bytes were under way at once");
+    assert_eq!(world.held(&b(), "k19"), Some("v".repeat(size)));
+}
+
 /// A lone primary commits in the step in which it orders, so a newcomer is always a round trip
 /// behind while clients write. It must be counted in all the same.
 #[test]
