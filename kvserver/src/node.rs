@@ -35,11 +35,6 @@ use handle::{Asked, Caller, REQUESTS_PER_STEP};
 /// How often the replica hears that time has passed: well below every timing of the cluster.
 const TICK: Duration = Duration::from_millis(5);
 
-/// How long the thread stays awake for a lone caller. To fall asleep and be woken by another core
-/// costs it about as much as a copy nearby needs for its answer; with several callers there is always
-/// something to do.
-const AWAKE_FOR: Duration = Duration::from_micros(50);
-
 /// What a node is made of.
 pub struct Parts {
     /// This life of the server.
@@ -142,11 +137,6 @@ impl Node {
         if let Some(position) = self.journal.poll_safe() {
             return Some(Event::Appended(position));
         }
-        if self.waiting.len() == 1
-            && let Some(event) = self.await_awake().await
-        {
-            return Some(event);
-        }
         loop {
             tokio::select! {
                 biased;
@@ -164,19 +154,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    /// Waits for the answer of a copy without letting the thread sleep, for a moment.
-    async fn await_awake(&mut self) -> Option<Event> {
-        let until = Instant::now() + AWAKE_FOR;
-        while self.inputs.requests.is_empty() && Instant::now() < until {
-            if let Ok(event) = self.inputs.events.try_recv() {
-                return Some(event);
-            }
-            // Lets the doors and streams look at their sockets.
-            tokio::task::yield_now().await;
-        }
-        None
     }
 
     /// Turns what came from the doors into one event, without what nobody waits for any more.

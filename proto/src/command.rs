@@ -201,7 +201,7 @@ impl Command {
     #[must_use]
     pub fn weight(&self) -> usize {
         let parts = match self {
-            Command::Batch(changes) => changes.len() * size_of::<Change>(),
+            Command::Batch(changes) => size_of_val(changes.as_slice()),
             _ => 0,
         };
         64 + parts + self.payload()

@@ -193,7 +193,7 @@ fn size_of_values(reply: &Reply) -> usize {
 fn cost_of_parts(operation: &Operation) -> usize {
     match operation {
         Operation::Query(Query::Get(keys)) => keys.len() * size_of::<Bytes>(),
-        Operation::Command { command, .. } => command.changes().len() * size_of::<Change>(),
+        Operation::Command { command, .. } => size_of_val(command.changes()),
         Operation::KeepAlive(_) => 0,
     }
 }
