@@ -1,5 +1,6 @@
 //! Bounds what a client can make this server decode: a message larger than the largest op of the
-//! cluster is refused before its bytes are gathered. Shell.
+//! cluster is refused by its head. (What may be gathered before is the business of the budgets of
+//! calls, in `kvprocess`.) Shell.
 //!
 //! The limit is a setting of the cluster, known only once the server is registered, while a gRPC
 //! service has its limit built in. So each call gets a service with the limit of that moment.
