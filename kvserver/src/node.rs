@@ -61,8 +61,6 @@ struct Node {
     ticks: Interval,
     /// Requests taken from the queue and not yet in an event; empty between steps.
     admitted: Vec<Asked>,
-    /// As many requests as one step takes were there for the latest one.
-    took_full_step: bool,
     /// Callers whose requests the replica holds.
     waiting: HashMap<Token, Caller>,
     last_token: Token,
@@ -101,7 +99,6 @@ impl Node {
             inputs,
             ticks,
             admitted: Vec::new(),
-            took_full_step: false,
             waiting: HashMap::new(),
             last_token: Token(0),
             dumps: Dumps::default(),
@@ -112,14 +109,14 @@ impl Node {
     async fn run(mut self) {
         let mut effects = Vec::new();
         while let Some(event) = self.next_event().await {
-            let tick = event == Event::Tick;
+            let (tick, requests) = (event == Event::Tick, matches!(event, Event::Requests(_)));
             // The clock is read after the event was taken: nothing is judged by a moment before it.
             self.replica.step(clock::now(), event, &mut effects);
             for effect in effects.drain(..) {
                 self.perform(effect);
             }
             self.publish();
-            if std::mem::take(&mut self.took_full_step) {
+            if requests && !self.inputs.requests.is_empty() {
                 // More clients wait. Before them the doors and streams read what has come for us.
                 tokio::task::yield_now().await;
             }
@@ -147,7 +144,6 @@ impl Node {
                     if count == 0 {
                         return None; // every handle is gone
                     }
-                    self.took_full_step = count == REQUESTS_PER_STEP;
                     if let Some(event) = self.admit() {
                         return Some(event);
                     }

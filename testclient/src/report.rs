@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::bench::page;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -54,6 +55,29 @@ pub fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
         std::fs::write(path, text)
     }
     .with_context(|| format!("write {}", path.display()))
+}
+
+/// Puts a block between its marks into a Markdown page; see [`page::replace_block`].
+///
+/// # Errors
+/// When the page cannot be read or written, or has no place for the block.
+pub fn write_block(path: &Path, name: &str, block: &str) -> Result<()> {
+    let page = page_with(path, name, block)?;
+    std::fs::write(path, page).with_context(|| format!("write {}", path.display()))
+}
+
+/// Checks that a page has a place for a block, before minutes are spent on what goes into it.
+///
+/// # Errors
+/// When it has not.
+pub fn check_block(path: &Path, name: &str) -> Result<()> {
+    page_with(path, name, "").map(drop)
+}
+
+fn page_with(path: &Path, name: &str, block: &str) -> Result<String> {
+    let page = std::fs::read_to_string(path);
+    let page = page.with_context(|| format!("read {}", path.display()))?;
+    page::replace_block(&page, name, block).with_context(|| format!("write {}", path.display()))
 }
 
 /// A bar on terminals that fills up to `length`; elsewhere it shows nothing.

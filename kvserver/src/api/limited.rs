@@ -5,6 +5,7 @@
 //! The limit is a setting of the cluster, known only once the server is registered, while a gRPC
 //! service has its limit built in. So each call gets a service with the limit of that moment.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use kvproto::limits::MESSAGE_SIZE_MAX;
@@ -22,14 +23,15 @@ const FRAMING_SIZE_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub(super) struct Limited<S> {
     service: S,
-    node: NodeHandle,
+    // Behind an `Arc`, since a service is cloned for every call.
+    node: Arc<NodeHandle>,
     limit: fn(S, usize) -> S,
 }
 
 impl<S> Limited<S> {
     /// `limit` gives a service the size of the largest message that it decodes.
     pub(super) fn new(service: S, node: NodeHandle, limit: fn(S, usize) -> S) -> Limited<S> {
-        Limited { service, node, limit }
+        Limited { service, node: Arc::new(node), limit }
     }
 
     fn size_max(&self) -> usize {

@@ -21,8 +21,13 @@ use super::summary::{Case, Comparison, Cpu, Sample, What, cases};
 use super::svg::{Curves, Figure, Group, Series};
 use crate::args::Compare;
 use crate::cluster::{Cluster, Options};
-use crate::report::{check_writable, duration, progress, say, table, write_json};
+use crate::report::{
+    check_block, check_writable, duration, progress, say, table, write_block, write_json,
+};
 use crate::workload::Keys;
+
+/// The name of its block in a page.
+const BLOCK: &str = "bench";
 
 /// Runs the rounds and prints, draws and writes what they measured.
 ///
@@ -31,7 +36,7 @@ use crate::workload::Keys;
 pub async fn run(options: &Compare) -> Result<ExitCode> {
     check_writable(options.json.as_deref())?;
     check_writable(options.svg.as_deref())?;
-    check_page(options.write.as_deref())?;
+    options.write.as_deref().map_or(Ok(()), |path| check_block(path, BLOCK))?;
     let comparison = measure(options).await?;
     let troubles = comparison.troubles();
     if let Some(path) = &options.json {
@@ -50,7 +55,7 @@ pub async fn run(options: &Compare) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     if let Some(path) = &options.write {
-        write_page(path, &as_markdown(options, &comparison))?;
+        write_block(path, BLOCK, &as_markdown(options, &comparison))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -271,22 +276,4 @@ fn figure(options: &Compare, comparison: &Comparison) -> Figure {
         )),
         curves: callers.iter().map(curves).collect(),
     }
-}
-
-const BLOCK: &str = "bench";
-
-/// Before minutes are spent on what goes into it.
-fn check_page(path: Option<&Path>) -> Result<()> {
-    path.map_or(Ok(()), |path| page_with(path, "").map(drop))
-}
-
-fn write_page(path: &Path, block: &str) -> Result<()> {
-    let page = page_with(path, block)?;
-    std::fs::write(path, page).with_context(|| format!("write {}", path.display()))
-}
-
-fn page_with(path: &Path, block: &str) -> Result<String> {
-    let page = std::fs::read_to_string(path);
-    let page = page.with_context(|| format!("read {}", path.display()))?;
-    page::replace_block(&page, BLOCK, block).with_context(|| format!("--write {}", path.display()))
 }

@@ -21,9 +21,8 @@ pub fn today() -> String {
 pub fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let model = value_in("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());
-    let memory = value_in("/proc/meminfo", "MemTotal")
-        .and_then(|size| size.strip_suffix(" kB")?.trim().parse::<u64>().ok())
-        .map_or_else(String::new, |kib| format!(", {} GiB", (kib + (1 << 19)) >> 20));
+    let memory = kvprocess::machine::memory()
+        .map_or_else(String::new, |bytes| format!(", {} GiB", (bytes + (1 << 29)) >> 30));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{cores} cores ({model}){memory}, Linux {}", kernel.trim())
 }

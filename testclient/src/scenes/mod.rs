@@ -24,11 +24,11 @@ pub mod verdict;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
-use crate::bench::{machine, page};
-use crate::report::{check_writable, say, write_json};
+use crate::bench::machine;
+use crate::report::{check_block, check_writable, say, write_block, write_json};
 use args::Scene;
 use verdict::Verdict;
 
@@ -40,7 +40,7 @@ pub async fn run(scene: &Scene, stop: CancellationToken) -> Result<ExitCode> {
     let common = scene.common();
     check_writable(common.json.as_deref())?;
     if let Some(path) = &common.write {
-        write_block(path, scene.name(), None)?;
+        check_block(path, scene.name())?;
     }
     // A dropped scene drops its cluster, and with it the processes.
     let verdict = tokio::select! {
@@ -52,7 +52,7 @@ pub async fn run(scene: &Scene, stop: CancellationToken) -> Result<ExitCode> {
     }
     if let Some(path) = &common.write {
         let block = format!("{}\n\n{}", machine::where_and_when(), verdict.as_markdown());
-        write_block(path, scene.name(), Some(&block))?;
+        write_block(path, scene.name(), &block)?;
     }
     if common.json.as_deref() != Some(Path::new("-")) {
         say(verdict.as_text())?;
@@ -71,17 +71,5 @@ pub async fn play(scene: &Scene) -> Result<Verdict> {
         Scene::Keys(options) => keys::play(options).await,
         Scene::Overload(options) => overload::play(options).await,
         Scene::Neighbours(options) => neighbours::play(options).await,
-    }
-}
-
-/// Puts a block into a page; without one it only checks that the page has its place, before minutes
-/// are spent on it.
-fn write_block(path: &Path, name: &str, block: Option<&str>) -> Result<()> {
-    let file = || format!("write {}", path.display());
-    let text = std::fs::read_to_string(path).with_context(file)?;
-    let text = page::replace_block(&text, name, block.unwrap_or_default()).with_context(file)?;
-    match block {
-        Some(_) => std::fs::write(path, text).with_context(file),
-        None => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ use crate::common::{PATIENCE, Running, check, get, put, running};
 use kvclient::{Action, Change, Client, ErrorKind};
 use testclient::calls;
 use testclient::cluster::{Options, wait_for};
+use testclient::scenes::stage::{memory_of, peak_memory_of};
 use tokio::task::JoinHandle;
 
 /// The least that a server can be given, and half as much again.
@@ -19,22 +20,12 @@ async fn small(servers: usize) -> Running {
     running(Options { server_flags, ..Options::default() }, servers).await
 }
 
-/// The most memory that a server has ever used, and what it uses now.
-fn memory(cluster: &Running, server: usize) -> (usize, usize) {
-    let id = cluster.server_id(server).expect("it runs");
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
-    let of = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
-        line.trim().trim_end_matches(" kB").trim().parse::<usize>().expect("a number") << 10
-    };
-    (of("VmHWM:"), of("VmRSS:"))
-}
-
 /// A server has never used more than it was given.
 fn stays_within_memory(cluster: &Running, server: usize) {
-    let (most, now) = memory(cluster, server);
+    let most = peak_memory_of(cluster, server).expect("it runs");
+    let now = memory_of(cluster, server).expect("it runs");
     eprintln!("server {server} uses {} MiB and has used {}", now >> 20, most >> 20);
-    assert!(most <= MAX_MEMORY, "server {server} has used {most} of {MAX_MEMORY} bytes");
+    assert!(most <= MAX_MEMORY as u64, "server {server} has used {most} of {MAX_MEMORY} bytes");
 }
 
 /// A client that writes and reads all the time, and of whose calls none may fail.
@@ -312,11 +303,11 @@ async fn idle_connections_cost_little_memory_and_nobody_else_anything() {
     const IDLE: usize = 600;
     let cluster = running(Options::default(), 1).await;
     // Nothing else goes on while memory is looked at: a log that grows would count as theirs.
-    let (_, before) = memory(&cluster, 0);
+    let before = memory_of(&cluster, 0).expect("it runs");
     let idle = idle(&cluster, IDLE).await;
-    let (_, after) = memory(&cluster, 0);
+    let after = memory_of(&cluster, 0).expect("it runs");
     let well_behaved = WellBehaved::start(&cluster).await;
-    let each = after.saturating_sub(before) / IDLE;
+    let each = after.saturating_sub(before) / IDLE as u64;
     eprintln!("{each} bytes for each idle connection");
     assert!(each < 64 << 10, "{each} bytes for each idle connection");
     well_behaved.has_gone_on().await;
