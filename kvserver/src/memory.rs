@@ -26,6 +26,8 @@ const TRANSFERS: u64 = 2;
 /// The shares.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shares {
+    /// What there was to divide.
+    pub memory_max: u64,
     /// Log, windows and transfers, and how much is left for the data.
     pub tuning: Tuning,
     /// What the calls of clients may hold.
@@ -52,17 +54,17 @@ impl Shares {
             retain_bytes_max: share(16, full.retain_bytes_max),
             chunk_bytes: share(1024, full.chunk_bytes),
             uncommitted_bytes_max: share(32, full.uncommitted_bytes_max),
-            memory_max,
             ..full
         };
         let log = (tuning.retain_bytes_max + tuning.uncommitted_bytes_max) as u64;
         let chunks = tuning.chunk_bytes as u64 * tuning.chunks_in_flight;
-        tuning.memory_reserved = PROCESS
+        let reserved = PROCESS
             + memory_max / ALLOCATOR
             + (calls + connections_max * CONNECTION_COST) as u64
             + log * ENTRY_COST
             + tuning.window_bytes as u64
             + chunks * TRANSFERS;
+        tuning.data_max = memory_max - reserved;
         let calls = CallLimits {
             bytes_max: calls,
             // Room for the largest message if there is any, and never so much that one connection
@@ -70,7 +72,7 @@ impl Shares {
             connection_bytes_max: (calls / 4).max(MESSAGE_SIZE_MAX.min(calls / 3)),
             exempt: &[],
         };
-        Shares { tuning, calls, connections_max }
+        Shares { memory_max, tuning, calls, connections_max }
     }
 }
 
@@ -81,10 +83,8 @@ mod tests {
     #[test]
     fn plenty_of_memory_gives_every_share_its_full_size() {
         let shares = Shares::of(16 << 30);
-        let Tuning { memory_max, memory_reserved, .. } = shares.tuning;
-        let full = Tuning { memory_max, memory_reserved, ..Tuning::default() };
-        assert_eq!(shares.tuning, full);
-        assert_eq!(memory_max, 16 << 30);
+        let Tuning { data_max, .. } = shares.tuning;
+        assert_eq!(shares.tuning, Tuning { data_max, ..Tuning::default() });
         assert_eq!(shares.calls.bytes_max, 256 << 20);
         assert_eq!(shares.connections_max, CONNECTIONS_MAX);
         assert!(shares.calls.connection_bytes_max >= MESSAGE_SIZE_MAX);
@@ -93,8 +93,8 @@ mod tests {
     #[test]
     fn the_smallest_server_keeps_a_quarter_for_its_data() {
         for memory_max in [MAX_MEMORY_MIN, 96 << 20, 256 << 20, 1 << 30, 16 << 30] {
-            let Shares { tuning, calls, connections_max } = Shares::of(memory_max);
-            let data = memory_max - tuning.memory_reserved;
+            let Shares { tuning, calls, connections_max, .. } = Shares::of(memory_max);
+            let data = tuning.data_max;
             assert!(data >= memory_max / 4, "{memory_max}: only {data} are left for the data");
             assert!(connections_max >= 128, "{memory_max}: {connections_max}");
             assert!(calls.connection_bytes_max <= calls.bytes_max / 3);

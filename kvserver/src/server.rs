@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use kvprocess::listen::Listeners;
 use kvprocess::serve::{Diversion, serve};
+use kvprocess::size::Size;
 use kvproto::Role;
 use kvproto::wire::GREETING;
 use tokio::runtime::Handle;
@@ -68,9 +69,9 @@ pub async fn run_watched(
 
     let (services, reporter) = api::services(&node, config.calls)?;
     info!(
-        "memory: at most {} MiB (--max-memory), of which {} are set aside for everything but data",
-        config.tuning.memory_max >> 20,
-        config.tuning.memory_reserved >> 20
+        "memory: {} (--max-memory), of which {} are for data",
+        Size(config.memory_max),
+        Size(config.tuning.data_max)
     );
     let (to, from_copies) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
     let diversion = Some(Diversion { first_byte: GREETING[0], to });

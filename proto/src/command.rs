@@ -207,8 +207,9 @@ impl Command {
         64 + parts + self.payload()
     }
 
-    /// Whether the command may leave more data behind than there was: a put does so even where it
-    /// replaces something larger.
+    /// Whether the command may leave more keys and values behind than there were: a put does so even
+    /// where it replaces something larger. Sessions have a limit of their own, and whoever wants to
+    /// delete needs one.
     #[must_use]
     pub fn may_grow(&self) -> bool {
         let grows = |change: &Change| match &change.action {
@@ -216,7 +217,7 @@ impl Command {
             Action::CompareAndSet { new_value, .. } => new_value.is_some(),
             Action::Delete => false,
         };
-        *self == Command::OpenSession || self.changes().iter().any(grows)
+        self.changes().iter().any(grows)
     }
 
     /// The same command in memory of its own. What a door decodes are slices of a network buffer,

@@ -87,9 +87,14 @@ impl Item {
     /// set and of the table of committed values.
     #[must_use]
     pub fn bytes(&self) -> u64 {
+        Item::bytes_for(self.0.len() - KEY_AT)
+    }
+
+    /// What an item takes whose key and value have so many bytes together.
+    pub(super) fn bytes_for(key_and_value: usize) -> u64 {
         // Two counters in front. The allocator has sizes in steps of 16, and from 128 on four to each
         // doubling.
-        let size = self.0.len() as u64 + 16;
+        let size = (KEY_AT + key_and_value) as u64 + 16;
         SHARE_OF_MAPS + size.next_multiple_of((size.next_power_of_two() / 8).max(16))
     }
 

@@ -66,6 +66,11 @@ impl Keys {
         self.bytes
     }
 
+    /// Memory that a key and a value of so many bytes take.
+    pub(super) fn bytes_for(key: usize, value: usize) -> u64 {
+        Item::bytes_for(key + value)
+    }
+
     /// The items after this key, or all.
     pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = &Item> {
         let from = key.map_or(Bound::Unbounded, Bound::Excluded);

@@ -19,6 +19,7 @@
 //! - **CopyAtOneOp**: a scan yields the state at the op at which it began.
 
 mod digest;
+mod growth;
 pub mod item;
 mod keys;
 mod scan;
