@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use kvprocess::logging::LogFormat;
+use kvprocess::machine;
 use kvprocess::serve::CallLimits;
 use kvprocess::size;
 use kvproto::ServerName;
@@ -147,13 +148,13 @@ impl Flags {
             memory_max: shares.memory_max,
             tuning: shares.tuning,
             calls: shares.calls,
-            connections_max: shares.connections_max,
+            connections_max: machine::connections_max(shares.connections_max),
         })
     }
 
     fn memory_max(&self) -> Result<u64, clap::Error> {
         let refused = |why: String| Err(Flags::command().error(ErrorKind::ValueValidation, why));
-        let bytes = match (self.max_memory, kvprocess::machine::memory()) {
+        let bytes = match (self.max_memory, machine::memory()) {
             (MaxMemory::Bytes(bytes), _) => bytes,
             (MaxMemory::Percent(percent), Some(all)) => all / 100 * percent,
             (MaxMemory::Percent(percent), None) => {
@@ -267,7 +268,7 @@ mod tests {
         {
             assert_eq!(config(&["--max-memory", text]).memory_max, bytes, "{text}");
         }
-        let all = kvprocess::machine::memory().expect("this machine has memory");
+        let all = machine::memory().expect("this machine has memory");
         assert_eq!(config(&[]).memory_max, all / 100 * 70);
         assert_eq!(config(&["--max-memory", "50%"]).memory_max, all / 100 * 50);
         let error = flags(&["--max-memory", "1mb"]).expect("well formed").checked();

@@ -6,6 +6,7 @@
 //! shrinks in proportion.
 
 use kvprocess::serve::{CONNECTION_COST, CONNECTIONS_MAX, CallLimits};
+use kvproto::Settings;
 use kvproto::limits::{BATCH_SIZE_MAX, MESSAGE_SIZE_MAX};
 
 use crate::replica::Tuning;
@@ -74,6 +75,15 @@ impl Shares {
         };
         Shares { memory_max, tuning, calls, connections_max }
     }
+
+    /// The least memory with which a server takes every request that a cluster with these settings
+    /// allows: a connection may hold the third part of an eighth of it.
+    #[must_use]
+    pub fn memory_for_requests(settings: &Settings) -> u64 {
+        // Beside its keys and values, a request has its own cost and that of the pieces it came in.
+        let request = settings.op_size_max + settings.op_size_max / 64 + (64 << 10);
+        (request * 3 * 8).next_multiple_of(MIB)
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +98,32 @@ mod tests {
         assert_eq!(shares.calls.bytes_max, 256 << 20);
         assert_eq!(shares.connections_max, CONNECTIONS_MAX);
         assert!(shares.calls.connection_bytes_max >= MESSAGE_SIZE_MAX);
+    }
+
+    #[test]
+    fn the_least_memory_for_requests_has_room_for_the_largest() {
+        for op_size_max in [16 << 20, 64 << 20] {
+            let settings = Settings { op_size_max, ..Settings::default() };
+            let memory = Shares::memory_for_requests(&settings);
+            assert!(
+                Shares::of(memory).calls.connection_bytes_max as u64 > op_size_max + (64 << 10)
+            );
+            assert!(
+                (Shares::of(memory - MIB).calls.connection_bytes_max as u64)
+                    < op_size_max * 33 / 32
+            );
+        }
+        // As the page on limits says.
+        assert_eq!(Shares::memory_for_requests(&Settings::default()) / MIB, 392);
+    }
+
+    /// As the table of the page on limits says.
+    #[test]
+    fn the_room_for_data_is_known_before_a_server_is_started() {
+        let room = [64 << 20, 256 << 20, 1 << 30, 16 << 30].map(|memory_max| {
+            kvprocess::size::Size(Shares::of(memory_max).tuning.data_max).to_string()
+        });
+        assert_eq!(room, ["17 MiB", "116 MiB", "536 MiB", "13.4 GiB"]);
     }
 
     #[test]
