@@ -32,7 +32,7 @@ impl fmt::Display for Size {
         let Some((unit, shift)) = units.into_iter().find(|(_, shift)| self.0 >> shift > 0) else {
             return write!(f, "{} bytes", self.0);
         };
-        let tenths = u128::from(self.0) * 10 >> shift;
+        let tenths = (u128::from(self.0) * 10) >> shift;
         match tenths % 10 {
             0 => write!(f, "{} {unit}", tenths / 10),
             tenth => write!(f, "{}.{tenth} {unit}", tenths / 10),

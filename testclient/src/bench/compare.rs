@@ -3,6 +3,7 @@
 //! Owns its clusters and its echo, which end with it. All of them run all the time; those that are
 //! not being called only exchange heartbeats.
 
+use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use super::echo::EchoProcess;
 use super::load::{Generator, Load, PATIENCE, Target, connections_for};
 use super::machine;
 use super::page;
-use super::summary::{Case, Comparison, Cpu, Detail, Sample, What, cases};
+use super::summary::{
+    CASE_COLUMNS, COST_COLUMNS, Case, Comparison, Cpu, Detail, Sample, What, cases,
+};
 use super::svg::{Curves, Figure, Group, Series};
 use crate::args::Compare;
 use crate::cluster::{Cluster, Options};
@@ -212,19 +215,19 @@ fn as_text(options: &Compare, comparison: &Comparison) -> String {
     let too_small = comparison.too_small(options.length);
     let (goals_header, goals) = comparison.goal_table(too_small.is_none());
     // A row does not fit a terminal: first what was reached, then what it cost.
-    let columns = |of: &[std::ops::Range<usize>]| {
-        let picked: Vec<usize> = of.iter().cloned().flatten().collect();
+    let columns = |of: Range<usize>| {
+        let picked: Vec<usize> = (0..CASE_COLUMNS).chain(of).collect();
         let header: Vec<&str> = picked.iter().map(|&column| header[column]).collect();
         let pick = |row: &Vec<String>| picked.iter().map(|&column| row[column].clone()).collect();
         table(&header, &rows.iter().map(pick).collect::<Vec<_>>())
     };
     format!(
-        "{}\n{}; medians (ranges: --write, --json)\n\n{}\n\nProcessor time per call; cpu/echo: of all \
+        "{}\n{};\nmedians (ranges: --write, --json)\n\n{}\n\nProcessor time per call; cpu/echo: of all \
          processes together\n\n{}\n\n{}{}",
         machine::where_and_when(),
         how(options),
-        columns(&[0..8]),
-        columns(&[0..2, 8..12]),
+        columns(CASE_COLUMNS..COST_COLUMNS),
+        columns(COST_COLUMNS..header.len()),
         table(&goals_header, &goals),
         too_small.map(|why| format!("\nnot judged: {why}")).unwrap_or_default()
     )

@@ -129,6 +129,11 @@ pub enum Detail {
     Ranges,
 }
 
+/// The first columns of a table say which case a row is of.
+pub const CASE_COLUMNS: usize = 2;
+/// From this column on a table says what calls cost.
+pub const COST_COLUMNS: usize = 8;
+
 /// A median of fewer rounds, or of shorter ones, says too little.
 const ROUNDS_JUDGED: u64 = 3;
 const LENGTH_JUDGED_MS: u64 = 500;
@@ -478,6 +483,7 @@ mod tests {
     #[test]
     fn no_two_columns_have_the_same_title() {
         let (header, _) = with_a_slow_spell().table(Detail::Medians);
+        assert_eq!((header[CASE_COLUMNS], header[COST_COLUMNS]), ("per second", "client"));
         let titles: std::collections::BTreeSet<_> = header.iter().collect();
         assert_eq!(titles.len(), header.len(), "{header:?}");
     }
