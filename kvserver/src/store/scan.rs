@@ -218,16 +218,15 @@ impl Scan {
         };
         let from = passed.clone();
         let mut live = keys.after(from.as_ref().map(Item::key)).peekable();
-        let mut last = None;
         let mut write = |item: &Item| chunk.key(item.key(), item.value(), item.version());
         loop {
             let saved = self.saved_keys.first_entry();
-            let is_live = |item: &&Item| saved.as_ref().is_none_or(|saved| *item < saved.key());
+            let is_live = |item: &Item| saved.as_ref().is_none_or(|saved| item < saved.key());
             if let Some(item) = live.next_if(is_live) {
-                if !write(item) {
+                if !write(&item) {
                     break;
                 }
-                last = Some(item);
+                *passed = Some(item);
                 continue;
             }
             let Some(saved) = saved else {
@@ -236,14 +235,10 @@ impl Scan {
             if *saved.get() == Was::There && !write(saved.key()) {
                 break;
             }
-            live.next_if(|item| *item == saved.key());
+            live.next_if(|item| item == saved.key());
             let (item, _) = saved.remove_entry();
             self.saved_bytes -= item.bytes();
             *passed = Some(item);
-            last = None;
-        }
-        if let Some(last) = last {
-            *passed = Some(last.clone());
         }
     }
 }
