@@ -29,6 +29,12 @@ const NAME_INLINE: usize = 16;
 /// The key of an item, in the order of keys.
 type Name = SmallVec<[u8; NAME_INLINE]>;
 
+/// Why it is certain that a name is found.
+const NAMED: &str = "a name stands for an item in the table";
+
+/// Items that are looked up together on a walk.
+const LOOK_AHEAD: usize = 64;
+
 /// What a set of names takes for each: nodes filled in key order are half full, in random order to
 /// seven tenths, and a tenth of them hold other nodes.
 const SHARE_OF_NAMES: u64 = 42;
@@ -92,7 +98,7 @@ impl Keys {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Item> {
-        self.after(None)
+        self.names.iter().map(|name| self.get(name).expect(NAMED))
     }
 
     pub(super) fn rolling(&self) -> Rolling {
@@ -104,11 +110,20 @@ impl Keys {
         self.bytes
     }
 
-    /// The items after this key, or all.
-    pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = Item> {
+    /// Has somebody walk through the items after this key, or through all.
+    pub(super) fn walk_after(
+        &self,
+        key: Option<&[u8]>,
+        walk: impl FnOnce(&mut dyn Iterator<Item = &Item>),
+    ) {
         let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-        let names = self.names.range::<[u8], _>((from, Bound::Unbounded));
-        names.map(|name| self.items.get(name).expect("a name stands for an item in the table"))
+        let mut names = self.names.range::<[u8], _>((from, Bound::Unbounded)).map(|name| &name[..]);
+        self.items.read(|find| {
+            let some = || Some(names.by_ref().take(LOOK_AHEAD).collect::<Vec<_>>());
+            let batches = std::iter::from_fn(some).take_while(|names| !names.is_empty());
+            let found = batches.flat_map(|names| find(&names));
+            walk(&mut found.map(|item| item.expect(NAMED)));
+        });
     }
 
     /// Checks one change and says what it comes to.
