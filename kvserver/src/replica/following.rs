@@ -254,7 +254,7 @@ impl Following {
         if self.receiving.is_none() || number != self.chunks + 1 {
             return Err("a chunk out of order");
         }
-        if let Err(malformed) = copy.store.install(records, &mut copy.published) {
+        if let Err(malformed) = copy.store.install(records) {
             self.receiving = None;
             return Err(malformed.what);
         }

@@ -339,7 +339,6 @@ impl World {
         let committed = replica.committed();
         let position = replica.copy.log.position_at(committed).expect("a committed op");
         let limits = crate::store::StoreLimits::from(&replica.view().settings);
-        let mut store = crate::store::Store::new(limits);
         let mut records = RecordsWriter::new(usize::MAX);
         for item in replica.store().items() {
             let flips = item.key() == key.as_bytes();
@@ -347,8 +346,8 @@ impl World {
             records.key(item.key(), value, item.version());
         }
         let records = records.finish().expect("there are keys");
-        store.install(&records, &mut Vec::new()).expect("sound records");
-        replica.copy.store = store;
+        replica.copy.store.clear(limits);
+        replica.copy.store.install(&records).expect("sound records");
         assert_eq!(replica.committed(), position.op);
     }
 }
