@@ -12,6 +12,7 @@ use std::hash::{Hash, Hasher};
 use bytes::Bytes;
 use kvproto::command::Record;
 use kvproto::ids::Version;
+use kvproto::memory::allocated;
 use triomphe::{Arc, ThinArc};
 
 /// A key, its value and its version. A pointer of eight bytes: the length stands in the allocation.
@@ -88,7 +89,7 @@ impl Item {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         // In front stand a counter and the length.
-        SHARE_OF_TABLE + allocated(self.contents().len() as u64 + 16)
+        SHARE_OF_TABLE + allocated(self.contents().len() + 16) as u64
     }
 
     fn value_at(&self) -> usize {
@@ -96,12 +97,6 @@ impl Item {
         let (key_length, _) = rest.split_first_chunk().expect("an item has a head");
         KEY_AT + u32::from_le_bytes(*key_length) as usize
     }
-}
-
-/// What the allocator takes for so many bytes: it has sizes in steps of 16, and from 128 on four to
-/// each doubling.
-pub(super) fn allocated(size: u64) -> u64 {
-    size.next_multiple_of((size.next_power_of_two() / 8).max(16))
 }
 
 impl AsRef<[u8]> for Item {

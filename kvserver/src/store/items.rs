@@ -196,6 +196,21 @@ mod tests {
         assert_eq!(items.len(), keys.len());
     }
 
+    /// Enough keys that places are guessed wrong.
+    #[test]
+    fn many_items_looked_up_together_are_those_looked_up_alone() {
+        let items = Items::default();
+        let keys: Vec<String> = (0..5000).map(|number| number.to_string()).collect();
+        keys.iter().step_by(2).for_each(|key| drop(items.set(item(key, key))));
+        let asked: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
+        items.read(|find| {
+            for (found, key) in find(&asked).into_iter().zip(&asked) {
+                let alone = items.get(key);
+                assert_eq!(found.map(Item::contents), alone.as_ref().map(Item::contents));
+            }
+        });
+    }
+
     #[test]
     fn a_clone_is_the_same_table_and_a_copy_another() {
         let items = Items::default();

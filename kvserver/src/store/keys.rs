@@ -16,10 +16,11 @@ use std::ops::Bound;
 
 use kvproto::command::{Action, Change, Changed, Expect, Refusal};
 use kvproto::ids::Version;
+use kvproto::memory::allocated;
 use smallvec::SmallVec;
 
 use super::digest::{self, Rolling};
-use super::item::{Item, allocated};
+use super::item::Item;
 use super::items::Items;
 
 /// Bytes of a key that its name holds without an allocation: as many as fit into the space of the
@@ -208,7 +209,7 @@ impl Keys {
 
 /// Memory that the name of a key takes, by estimate.
 fn bytes_of_name(key: &[u8]) -> u64 {
-    let spilt = if key.len() > NAME_INLINE { allocated(key.len() as u64) } else { 0 };
+    let spilt = if key.len() > NAME_INLINE { allocated(key.len()) as u64 } else { 0 };
     SHARE_OF_NAMES + spilt
 }
 

@@ -140,7 +140,7 @@ fn a_put_a_delete_and_an_append_say_what_they_did() {
 fn a_compare_and_set_holds_for_missing_value_and_version() {
     let mut f = Fixture::new();
     assert_eq!(f.plain(cas("a", Expect::Missing, Some("1"))), changed(1, false, 1));
-    assert_eq!(f.plain(cas("a", Expect::Value(bytes("1")), Some("2"))), changed(2, true, 1));
+    assert_eq!(f.plain(cas("a", Expect::Value(bytes("1").into()), Some("2"))), changed(2, true, 1));
     assert_eq!(f.plain(cas("a", Expect::Version(version(2)), None)), changed(3, true, 0));
     assert_eq!(f.value("a"), None);
 }
@@ -151,14 +151,14 @@ fn a_failed_condition_changes_nothing_and_says_what_is_there() {
     f.plain(put("a", "1"));
     let before = f.store.digest();
     let record = Some(Record { value: bytes("1"), version: version(1) });
-    for expect in [Expect::Missing, Expect::Value(bytes("2")), Expect::Version(version(9))] {
+    for expect in [Expect::Missing, Expect::Value(bytes("2").into()), Expect::Version(version(9))] {
         assert_eq!(
             result(f.plain(cas("a", expect, Some("3")))),
             refused(Refusal::ConditionFailed { record: record.clone(), change: 0 })
         );
     }
     assert_eq!(
-        result(f.plain(cas("b", Expect::Value(bytes("")), Some("3")))),
+        result(f.plain(cas("b", Expect::Value(bytes("").into()), Some("3")))),
         refused(Refusal::ConditionFailed { record: None, change: 0 })
     );
     assert_eq!(f.store.digest(), before);
@@ -209,7 +209,8 @@ fn a_batch_that_fails_anywhere_changes_nothing_and_shows_nothing_of_itself() {
     f.plain(put("a", "old"));
     let before = f.store.digest();
     let overwrite = change("a", Action::Put(bytes("new")));
-    let expect_old = Action::CompareAndSet { expect: Expect::Value(bytes("old")), new_value: None };
+    let expect_old =
+        Action::CompareAndSet { expect: Expect::Value(bytes("old").into()), new_value: None };
     assert_eq!(
         result(f.plain(Command::Batch(vec![overwrite.clone(), change("a", expect_old)]))),
         refused(Refusal::ConditionFailed {
@@ -534,7 +535,7 @@ fn what_is_stored_does_not_keep_the_buffer_alive_in_which_it_arrived() {
     f.plain(Command::Change(Change {
         key: key.clone(),
         action: Action::CompareAndSet {
-            expect: Expect::Value(value.clone()),
+            expect: Expect::Value(value.clone().into()),
             new_value: Some(value.clone()),
         },
     }));

@@ -184,7 +184,7 @@ fn with_fewer_copies_than_asked_for_writes_are_refused_and_reads_go_on() {
 #[test]
 fn too_much_uncommitted_is_refused_instead_of_piling_up() {
     let mut world = World::new();
-    world.tuning.uncommitted_bytes_max = 1000;
+    world.tuning.uncommitted_bytes_max = 3500;
     let mut world = world.formed(a(), &[b()]);
     world.cut(&a(), &b());
     let writes: Vec<_> = (0..50).map(|n| world.put(&a(), &format!("k{n}"), "v")).collect();

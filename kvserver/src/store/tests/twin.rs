@@ -126,7 +126,7 @@ impl Twin {
             Action::CompareAndSet { expect, new_value } => {
                 let holds = match expect {
                     Expect::Missing => present.is_none(),
-                    Expect::Value(value) => present.as_ref().is_some_and(|p| p.0 == *value),
+                    Expect::Value(value) => present.as_ref().is_some_and(|p| p.0 == **value),
                     Expect::Version(version) => present.as_ref().is_some_and(|p| p.1 == *version),
                 };
                 if !holds {
@@ -253,7 +253,7 @@ impl Clients {
             _ => Action::CompareAndSet {
                 expect: match self.random.below(3) {
                     0 => Expect::Missing,
-                    1 => Expect::Value(self.value()),
+                    1 => Expect::Value(self.value().into()),
                     _ => Expect::Version(self.random.pick(&self.versions).unwrap_or_default()),
                 },
                 new_value: (self.random.below(3) > 0).then(|| self.value()),
