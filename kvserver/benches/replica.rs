@@ -17,6 +17,7 @@ use kvproto::{
 use kvserver::replica::effect::Effect;
 use kvserver::replica::event::{Event, Operation, Request, Token};
 use kvserver::replica::{Reads, Replica, ReplicaOptions, Tuning};
+use kvserver::store::Items;
 use load::put;
 
 const KEYS: u64 = 100_000;
@@ -44,7 +45,9 @@ impl Pair {
         let now = Timestamp::from_nanos(1_000_000_000);
         let view = View::none(ClusterId([7; 16]), Settings::default());
         let options = ReplicaOptions { reads: Reads::Lease, tuning: Tuning::default() };
-        let start = |me: &Member| Replica::new(me.clone(), view.clone(), options.clone(), now);
+        let start = |me: &Member| {
+            Replica::new(me.clone(), view.clone(), options.clone(), Items::of_a_server(), now)
+        };
         let (primary, backup) = (start(&a), start(&b));
         let mut pair = Pair { now, view, primary, backup, replies: 0 };
         pair.view.primary = Some(a);

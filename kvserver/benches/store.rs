@@ -14,7 +14,7 @@ use kvproto::{
     Action, Change, Command, Entry, Epoch, Generation, OpNumber, Outcome, Position, Query,
     RequestId, RequestNumber, SessionId, ViewNumber,
 };
-use kvserver::store::{Publication, Store, StoreLimits};
+use kvserver::store::{Items, Store, StoreLimits};
 use load::{key, put};
 
 const KEY_COUNTS: [u64; 2] = [10_000, 1_000_000];
@@ -23,16 +23,18 @@ const CHUNK_BYTES: usize = 512 << 10;
 
 const LIMITS: StoreLimits = StoreLimits { value_size_max: 8 << 20, sessions_max: 1000 };
 
+fn empty() -> Store {
+    Store::new(LIMITS, Items::of_a_server())
+}
+
 struct Log {
     store: Store,
     op: OpNumber,
-    published: Vec<Publication>,
 }
 
 impl Log {
     fn with_keys(count: u64) -> Log {
-        let store = Store::new(LIMITS);
-        let mut log = Log { store, op: OpNumber(0), published: Vec::new() };
+        let mut log = Log { store: empty(), op: OpNumber(0) };
         (0..count).for_each(|number| drop(log.apply(None, &put(number))));
         log
     }
@@ -42,8 +44,7 @@ impl Log {
         let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(1) };
         let position = Position { epoch, op: self.op };
         let entry = Entry { position, at: LogTime::default(), id, command: command.clone() };
-        self.published.clear();
-        self.store.apply(&entry, &mut self.published)
+        self.store.apply(&entry)
     }
 
     fn open_session(&mut self) -> SessionId {
@@ -149,11 +150,9 @@ fn transfer(c: &mut Criterion) {
     let chunks = scan(&mut log.store);
     group.bench_function("read and install", |b| {
         b.iter_with_large_drop(|| {
-            let mut store = Store::new(LIMITS);
-            let mut published = Vec::new();
+            let mut store = empty();
             for chunk in &chunks {
-                store.install(chunk, &mut published).expect("sound chunks");
-                published.clear();
+                store.install(chunk).expect("sound chunks");
             }
             assert_eq!(store.digest(), log.store.digest());
             store

@@ -19,8 +19,6 @@ const MIB: u64 = 1 << 20;
 const PROCESS: u64 = 16 * MIB;
 /// The allocator rounds up, and keeps pages that are only partly used: a sixteenth of the whole.
 const ALLOCATOR: u64 = 16;
-/// An entry of a small change takes about twice what it weighs.
-const ENTRY_COST: u64 = 2;
 /// Copies that may be brought up at the same time, each with chunks of its own under way.
 const TRANSFERS: u64 = 2;
 
@@ -62,7 +60,7 @@ impl Shares {
         let reserved = PROCESS
             + memory_max / ALLOCATOR
             + (calls + connections_max * CONNECTION_COST) as u64
-            + log * ENTRY_COST
+            + log
             + tuning.window_bytes as u64
             + chunks * TRANSFERS;
         tuning.data_max = memory_max - reserved;
@@ -123,15 +121,15 @@ mod tests {
         let room = [64 << 20, 256 << 20, 1 << 30, 16 << 30].map(|memory_max| {
             kvprocess::size::Size(Shares::of(memory_max).tuning.data_max).to_string()
         });
-        assert_eq!(room, ["17 MiB", "116 MiB", "536 MiB", "13.4 GiB"]);
+        assert_eq!(room, ["23 MiB", "140 MiB", "632 MiB", "14 GiB"]);
     }
 
     #[test]
-    fn the_smallest_server_keeps_a_quarter_for_its_data() {
+    fn the_smallest_server_keeps_a_third_for_its_data() {
         for memory_max in [MAX_MEMORY_MIN, 96 << 20, 256 << 20, 1 << 30, 16 << 30] {
             let Shares { tuning, calls, connections_max, .. } = Shares::of(memory_max);
             let data = tuning.data_max;
-            assert!(data >= memory_max / 4, "{memory_max}: only {data} are left for the data");
+            assert!(data >= memory_max / 3, "{memory_max}: only {data} are left for the data");
             assert!(connections_max >= 128, "{memory_max}: {connections_max}");
             assert!(calls.connection_bytes_max <= calls.bytes_max / 3);
         }

@@ -77,7 +77,9 @@ impl Node {
     fn new(parts: Parts, inputs: Inputs) -> Node {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let replica = Replica::new(parts.me.clone(), parts.view, parts.options, clock::now());
+        let items = inputs.table.items().clone();
+        let replica =
+            Replica::new(parts.me.clone(), parts.view, parts.options, items, clock::now());
         let standing = Standing {
             me: Some(parts.me),
             view: Some(Arc::new(replica.view().clone())),
@@ -110,8 +112,11 @@ impl Node {
         let mut effects = Vec::new();
         while let Some(event) = self.next_event().await {
             let (tick, requests) = (event == Event::Tick, matches!(event, Event::Requests(_)));
-            // The clock is read after the event was taken: nothing is judged by a moment before it.
-            self.replica.step(clock::now(), event, &mut effects);
+            self.inputs.table.step(&mut effects, |effects| {
+                // The clock is read after the event was taken: nothing is judged by a moment before
+                // it.
+                self.replica.step(clock::now(), event, effects);
+            });
             for effect in effects.drain(..) {
                 self.perform(effect);
             }

@@ -47,9 +47,12 @@ impl Batch {
     }
 }
 
+/// More than the numbers of an entry of one change take.
+const NUMBERS_MAX: usize = 64;
+
 fn encode(entries: &[Arc<Entry>]) -> Bytes {
-    // What the numbers of an entry take besides its weight is less than its constant part.
-    let mut out = BytesMut::with_capacity(entries.iter().map(|entry| entry.weight()).sum());
+    let size = |entry: &Arc<Entry>| NUMBERS_MAX + entry.command.payload();
+    let mut out = BytesMut::with_capacity(entries.iter().map(size).sum());
     for entry in entries {
         let entry = pb::Entry::from(Entry::clone(entry));
         entry.encode_length_delimited(&mut out).expect("a growing buffer has room");

@@ -1,12 +1,16 @@
 //! Everything that can be asked of the store, and every answer it gives.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::ids::{OpNumber, Position, RequestNumber, SessionId, Version};
+use crate::memory::{allocated, shared};
 use crate::time::LogTime;
 
 /// Requests of one session that may be in flight at once.
 pub const SESSION_WINDOW: u64 = 64;
+
+/// What [`Bytes`] that share a buffer keep beside it.
+const SHARED_BUFFER: usize = 32;
 
 /// A network buffer has at least this size; commands of less are copied out of theirs.
 const OWN_BUFFER_FROM: usize = 8 << 10;
@@ -61,8 +65,8 @@ pub enum Action {
 pub enum Expect {
     /// It does not exist.
     Missing,
-    /// It holds this value.
-    Value(Bytes),
+    /// It holds this value. In a box, because it is rare and every entry has room for the largest.
+    Value(Box<Bytes>),
     /// It was changed last at this version.
     Version(Version),
 }
@@ -182,8 +186,7 @@ impl Entry {
         self.position.op
     }
 
-    /// Bytes that the entry takes in windows and budgets: keys and values, and a constant for the
-    /// rest.
+    /// What the entry takes in memory, and so in windows and budgets.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.command.weight()
@@ -197,14 +200,19 @@ impl Command {
         self.changes().iter().map(Change::payload).sum()
     }
 
-    /// What an entry with this command weighs.
+    /// What an entry with this command takes in memory, by estimate: itself, its changes if there are
+    /// several, and one buffer with all keys and values.
     #[must_use]
     pub fn weight(&self) -> usize {
         let parts = match self {
-            Command::Batch(changes) => size_of_val(changes.as_slice()),
+            Command::Batch(changes) => allocated(size_of_val(changes.as_slice())),
             _ => 0,
         };
-        64 + parts + self.payload()
+        let data = match self.payload() {
+            0 => 0,
+            bytes => allocated(bytes) + SHARED_BUFFER,
+        };
+        shared::<Entry>() + parts + data
     }
 
     /// Whether the command may leave more keys and values behind than there were: a put does so even
@@ -229,12 +237,16 @@ impl Command {
         if size >= OWN_BUFFER_FROM {
             return self;
         }
-        let mut memory = BytesMut::with_capacity(size);
-        let mut take = |bytes: &mut Bytes| {
-            memory.extend_from_slice(bytes);
-            *bytes = memory.split().freeze();
-        };
-        match &mut self {
+        let mut memory = Vec::with_capacity(size);
+        self.each_bytes(|bytes| memory.extend_from_slice(bytes));
+        let mut memory = Bytes::from(memory);
+        self.each_bytes(|bytes| *bytes = memory.split_to(bytes.len()));
+        self
+    }
+
+    /// Every key and value, always in the same order.
+    fn each_bytes(&mut self, mut take: impl FnMut(&mut Bytes)) {
+        match self {
             Command::Change(change) => change.each_bytes(&mut take),
             Command::Batch(changes) => {
                 changes.iter_mut().for_each(|change| change.each_bytes(&mut take));
@@ -244,7 +256,6 @@ impl Command {
             | Command::CloseSession(_)
             | Command::ExpireSession(_) => {}
         }
-        self
     }
 
     /// The changes of the command, in order; empty for commands that change no key.

@@ -7,7 +7,7 @@
 //! - [`message`]: what copies say to each other, entries in a [`batch`], all of it on a [`wire`];
 //!   [`registration`]: servers and the view service
 //! - [`rules`]: the single rules of the protocol by name, for tests that drop one; [`codec`]: how
-//!   calls are buffered
+//!   calls are buffered; [`memory`]: what things take
 //! - [`pb`]: the generated wire types; [`convert`] is the only place that knows their gaps, and
 //!   [`status`] the one table between refusals and gRPC statuses
 
@@ -17,6 +17,7 @@ pub mod command;
 pub mod convert;
 pub mod ids;
 pub mod limits;
+pub mod memory;
 pub mod message;
 pub mod registration;
 pub mod reply;

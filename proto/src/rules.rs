@@ -113,7 +113,7 @@ rules! {
     LeaseIsChecked,
     /// Leases: the clock is looked at for each read, also when its answer leaves.
     LeaseIsCheckedPerRead,
-    /// Reads from the committed table: what a step changes of it comes before all else it does.
+    /// Reads from the table of the store: what a step lets readers know comes before all else it does.
     PublishedFirst,
     /// Leases: a lease counts from when it was asked for, not from when it was granted.
     LeaseFromSendTime,

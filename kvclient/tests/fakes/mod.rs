@@ -121,7 +121,7 @@ impl Store {
             Action::CompareAndSet { expect, new_value } => {
                 let holds = match (&expect, &before) {
                     (Expect::Missing, None) => true,
-                    (Expect::Value(value), Some(record)) => record.value == value,
+                    (Expect::Value(value), Some(record)) => record.value == **value,
                     (Expect::Version(version), Some(record)) => record.version == *version,
                     _ => false,
                 };

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::dump::{DUMPS_MAX, Dump, DumpChunk};
 use crate::replica::event::{Event, Operation};
+use crate::store::Items;
 use crate::table::Table;
 
 /// Requests that wait for the node: as many as there is room for at the doors with plenty of memory.
@@ -116,7 +117,7 @@ pub fn channel() -> (NodeHandle, Inputs) {
     let dump_places = Arc::new(Semaphore::new(DUMPS_MAX));
     let (standing_out, standing) = watch::channel(Standing::default());
     let (progress_out, progress) = watch::channel(None);
-    let table = Arc::new(Table::default());
+    let table = Arc::new(Table::new(Items::of_a_server()));
     let handle = NodeHandle {
         requests,
         events,
@@ -139,7 +140,7 @@ pub fn channel() -> (NodeHandle, Inputs) {
 
 impl NodeHandle {
     /// Carries out one operation, whose limits the door has checked: a read at once from the
-    /// committed table if this server certainly leads, anything else by the node, which keeps its
+    /// table of the store if this server certainly leads, anything else by the node, which keeps its
     /// `room` meanwhile. Waits for the answer until `deadline`; when too many wait already the
     /// operation is certainly not done, without an answer its outcome is unknown. Dropping the
     /// future gives the answer up, not the operation.

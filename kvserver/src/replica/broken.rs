@@ -20,7 +20,7 @@ pub(super) fn forget_last_applied(copy: &mut Copy) {
 pub(super) fn as_if_committed(copy: &Copy) -> (Store, Vec<(OpNumber, Outcome)>) {
     let mut store = copy.store.clone();
     let tail = copy.log.from(copy.committed.next(), usize::MAX);
-    let apply = |entry: &Arc<Entry>| (entry.op(), store.apply(entry, &mut Vec::new()));
+    let apply = |entry: &Arc<Entry>| (entry.op(), store.apply(entry));
     let outcomes = tail.iter().map(apply).collect();
     (store, outcomes)
 }

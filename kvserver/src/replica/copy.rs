@@ -17,7 +17,7 @@ use super::ReplicaOptions;
 use super::effect::Effect;
 use super::log::Log;
 use super::promise::Promises;
-use crate::store::{Publication, Store, StoreLimits};
+use crate::store::{Items, Store, StoreLimits};
 
 /// The state of one copy.
 #[derive(Clone, Hash, Debug)]
@@ -31,8 +31,6 @@ pub struct Copy {
     pub(super) epoch: Epoch,
     pub(super) log: Log,
     pub(super) store: Store,
-    /// What became of keys in this step.
-    pub(super) published: Vec<Publication>,
     /// Everything through here is in the journal, as safe as the mode asks.
     pub(super) safe: OpNumber,
     /// Everything through here is in every required copy, and in the store.
@@ -49,8 +47,8 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// A copy that holds nothing.
-    pub(super) fn empty(me: Member, view: View, options: ReplicaOptions) -> Copy {
+    /// A copy that holds nothing; its items will be in this table.
+    pub(super) fn empty(me: Member, view: View, options: ReplicaOptions, items: Items) -> Copy {
         let limits = StoreLimits::from(&view.settings);
         Copy {
             me,
@@ -58,8 +56,7 @@ impl Copy {
             view,
             options,
             log: Log::default(),
-            store: Store::new(limits),
-            published: Vec::new(),
+            store: Store::new(limits, items),
             safe: OpNumber(0),
             committed: OpNumber(0),
             log_time: LogTime::default(),
@@ -72,8 +69,7 @@ impl Copy {
 
     /// Drops everything, and has the journal begin after nothing.
     pub(super) fn become_empty(&mut self, out: &mut Vec<Effect>) {
-        self.store = Store::new(StoreLimits::from(&self.view.settings));
-        self.published = vec![Publication::Cleared];
+        self.store.clear(StoreLimits::from(&self.view.settings));
         self.begin_at(Position::default(), Vec::new(), out);
     }
 
@@ -127,7 +123,7 @@ impl Copy {
         while self.committed < op {
             let next = self.committed.next();
             let entry = self.log.get(next).expect("uncommitted entries are retained");
-            let outcome = self.store.apply(entry, &mut self.published);
+            let outcome = self.store.apply(entry);
             done(entry, outcome);
             self.committed = next;
         }

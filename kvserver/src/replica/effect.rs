@@ -17,14 +17,14 @@ use kvproto::time::Timestamp;
 use kvproto::view::Role;
 
 use super::event::Token;
-use crate::store::Publication;
 
 /// Something to do.
 #[derive(Clone, PartialEq, Hash, Debug)]
 pub enum Effect {
-    /// Show this to those who read without asking. The first effect of its step: a reply may be
-    /// followed by a read that must see what it tells of, and a message or a wish may let another
-    /// primary serve.
+    /// Show this to those who read the table of the store without asking. The first effect of its
+    /// step: a reply may be followed by a read that must see what it tells of, and a message or a wish
+    /// may let another primary serve. From the beginning of the step until then nobody may read: the
+    /// items are those of the new state already.
     Publish(Published),
     /// Write these entries after everything written before, and say when they are safe.
     Append(Vec<Arc<Entry>>),
@@ -78,12 +78,10 @@ pub enum Effect {
     Left,
 }
 
-/// What everybody may see of the state from now on.
-#[derive(Clone, PartialEq, Hash, Debug)]
+/// What everybody may know of the state from now on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Published {
-    /// What became of keys since the last one, in order.
-    pub changes: Vec<Publication>,
-    /// The state that these changes make.
+    /// The state that the items of the store are.
     pub at: LogPoint,
     /// Whether reads may be answered from it.
     pub serves: Serves,

@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_trimmed_log_still_knows_the_epoch_of_its_base() {
         let mut log = log(&[1, 1, 2, 2]);
-        assert_eq!(log.trim(64, OpNumber(3)), Some(OpNumber(3)));
+        assert_eq!(log.trim(Command::Barrier.weight(), OpNumber(3)), Some(OpNumber(3)));
         assert_eq!(log.base(), position(2, 3));
         assert_eq!(log.position_at(OpNumber(2)), Some(position(1, 2)));
         assert_eq!(log.get(OpNumber(3)), None);
@@ -237,7 +237,7 @@ mod tests {
     fn a_batch_closes_at_its_size_but_takes_at_least_one_entry() {
         let log = log(&[1; 10]);
         assert_eq!(log.from(OpNumber(3), 1).len(), 1);
-        assert_eq!(log.from(OpNumber(3), 200).len(), 3);
+        assert_eq!(log.from(OpNumber(3), 3 * Command::Barrier.weight() + 1).len(), 3);
         assert_eq!(log.from(OpNumber(3), usize::MAX).len(), 8);
         assert!(log.from(OpNumber(11), usize::MAX).is_empty());
     }

@@ -49,7 +49,7 @@ use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 use kvproto::view::{Role, View};
 
-use crate::store::Store;
+use crate::store::{Items, Store};
 use copy::Copy;
 use effect::{Effect, Notice, Published, Serves};
 use event::{Event, Request};
@@ -132,7 +132,7 @@ pub struct Replica {
     wished_to_leave_at: Option<Timestamp>,
     stepped_at: Timestamp,
     /// What was published last.
-    shown: (LogPoint, Serves),
+    shown: Published,
     steps: u64,
 }
 
@@ -163,11 +163,18 @@ const WISH_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Replica {
     /// A new, empty copy. `view` is the record that came with the registration; the first
-    /// [`Event::View`] with it, or a newer one, gives the replica its part.
+    /// [`Event::View`] with it, or a newer one, gives the replica its part. Its items will be in this
+    /// table, which nobody may read during a step.
     #[must_use]
-    pub fn new(me: Member, view: View, options: ReplicaOptions, now: Timestamp) -> Replica {
+    pub fn new(
+        me: Member,
+        view: View,
+        options: ReplicaOptions,
+        items: Items,
+        now: Timestamp,
+    ) -> Replica {
         let mut replica = Replica {
-            copy: Copy::empty(me, view, options),
+            copy: Copy::empty(me, view, options, items),
             following: Following::default(),
             primary: None,
             leaving: false,
@@ -175,7 +182,7 @@ impl Replica {
             role: Role::Spare,
             wished_to_leave_at: None,
             stepped_at: now,
-            shown: (LogPoint::default(), Serves::No),
+            shown: Published { at: LogPoint::default(), serves: Serves::No },
             steps: 0,
         };
         replica.role = replica.present_role();
@@ -229,14 +236,14 @@ impl Replica {
         }
     }
 
-    /// What readers may see that they do not see yet.
+    /// What readers may know that they do not know yet.
     fn publish(&mut self) -> Option<Published> {
-        let changes = std::mem::take(&mut self.copy.published);
         let at = self.copy.point();
         let serves = self.primary.as_ref().map_or(Serves::No, |primary| primary.serves(&self.copy));
-        let news = !changes.is_empty() || self.shown != (at, serves);
-        self.shown = (at, serves);
-        news.then_some(Published { changes, at, serves })
+        let published = Published { at, serves };
+        let news = self.shown != published;
+        self.shown = published;
+        news.then_some(published)
     }
 
     /// Progress for pings.

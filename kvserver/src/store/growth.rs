@@ -92,7 +92,7 @@ mod tests {
     use kvproto::ids::{Epoch, Generation, OpNumber, Position, RequestNumber, ViewNumber};
     use kvproto::time::LogTime;
 
-    use super::super::StoreLimits;
+    use super::super::{Items, StoreLimits};
     use super::*;
 
     const LIMITS: StoreLimits = StoreLimits { value_size_max: 8 << 20, sessions_max: 3 };
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn no_command_adds_more_than_was_reckoned_before() {
-        let mut store = Store::new(LIMITS);
+        let mut store = Store::new(LIMITS, Items::default());
         let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(1) };
         let mut session = None;
         for round in 0..600_u64 {
@@ -142,7 +142,7 @@ mod tests {
             let most = store.bytes() + store.growth(id.as_ref(), &command);
             let position = Position { epoch, op: OpNumber(round + 1) };
             let entry = Entry { position, at: LogTime::from_millis(1), id, command };
-            let outcome = store.apply(&entry, &mut Vec::new());
+            let outcome = store.apply(&entry);
             assert!(store.bytes() <= most, "{} of {most}: {outcome:?}", store.bytes());
             session = session.or_else(|| store.sessions().next());
         }
@@ -151,13 +151,13 @@ mod tests {
 
     #[test]
     fn an_append_counts_for_what_it_adds() {
-        let mut store = Store::new(LIMITS);
+        let mut store = Store::new(LIMITS, Items::default());
         let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(1) };
         let command = |action| Command::Change(change(1, action));
         let put = command(Action::Put(Bytes::from(vec![b'v'; 1_000_000])));
         let position = Position { epoch, op: OpNumber(1) };
         let entry = Entry { position, at: LogTime::from_millis(1), id: None, command: put };
-        store.apply(&entry, &mut Vec::new());
+        store.apply(&entry);
         let append = command(Action::Append(Bytes::from_static(b"ten bytes!")));
         assert!(store.growth(None, &append) < 300_000, "{}", store.growth(None, &append));
     }

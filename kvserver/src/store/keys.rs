@@ -4,6 +4,10 @@
 //! has changed nothing (AllOrNone). Key and value are copied once, when the plan is complete, into an
 //! item of exactly their size, so that a small value never keeps the network buffer alive in which it
 //! arrived.
+//!
+//! The items are in a table without order; the order is a set of names beside it, which changes only
+//! when a key comes or goes. So a write of a known key costs two looks into the table, however many
+//! keys there are.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,24 +16,54 @@ use std::ops::Bound;
 
 use kvproto::command::{Action, Change, Changed, Expect, Refusal};
 use kvproto::ids::Version;
+use kvproto::memory::allocated;
+use smallvec::SmallVec;
 
 use super::digest::{self, Rolling};
 use super::item::Item;
+use super::items::Items;
 
-/// All keys, ordered.
-#[derive(Clone, Default, Debug)]
+/// Bytes of a key that its name holds without an allocation: as many as fit into the space of the
+/// pointer and the length that it would need otherwise.
+const NAME_INLINE: usize = 16;
+
+/// The key of an item, in the order of keys.
+type Name = SmallVec<[u8; NAME_INLINE]>;
+
+/// Why it is certain that a name is found.
+const NAMED: &str = "a name stands for an item in the table";
+
+/// Items that are looked up together on a walk.
+const LOOK_AHEAD: usize = 64;
+
+/// What a set of names takes for each: nodes filled in key order are half full, in random order to
+/// seven tenths, and a tenth of them hold other nodes.
+const SHARE_OF_NAMES: u64 = 42;
+
+/// All keys.
+#[derive(Debug)]
 pub(super) struct Keys {
-    items: BTreeSet<Item>,
+    items: Items,
+    /// Those that are in the table.
+    names: BTreeSet<Name>,
     rolling: Rolling,
     bytes: u64,
+}
+
+/// A clone has a table of its own.
+impl Clone for Keys {
+    fn clone(&self) -> Self {
+        let Keys { items, names, rolling, bytes } = self;
+        Keys { items: items.copied(), names: names.clone(), rolling: *rolling, bytes: *bytes }
+    }
 }
 
 /// Items hash by their keys alone; two states with other values are two states.
 impl Hash for Keys {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Keys { items, rolling, bytes: _ } = self;
-        items.len().hash(state);
-        items.iter().for_each(|item| item.contents().hash(state));
+        let Keys { items: _, names, rolling, bytes: _ } = self;
+        names.len().hash(state);
+        self.iter().for_each(|item| item.contents().hash(state));
         rolling.hash(state);
     }
 }
@@ -37,7 +71,7 @@ impl Hash for Keys {
 /// The last state of a key that a command names.
 #[derive(Debug)]
 pub(super) enum Write<'a> {
-    Set(Item),
+    Set(&'a [u8], Item),
     Remove(&'a [u8]),
 }
 
@@ -45,16 +79,27 @@ pub(super) enum Write<'a> {
 pub(super) type Plan<'a> = (Vec<Write<'a>>, Vec<Changed>);
 
 impl Keys {
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Item> {
+    /// No keys. Forgets what is in the table.
+    pub(super) fn new(items: Items) -> Keys {
+        items.clear();
+        Keys { items, names: BTreeSet::new(), rolling: Rolling::default(), bytes: 0 }
+    }
+
+    /// The table of the items.
+    pub(super) fn items(&self) -> &Items {
+        &self.items
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Option<Item> {
         self.items.get(key)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.items.len()
+        self.names.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Item> {
-        self.items.iter()
+    pub(super) fn iter(&self) -> impl Iterator<Item = Item> {
+        self.names.iter().map(|name| self.get(name).expect(NAMED))
     }
 
     pub(super) fn rolling(&self) -> Rolling {
@@ -68,13 +113,23 @@ impl Keys {
 
     /// Memory that a key and a value of so many bytes take.
     pub(super) fn bytes_for(key: usize, value: usize) -> u64 {
-        Item::bytes_for(key + value)
+        Item::bytes_for(key + value) + bytes_of_name(key)
     }
 
-    /// The items after this key, or all.
-    pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = &Item> {
+    /// Has somebody walk through the items after this key, or through all.
+    pub(super) fn walk_after(
+        &self,
+        key: Option<&[u8]>,
+        walk: impl FnOnce(&mut dyn Iterator<Item = &Item>),
+    ) {
         let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-        self.items.range::<[u8], _>((from, Bound::Unbounded))
+        let mut names = self.names.range::<[u8], _>((from, Bound::Unbounded)).map(|name| &name[..]);
+        self.items.read(|find| {
+            let some = || Some(names.by_ref().take(LOOK_AHEAD).collect::<Vec<_>>());
+            let batches = std::iter::from_fn(some).take_while(|names| !names.is_empty());
+            let found = batches.flat_map(|names| find(&names));
+            walk(&mut found.map(|item| item.expect(NAMED)));
+        });
     }
 
     /// Checks one change and says what it comes to.
@@ -85,6 +140,7 @@ impl Keys {
         value_size_max: u64,
     ) -> Result<(Write<'a>, Changed), Refusal> {
         let stored = self.get(&change.key);
+        let stored = stored.as_ref();
         let rules = Rules { stored, index: 0, version, value_size_max };
         let mut present = stored.map(Staged::of_item);
         let changed = rules.make(change, &mut present)?;
@@ -99,11 +155,12 @@ impl Keys {
         version: Version,
         value_size_max: u64,
     ) -> Result<Plan<'a>, Refusal> {
+        let stored: Vec<_> = changes.iter().map(|change| self.get(&change.key)).collect();
         let mut staged: BTreeMap<&[u8], Option<Staged<'_>>> = BTreeMap::new();
         let mut changed = Vec::with_capacity(changes.len());
-        for (index, change) in changes.iter().enumerate() {
+        for (index, (change, stored)) in changes.iter().zip(&stored).enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let stored = self.get(&change.key);
+            let stored = stored.as_ref();
             let present = staged.entry(&change.key).or_insert_with(|| stored.map(Staged::of_item));
             changed.push(Rules { stored, index, version, value_size_max }.make(change, present)?);
         }
@@ -111,34 +168,54 @@ impl Keys {
         Ok((writes.collect(), changed))
     }
 
-    /// Puts an item in the place of its key, and returns the one that was there.
-    pub(super) fn set(&mut self, item: Item) -> Option<Item> {
+    /// Puts the item of a key in its place, and returns the one that was there.
+    pub(super) fn set(&mut self, key: &[u8], item: Item) -> Option<Item> {
         self.rolling.add(digest::of_item(&item));
         self.bytes += item.bytes();
-        let old = self.items.replace(item);
-        self.forget(old)
-    }
-
-    /// Removes a key, and returns its item.
-    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Item> {
-        let old = self.items.take(key);
-        self.forget(old)
-    }
-
-    fn forget(&mut self, old: Option<Item>) -> Option<Item> {
-        if let Some(old) = &old {
-            self.rolling.remove(digest::of_item(old));
-            self.bytes -= old.bytes();
+        let old = self.items.set(item);
+        match &old {
+            Some(old) => self.forget(old),
+            None => {
+                self.names.insert(Name::from_slice(key));
+                self.bytes += bytes_of_name(key.len());
+            }
         }
         old
     }
 
-    /// Digest and memory computed from nothing, to compare with the rolling ones.
-    pub(super) fn recomputed(&self) -> (Rolling, u64) {
-        let mut rolling = Rolling::default();
-        self.items.iter().for_each(|item| rolling.add(digest::of_item(item)));
-        (rolling, self.items.iter().map(Item::bytes).sum())
+    /// Removes a key, and returns its item.
+    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Item> {
+        let old = self.items.remove(key)?;
+        self.forget(&old);
+        self.names.remove(key);
+        self.bytes -= bytes_of_name(key.len());
+        Some(old)
     }
+
+    fn forget(&mut self, old: &Item) {
+        self.rolling.remove(digest::of_item(old));
+        self.bytes -= old.bytes();
+    }
+
+    /// Digest and memory computed from nothing, to compare with the rolling ones.
+    ///
+    /// # Panics
+    /// If the names are not those of the items.
+    pub(super) fn recomputed(&self) -> (Rolling, u64) {
+        assert_eq!(self.names.len(), self.items.len(), "every item has a name");
+        let (mut rolling, mut bytes) = (Rolling::default(), 0);
+        for item in self.iter() {
+            rolling.add(digest::of_item(&item));
+            bytes += Keys::bytes_for(item.key().len(), item.value().len());
+        }
+        (rolling, bytes)
+    }
+}
+
+/// Memory that the name of a key of so many bytes takes, by estimate.
+fn bytes_of_name(key: usize) -> u64 {
+    let spilt = if key > NAME_INLINE { allocated(key) as u64 } else { 0 };
+    SHARE_OF_NAMES + spilt
 }
 
 /// What one change may do: it finds `stored` before the op, and is this one of its command.
@@ -170,7 +247,7 @@ impl Rules<'_> {
                 if !Staged::meets(present.as_ref(), expect) {
                     // What is there after this op is what was there before it, not what earlier
                     // changes of the batch would have made of it.
-                    let record = self.stored.map(Item::record);
+                    let record = self.stored.cloned().map(Item::into_record);
                     return Err(Refusal::ConditionFailed { record, change: self.index });
                 }
                 *present = new_value.as_ref().map(|value| Staged::new(value, version));
@@ -232,7 +309,7 @@ impl<'a> Staged<'a> {
     fn write<'k>(key: &'k [u8], last: Option<Self>) -> Write<'k> {
         match last {
             Some(Staged { head, tail, version }) => {
-                Write::Set(Item::joined(key, [head, &tail], version))
+                Write::Set(key, Item::joined(key, [head, &tail], version))
             }
             None => Write::Remove(key),
         }

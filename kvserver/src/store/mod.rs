@@ -2,7 +2,8 @@
 //! randomness, hash order or async.
 //!
 //! Owns the keys, the sessions with their remembered answers, the rolling digest of both, and the
-//! scans that copy them. Never decides what is committed or who may ask. Its caller applies each
+//! scans that copy them. Never decides what is committed or who may ask. The items of its keys are in
+//! a [table](items) of which others hold a handle: they see every write as it is made. Its caller applies each
 //! committed entry once, in order of op numbers, and accepts no entry into the log whose log time
 //! lies before that of the entry in front of it.
 //!
@@ -21,13 +22,12 @@
 mod digest;
 mod growth;
 pub mod item;
+pub mod items;
 mod keys;
 mod scan;
 mod sessions;
 #[cfg(test)]
 mod tests;
-
-use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 use kvproto::command::{Command, Entry, Outcome, Query, Record, Refusal, RequestId};
@@ -38,10 +38,14 @@ use kvproto::settings::Settings;
 use kvproto::time::LogTime;
 
 pub use item::Item;
+pub use items::Items;
 use keys::{Keys, Write};
 pub use scan::ScanId;
 use scan::Scans;
 use sessions::Sessions;
+
+/// Room for at most so many keys is made on another copy's word: some 150 MB.
+const KEYS_EXPECTED_MAX: u64 = 8 << 20;
 
 /// Limits that ops meet when they are applied. All copies must have the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,43 +59,6 @@ pub struct StoreLimits {
 impl From<&Settings> for StoreLimits {
     fn from(settings: &Settings) -> Self {
         StoreLimits { value_size_max: settings.value_size_max, sessions_max: settings.sessions_max }
-    }
-}
-
-/// A change that everybody may see: what was applied is committed. In the order in which they came,
-/// they make of an empty table one with the same items as the store. Compared by all of it, unlike
-/// items.
-#[derive(Clone, Debug)]
-pub enum Publication {
-    /// Every key is gone.
-    Cleared,
-    /// The key of this item has this value now.
-    Set(Item),
-    /// The key of this item is gone.
-    Removed(Item),
-}
-
-impl Publication {
-    fn parts(&self) -> (u8, &[u8]) {
-        match self {
-            Publication::Cleared => (0, &[]),
-            Publication::Set(item) => (1, item.contents()),
-            Publication::Removed(item) => (2, item.contents()),
-        }
-    }
-}
-
-impl PartialEq for Publication {
-    fn eq(&self, other: &Self) -> bool {
-        self.parts() == other.parts()
-    }
-}
-
-impl Eq for Publication {}
-
-impl Hash for Publication {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
     }
 }
 
@@ -109,12 +76,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty store.
+    /// An empty store. What is in the table goes, and from now on only this store writes it.
     #[must_use]
-    pub fn new(limits: StoreLimits) -> Store {
+    pub fn new(limits: StoreLimits, items: Items) -> Store {
         Store {
             limits,
-            keys: Keys::default(),
+            keys: Keys::new(items),
             sessions: Sessions::default(),
             scans: Scans::default(),
             applied: OpNumber(0),
@@ -122,13 +89,19 @@ impl Store {
         }
     }
 
+    /// Forgets everything and begins anew with these limits. The table stays the same one: whoever
+    /// reads it finds nothing any more.
+    pub fn clear(&mut self, limits: StoreLimits) {
+        *self = Store::new(limits, self.keys.items().clone());
+    }
+
     /// Applies the next committed entry and says what it did. Every entry has an outcome; one that
-    /// is refused changes no key and ends no session. What becomes of keys is added to `published`.
+    /// is refused changes no key and ends no session.
     ///
     /// # Panics
     /// If the op is not after the last one applied, or its log time is before that of the last one:
     /// then the log itself is broken.
-    pub fn apply(&mut self, entry: &Entry, published: &mut Vec<Publication>) -> Outcome {
+    pub fn apply(&mut self, entry: &Entry) -> Outcome {
         assert!(entry.op() > self.applied, "op {} after op {}", entry.op(), self.applied);
         assert!(
             entry.at >= self.log_time,
@@ -140,37 +113,32 @@ impl Store {
         self.applied = entry.op();
         self.log_time = entry.at;
         let Some(id) = &entry.id else {
-            return self.perform(entry.position, &entry.command, published);
+            return self.perform(entry.position, &entry.command);
         };
         if let Some(outcome) = self.sessions.decide(id, &entry.command) {
             return outcome;
         }
         self.scans.before_session(id.session, &self.sessions);
-        let outcome = self.perform(entry.position, &entry.command, published);
+        let outcome = self.perform(entry.position, &entry.command);
         self.sessions.record(id, &entry.command, &outcome);
         outcome
     }
 
-    fn perform(
-        &mut self,
-        position: Position,
-        command: &Command,
-        published: &mut Vec<Publication>,
-    ) -> Outcome {
+    fn perform(&mut self, position: Position, command: &Command) -> Outcome {
         let version = Version::of_change_at(position.epoch.generation, position.op);
         let value_size_max = self.limits.value_size_max;
         match command {
             Command::Barrier => Outcome::Barrier,
             Command::Change(change) => match self.keys.plan_one(change, version, value_size_max) {
                 Ok((write, changed)) => {
-                    self.write(write, published);
+                    self.write(write);
                     Outcome::Changed(changed)
                 }
                 Err(refusal) => Outcome::Refused(refusal),
             },
             Command::Batch(changes) => match self.keys.plan(changes, version, value_size_max) {
                 Ok((writes, changed)) => {
-                    writes.into_iter().for_each(|write| self.write(write, published));
+                    writes.into_iter().for_each(|write| self.write(write));
                     Outcome::BatchChanged(changed)
                 }
                 Err(refusal) => Outcome::Refused(refusal),
@@ -183,17 +151,15 @@ impl Store {
         }
     }
 
-    fn write(&mut self, write: Write<'_>, published: &mut Vec<Publication>) {
+    fn write(&mut self, write: Write<'_>) {
         match write {
-            Write::Set(item) => {
-                let old = self.keys.set(item.clone());
-                self.scans.written(item.key(), old.as_ref());
-                published.push(Publication::Set(item));
+            Write::Set(key, item) => {
+                let old = self.keys.set(key, item);
+                self.scans.written(key, old.as_ref());
             }
             Write::Remove(key) => {
                 if let Some(old) = self.keys.remove(key) {
                     self.scans.written(key, Some(&old));
-                    published.push(Publication::Removed(old));
                 }
             }
         }
@@ -214,7 +180,7 @@ impl Store {
     #[must_use]
     pub fn query(&self, query: &Query) -> Vec<Option<Record>> {
         let Query::Get(keys) = query;
-        keys.iter().map(|key| self.keys.get(key).map(Item::record)).collect()
+        keys.iter().map(|key| self.keys.get(key).map(Item::into_record)).collect()
     }
 
     /// What a repeated request was answered, or that its number was used for another command.
@@ -254,8 +220,8 @@ impl Store {
         self.keys.rolling().with(self.sessions.rolling())
     }
 
-    /// Memory that the state takes, by estimate: items with their share of the ordered set and of a
-    /// table of committed values, sessions with their answers, and what running scans have saved.
+    /// Memory that the state takes, by estimate: items with their shares of the table and of the set of
+    /// names, sessions with their answers, and what running scans have saved.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.keys.bytes() + self.sessions.bytes() + self.scans.bytes()
@@ -284,6 +250,12 @@ impl Store {
         self.scans.end(scan);
     }
 
+    /// Makes room for the keys that [`install`](Self::install) will bring.
+    pub fn expect(&mut self, keys: u64) {
+        let keys = keys.min(KEYS_EXPECTED_MAX);
+        self.keys.items().reserve(usize::try_from(keys).unwrap_or(usize::MAX));
+    }
+
     /// Adds records that another copy's scan yielded to a store that began empty. What makes no
     /// sense as state shows in the digest.
     ///
@@ -292,11 +264,7 @@ impl Store {
     ///
     /// # Panics
     /// If ops were applied or a scan is running: a store is filled before it is used.
-    pub fn install(
-        &mut self,
-        chunk: &[u8],
-        published: &mut Vec<Publication>,
-    ) -> Result<(), Malformed> {
+    pub fn install(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
         assert!(
             self.applied == OpNumber(0) && self.scans.is_empty(),
             "a store is filled before it is used"
@@ -304,9 +272,7 @@ impl Store {
         for record in records(chunk) {
             match record? {
                 StateRecord::Key { key, value, version } => {
-                    let item = Item::new(key, value, version);
-                    self.keys.set(item.clone());
-                    published.push(Publication::Set(item));
+                    self.keys.set(key, Item::new(key, value, version));
                 }
                 StateRecord::Session(session) => self.sessions.install(session),
             }
@@ -315,7 +281,7 @@ impl Store {
     }
 
     /// Every item, in key order.
-    pub fn items(&self) -> impl Iterator<Item = &Item> {
+    pub fn items(&self) -> impl Iterator<Item = Item> {
         self.keys.iter()
     }
 

@@ -230,34 +230,36 @@ impl Scan {
             return;
         };
         let from = passed.clone();
-        let mut live = keys.after(from.as_ref().map(Item::key)).peekable();
-        let mut last = None;
         let mut write = |item: &Item| chunk.key(item.key(), item.value(), item.version());
-        loop {
-            let saved = self.saved_keys.first_entry();
-            let is_live = |item: &&Item| saved.as_ref().is_none_or(|saved| *item < saved.key());
-            if let Some(item) = live.next_if(is_live) {
-                if !write(item) {
+        keys.walk_after(from.as_ref().map(Item::key), |live| {
+            let mut live = live.peekable();
+            let mut last = None;
+            loop {
+                let saved = self.saved_keys.first_entry();
+                let is_live = |item: &&Item| saved.as_ref().is_none_or(|saved| *item < saved.key());
+                if let Some(item) = live.next_if(is_live) {
+                    if !write(item) {
+                        break;
+                    }
+                    last = Some(item);
+                    continue;
+                }
+                let Some(saved) = saved else {
+                    break;
+                };
+                if *saved.get() == Was::There && !write(saved.key()) {
                     break;
                 }
-                last = Some(item);
-                continue;
+                live.next_if(|item| *item == saved.key());
+                let (item, _) = saved.remove_entry();
+                self.saved_bytes -= item.bytes();
+                *passed = Some(item);
+                last = None;
             }
-            let Some(saved) = saved else {
-                break;
-            };
-            if *saved.get() == Was::There && !write(saved.key()) {
-                break;
+            if let Some(last) = last {
+                *passed = Some(last.clone());
             }
-            live.next_if(|item| *item == saved.key());
-            let (item, _) = saved.remove_entry();
-            self.saved_bytes -= item.bytes();
-            *passed = Some(item);
-            last = None;
-        }
-        if let Some(last) = last {
-            *passed = Some(last.clone());
-        }
+        });
     }
 }
 

@@ -23,7 +23,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         Fixture {
-            store: Store::new(LIMITS),
+            store: Store::new(LIMITS, Items::default()),
             next: OpNumber(1),
             generation: Generation(1),
             at: LogTime::from_millis(10),
@@ -35,7 +35,7 @@ impl Fixture {
         let position = Position { epoch, op: self.next };
         self.next = self.next.next();
         let entry = Entry { position, at: self.at, id, command };
-        let outcome = self.store.apply(&entry, &mut Vec::new());
+        let outcome = self.store.apply(&entry);
         self.store.check_invariants();
         outcome
     }
@@ -58,15 +58,20 @@ impl Fixture {
     /// A store filled by a scan of this one in the smallest chunks, whose log goes on the same.
     fn transferred(&mut self) -> Fixture {
         let scan = self.store.begin_scan();
-        let mut store = Store::new(LIMITS);
+        let mut store = Store::new(LIMITS, Items::default());
         while let Some(chunk) = self.store.next_chunk(scan, 1) {
             assert_eq!(records(&chunk).count(), 1);
-            store.install(&chunk, &mut Vec::new()).unwrap();
+            store.install(&chunk).unwrap();
         }
         store.check_invariants();
         assert_eq!(store.digest(), self.store.digest());
         Fixture { store, next: self.next, generation: self.generation, at: self.at }
     }
+}
+
+/// Every item, in key order.
+fn contents(store: &Store) -> Vec<Vec<u8>> {
+    store.items().map(|item| item.contents().to_vec()).collect()
 }
 
 fn bytes(text: &str) -> Bytes {
@@ -135,7 +140,7 @@ fn a_put_a_delete_and_an_append_say_what_they_did() {
 fn a_compare_and_set_holds_for_missing_value_and_version() {
     let mut f = Fixture::new();
     assert_eq!(f.plain(cas("a", Expect::Missing, Some("1"))), changed(1, false, 1));
-    assert_eq!(f.plain(cas("a", Expect::Value(bytes("1")), Some("2"))), changed(2, true, 1));
+    assert_eq!(f.plain(cas("a", Expect::Value(bytes("1").into()), Some("2"))), changed(2, true, 1));
     assert_eq!(f.plain(cas("a", Expect::Version(version(2)), None)), changed(3, true, 0));
     assert_eq!(f.value("a"), None);
 }
@@ -146,14 +151,14 @@ fn a_failed_condition_changes_nothing_and_says_what_is_there() {
     f.plain(put("a", "1"));
     let before = f.store.digest();
     let record = Some(Record { value: bytes("1"), version: version(1) });
-    for expect in [Expect::Missing, Expect::Value(bytes("2")), Expect::Version(version(9))] {
+    for expect in [Expect::Missing, Expect::Value(bytes("2").into()), Expect::Version(version(9))] {
         assert_eq!(
             result(f.plain(cas("a", expect, Some("3")))),
             refused(Refusal::ConditionFailed { record: record.clone(), change: 0 })
         );
     }
     assert_eq!(
-        result(f.plain(cas("b", Expect::Value(bytes("")), Some("3")))),
+        result(f.plain(cas("b", Expect::Value(bytes("").into()), Some("3")))),
         refused(Refusal::ConditionFailed { record: None, change: 0 })
     );
     assert_eq!(f.store.digest(), before);
@@ -204,7 +209,8 @@ fn a_batch_that_fails_anywhere_changes_nothing_and_shows_nothing_of_itself() {
     f.plain(put("a", "old"));
     let before = f.store.digest();
     let overwrite = change("a", Action::Put(bytes("new")));
-    let expect_old = Action::CompareAndSet { expect: Expect::Value(bytes("old")), new_value: None };
+    let expect_old =
+        Action::CompareAndSet { expect: Expect::Value(bytes("old").into()), new_value: None };
     assert_eq!(
         result(f.plain(Command::Batch(vec![overwrite.clone(), change("a", expect_old)]))),
         refused(Refusal::ConditionFailed {
@@ -431,12 +437,12 @@ fn a_scan_shows_the_state_at_its_beginning_while_everything_changes() {
     f.plain(put("f", "1"));
     let (digest, keys) = (f.store.digest(), f.store.key_count());
     let scan = f.store.begin_scan();
-    let mut copy = Store::new(LIMITS);
+    let mut copy = Store::new(LIMITS, Items::default());
     for step in 0.. {
         let Some(chunk) = f.store.next_chunk(scan, 1) else {
             break;
         };
-        copy.install(&chunk, &mut Vec::new()).unwrap();
+        copy.install(&chunk).unwrap();
         // Before, at and after the cursor: keys come, change and go; so do sessions.
         for key in ["a", "b", "c", "d", "e", "f", "g"] {
             f.plain(append(key, "!"));
@@ -484,11 +490,11 @@ fn a_session_with_large_answers_travels_in_pieces() {
     }
     let answers_weigh = SESSION_WINDOW as usize * (16 + 32);
     let scan = f.store.begin_scan();
-    let mut copy = Store::new(LIMITS);
+    let mut copy = Store::new(LIMITS, Items::default());
     let mut chunks = 0;
     while let Some(chunk) = f.store.next_chunk(scan, 1000) {
         assert!(chunk.len() <= 1000);
-        copy.install(&chunk, &mut Vec::new()).unwrap();
+        copy.install(&chunk).unwrap();
         chunks += 1;
     }
     assert!(chunks > answers_weigh / 1000, "{chunks} chunks");
@@ -504,14 +510,14 @@ fn answers_that_no_sound_copy_sends_show_in_the_digest_and_do_no_harm() {
     let numbers = [0, 4, 5 + SESSION_WINDOW, u64::MAX].map(RequestNumber);
     let mut copy = f.transferred();
     let digest = copy.store.digest();
-    copy.store = Store::new(LIMITS);
+    copy.store = Store::new(LIMITS, Items::default());
     let mut writer = RecordsWriter::new(usize::MAX);
     writer.session(&SessionRecord {
         id: session,
         floor: RequestNumber(5),
         answers: numbers.map(|number| (number, answer.clone())).to_vec(),
     });
-    copy.store.install(&writer.finish().unwrap(), &mut Vec::new()).unwrap();
+    copy.store.install(&writer.finish().unwrap()).unwrap();
     copy.store.check_invariants();
     assert_ne!(copy.store.digest(), digest);
 }
@@ -529,7 +535,7 @@ fn what_is_stored_does_not_keep_the_buffer_alive_in_which_it_arrived() {
     f.plain(Command::Change(Change {
         key: key.clone(),
         action: Action::CompareAndSet {
-            expect: Expect::Value(value.clone()),
+            expect: Expect::Value(value.clone().into()),
             new_value: Some(value.clone()),
         },
     }));
@@ -553,8 +559,8 @@ fn a_damaged_chunk_never_passes_for_another_state() {
     let scan = f.store.begin_scan();
     let chunk = f.store.next_chunk(scan, usize::MAX).unwrap();
     let sound = |chunk: &[u8]| {
-        let mut copy = Store::new(LIMITS);
-        copy.install(chunk, &mut Vec::new()).ok()?;
+        let mut copy = Store::new(LIMITS, Items::default());
+        copy.install(chunk).ok()?;
         copy.check_invariants();
         (copy.digest() == f.store.digest()).then_some(copy)
     };
@@ -567,7 +573,7 @@ fn a_damaged_chunk_never_passes_for_another_state() {
             let mut damaged = chunk.to_vec();
             damaged[at] ^= 1 << bit;
             if let Some(copy) = sound(&damaged) {
-                assert!(copy.items().map(Item::contents).eq(f.store.items().map(Item::contents)));
+                assert_eq!(contents(&copy), contents(&f.store));
                 assert_eq!(copy.sessions, f.store.sessions, "bit {bit} of byte {at}");
             }
         }
@@ -583,9 +589,9 @@ fn the_memory_that_a_store_counts_rises_and_falls_with_what_it_holds() {
     f.plain(put("a", &"x".repeat(32)));
     assert!(f.store.bytes() >= small + 31 - 15, "up to what the allocator rounds to");
     let scan = f.store.begin_scan();
-    let before = f.store.bytes();
+    let held = f.store.items().map(|item| item.bytes()).sum::<u64>();
     f.plain(put("a", "1"));
-    assert_eq!(f.store.bytes(), small + before, "the scan holds on to what it has not reached");
+    assert_eq!(f.store.bytes(), small + held, "the scan holds on to what it has not reached");
     f.store.end_scan(scan);
     assert_eq!(f.store.bytes(), small);
     let session = f.open();
@@ -596,6 +602,63 @@ fn the_memory_that_a_store_counts_rises_and_falls_with_what_it_holds() {
     f.plain(Command::CloseSession(session));
     f.plain(Command::Change(change("a", Action::Delete)));
     assert_eq!(f.store.bytes(), 0);
+}
+
+/// Names hold short keys in place and others behind a pointer; a store, its order, its scans and its
+/// copies know no difference.
+#[test]
+fn a_key_of_any_length_is_found_and_ordered() {
+    let mut f = Fixture::new();
+    let of = |length: usize, last: char| format!("{}{last}", "k".repeat(length - 1));
+    let mut keys: Vec<String> = [1, 2, 14, 15, 16, 17, 18, 31, 32, 33, 1000, 65_536]
+        .into_iter()
+        .flat_map(|length| ['a', 'k', 'z'].map(|last| of(length, last)))
+        .chain([String::new()])
+        .collect();
+    keys.iter().for_each(|key| drop(f.plain(put(key, "1"))));
+    keys.sort();
+    let transferred = f.transferred();
+    for store in [&f.store, &transferred.store] {
+        assert!(
+            store.items().map(|item| item.key().to_vec()).eq(keys.iter().map(|key| key.as_bytes()))
+        );
+    }
+    for key in keys {
+        assert_eq!(f.value(&key), Some(bytes("1")));
+        f.plain(Command::Change(change(&key, Action::Delete)));
+        assert_eq!(f.value(&key), None);
+    }
+    assert_eq!((f.store.key_count(), f.store.bytes()), (0, 0));
+}
+
+#[test]
+fn a_clone_does_not_see_later_writes() {
+    let mut f = Fixture::new();
+    f.plain(put("a", "1"));
+    f.plain(put("b", "1"));
+    let clone = f.store.clone();
+    let before = (contents(&clone), clone.digest());
+    f.plain(put("a", "2"));
+    f.plain(put("c", "2"));
+    f.plain(Command::Change(change("b", Action::Delete)));
+    assert_eq!((contents(&clone), clone.digest()), before);
+    clone.check_invariants();
+}
+
+#[test]
+fn a_cleared_store_is_a_new_one_and_its_readers_see_it() {
+    let items = Items::default();
+    let mut f = Fixture::new();
+    f.store = Store::new(LIMITS, items.clone());
+    let session = f.open();
+    f.ordered(request(session, 1, 1), put("a", "1"));
+    assert_eq!(items.get(b"a").as_ref().map(Item::value), Some(&b"1"[..]));
+    f.store.clear(LIMITS);
+    assert!(items.get(b"a").is_none());
+    assert_eq!((f.store.key_count(), f.store.session_count(), f.store.bytes()), (0, 0, 0));
+    assert_eq!(f.store.digest(), Digest::default());
+    f.plain(put("a", "2"));
+    assert_eq!(items.get(b"a").as_ref().map(Item::value), Some(&b"2"[..]));
 }
 
 /// After data was lost op numbers come again; an id that a client kept from before must not name the

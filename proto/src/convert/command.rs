@@ -185,7 +185,7 @@ impl From<Expect> for pb::compare_and_set::Expect {
     fn from(expect: Expect) -> Self {
         match expect {
             Expect::Missing => Self::Missing(pb::Missing {}),
-            Expect::Value(value) => Self::Value(value),
+            Expect::Value(value) => Self::Value(*value),
             Expect::Version(version) => Self::Version(version.0),
         }
     }
@@ -197,7 +197,7 @@ impl TryFrom<pb::compare_and_set::Expect> for Expect {
         use pb::compare_and_set::Expect as Kind;
         Ok(match expect {
             Kind::Missing(_) => Expect::Missing,
-            Kind::Value(value) => Expect::Value(value),
+            Kind::Value(value) => Expect::Value(value.into()),
             Kind::Version(version) => Expect::Version(Version(version)),
         })
     }

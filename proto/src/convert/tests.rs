@@ -114,7 +114,7 @@ impl Gen {
     fn expect(&mut self) -> Expect {
         match self.below(3) {
             0 => Expect::Missing,
-            1 => Expect::Value(self.bytes()),
+            1 => Expect::Value(self.bytes().into()),
             _ => Expect::Version(Version(self.number())),
         }
     }
@@ -527,6 +527,15 @@ fn a_refusal_does_not_travel_as_an_answer() {
     let refused = Reply::NotDone(NotDone::Overloaded);
     assert!(pb::kvserver::ExecuteResponse::try_from(refused).is_err());
     assert!(pb::kvserver::ExecuteResponse::try_from(Reply::Unknown).is_err());
+}
+
+/// A log of so many bytes holds so many entries: what few of them need must not be in all.
+#[test]
+fn an_entry_of_a_small_put_weighs_what_it_takes() {
+    assert!(size_of::<Entry>() <= 144, "{}", size_of::<Entry>());
+    let change = Change { key: vec![1; 16].into(), action: Action::Put(vec![2; 100].into()) };
+    assert_eq!(Command::Change(change).weight(), 160 + 128 + 32);
+    assert_eq!(Command::Barrier.weight(), 160);
 }
 
 /// The log kept whole network buffers alive for entries of a hundred bytes: gigabytes where its

@@ -18,6 +18,7 @@ use kvproto::{
 use kvserver::replica::Replica;
 use kvserver::replica::effect::Effect;
 use kvserver::replica::event::{Event, Token};
+use kvserver::store::Items;
 use viewservice::assignment::law::{Applied, Command as Law, Kind, ViewState};
 
 use super::explain::{brief_outcome, brief_view};
@@ -202,7 +203,8 @@ impl State {
             return;
         };
         let view = self.law.view().clone();
-        let replica = Replica::new(member.clone(), view.clone(), model.options(), self.now);
+        let items = Items::default();
+        let replica = Replica::new(member.clone(), view.clone(), model.options(), items, self.now);
         let unfinished = VecDeque::new();
         let life =
             Server { member, replica, held: vec![], pausing: false, slept: false, unfinished };

@@ -140,7 +140,7 @@ impl Sharer {
                 };
                 let expect = match records.into_iter().flatten().next() {
                     None => Expect::Missing,
-                    Some(record) => Expect::Value(record.value),
+                    Some(record) => Expect::Value(record.value.into()),
                 };
                 let new_value = (!number.is_multiple_of(5)).then_some(value);
                 vec![change(&one, Action::CompareAndSet { expect, new_value })]

@@ -346,7 +346,7 @@ fn to_expect(value: Value) -> Result<Expect, String> {
     }
     let mut fields = Fields::of(value)?;
     let expect = match (fields.take("value"), fields.take("version")) {
-        (Some(value), None) => Expect::Value(to_bytes(value)?),
+        (Some(value), None) => Expect::Value(to_bytes(value)?.into()),
         (None, Some(version)) => Expect::Version(to_version(Some(version))?),
         _ => return Err("\"expect\" is \"missing\", a value or a version".to_owned()),
     };

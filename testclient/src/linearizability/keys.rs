@@ -154,7 +154,7 @@ impl Keys {
             (None, expect) => (*expect == Expect::Missing) == wanted,
             (Some(_), Expect::Missing) => !wanted,
             (Some(held), Expect::Value(value)) => {
-                (held.value == Value::Known(value.clone())) == wanted
+                (held.value == Value::Known((**value).clone())) == wanted
             }
             (Some(held), Expect::Version(version)) if wanted => settle(held, *version),
             (Some(held), Expect::Version(version)) => held.version != Some(*version),

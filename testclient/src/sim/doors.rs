@@ -156,10 +156,39 @@ impl World<'_> {
         if self.machines[at].paused || self.random.chance(500) {
             return None;
         }
-        let now = self.machines[at].clock.at(self.now);
-        let reply = self.machines[at].process.as_ref()?.table.read(query, || now)?;
+        let reply = self.shown(at, query)?;
         self.visits.note(Path::ReadFromTable);
         Some(reply)
+    }
+
+    /// What a door finds at this moment.
+    fn shown(&self, at: Node, query: &Query) -> Option<Reply> {
+        let now = self.machines[at].clock.at(self.now);
+        self.machines[at].process.as_ref()?.table.read(query, || now)
+    }
+
+    /// Whoever hears that an op is done may read what it wrote at once, and so between two effects of
+    /// the step that answered.
+    pub(super) fn check_shows(&mut self, node: Node, token: Token, done: LogPoint) {
+        let Some(asked) = self.doors.asked.get(&token.0) else {
+            return;
+        };
+        let event::Operation::Command { command, .. } = &asked.operation else {
+            return;
+        };
+        let keys = command.changes().iter().map(|change| change.key.clone());
+        let query = Query::Get(keys.collect());
+        if let Some(reply) = self.shown(node, &query) {
+            let operation = event::Operation::Query(query);
+            let reader = Asked { operation, floor: done, ..asked.clone() };
+            self.check_reply(node, &reader, &reply);
+        }
+    }
+
+    /// Once a server says that it has stopped another one may serve.
+    pub(super) fn check_shows_nothing(&self, node: Node) {
+        let shown = self.shown(node, &Query::Get(Vec::new()));
+        assert_eq!(shown, None, "PublishedFirst: s{node} has stopped and is read from");
     }
 
     /// As every door does.

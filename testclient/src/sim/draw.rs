@@ -133,23 +133,26 @@ fn settings(random: &mut Random) -> Settings {
     settings
 }
 
+/// Windows and budgets are drawn in pieces of so many bytes: some seventy make an entry.
+const PIECE: usize = 3;
+
 fn tuning(random: &mut Random) -> Tuning {
     let mut tuning = Tuning::default();
     if random.chance(600) {
-        tuning.window_bytes = random.between(100, 2000) as usize;
+        tuning.window_bytes = random.between(100, 2000) as usize * PIECE;
         tuning.window_appends = random.between(1, 4) as usize;
-        tuning.batch_bytes = random.between(100, 600) as usize;
+        tuning.batch_bytes = random.between(100, 600) as usize * PIECE;
     }
     if random.chance(600) {
         tuning.chunk_bytes = random.between(1, 400) as usize;
         tuning.chunks_in_flight = random.between(1, 3);
     }
     if random.chance(500) {
-        tuning.retain_bytes = random.between(0, 3000) as usize;
-        tuning.retain_bytes_max = tuning.retain_bytes + random.between(0, 4000) as usize;
+        tuning.retain_bytes = random.between(0, 3000) as usize * PIECE;
+        tuning.retain_bytes_max = tuning.retain_bytes + random.between(0, 4000) as usize * PIECE;
     }
     if random.chance(100) {
-        tuning.uncommitted_bytes_max = 2000;
+        tuning.uncommitted_bytes_max = 2000 * PIECE;
         tuning.waiting_reads_max = 4;
     }
     tuning

@@ -14,7 +14,7 @@ use kvproto::{
     Action, Change, Command, Entry, Epoch, Generation, LogPoint, Member, OpNumber, Outcome,
     Position, Query, Record, Refusal, RequestNumber, SessionId, Settings,
 };
-use kvserver::store::{Item, Store, StoreLimits};
+use kvserver::store::{Item, Items, Store, StoreLimits};
 
 use super::histories::Beginning;
 
@@ -36,7 +36,7 @@ impl Ledger {
         Ledger {
             log: Vec::new(),
             digests: vec![Digest::default()],
-            reference: Store::new(StoreLimits::from(settings)),
+            reference: Store::new(StoreLimits::from(settings), Items::default()),
             history: BTreeMap::new(),
             answers: BTreeMap::new(),
             plain: BTreeMap::new(),
@@ -90,14 +90,14 @@ impl Ledger {
     }
 
     /// Every key that exists.
-    fn items(&self) -> impl Iterator<Item = &Item> {
+    fn items(&self) -> impl Iterator<Item = Item> {
         self.reference.items()
     }
 
     /// Takes the next committed entry: what became of it.
     fn commit(&mut self, entry: &Arc<Entry>) -> Committed {
         assert_eq!(entry.op().0, self.committed() + 1, "OneCommittedLog: contiguous");
-        let outcome = self.reference.apply(entry, &mut Vec::new());
+        let outcome = self.reference.apply(entry);
         let refused = matches!(outcome, Outcome::Refused(_));
         self.log.push(Arc::clone(entry));
         self.digests.push(self.reference.digest());
@@ -310,7 +310,7 @@ impl Ledgers {
         }
         assert_eq!(ledger.committed(), base, "OneCommittedLog: what was never committed is kept");
         let records =
-            ledger.items().map(|item| (Bytes::copy_from_slice(item.key()), item.record()));
+            ledger.items().map(|item| (Bytes::copy_from_slice(item.key()), item.into_record()));
         let records = records.collect();
         self.beginnings.push(Beginning { generation, at: now, base, records });
         self.of.insert(generation, ledger);

@@ -57,7 +57,8 @@ impl World<'_> {
         process.registration = Some(stream);
         if process.replica.is_none() {
             process.member = Some(member.clone());
-            process.replica = Some(Replica::new(member, view.clone(), options, now));
+            let items = process.table.items().clone();
+            process.replica = Some(Replica::new(member, view.clone(), options, items, now));
         }
         self.step(node, Event::View(Box::new(view)));
     }

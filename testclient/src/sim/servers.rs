@@ -8,6 +8,7 @@ use kvproto::{Member, NotDone, NotReady, OpNumber, Position, Reply, ServerName, 
 use kvserver::replica::effect::{Effect, Notice};
 use kvserver::replica::event::{Event, Operation, Request, Token};
 use kvserver::replica::{Reads, Replica, ReplicaOptions};
+use kvserver::store::Items;
 use kvserver::table::Table;
 
 use super::draw::Clock;
@@ -159,7 +160,7 @@ impl World<'_> {
             ended: 0,
             journal: SlowJournal::default(),
             reads_waiting: BTreeSet::new(),
-            table: Table::default(),
+            table: Table::new(Items::default()),
         });
         machine.paused = false;
         machine.leaving = false;
@@ -317,7 +318,7 @@ impl World<'_> {
             _ => Vec::new(),
         };
         let mut effects = Vec::new();
-        replica.step(now, event, &mut effects);
+        process.table.step(&mut effects, |effects| replica.step(now, event, effects));
         self.note_rounds(node, asked, &effects);
         if self.is_traced() {
             for effect in &effects {
@@ -374,8 +375,6 @@ impl World<'_> {
                 Effect::Publish(published) => {
                     if let Some(process) = &self.machines[node].process {
                         process.table.publish(published);
-                        let items = process.replica.iter().flat_map(|it| it.store().items());
-                        assert!(process.table.holds(items), "TableIsTheStore: s{node}");
                     }
                 }
                 Effect::Append(entries) => {
@@ -396,6 +395,9 @@ impl World<'_> {
                     if let kvproto::message::Body::Ack(ack) = &message.body {
                         self.check_ack_is_safe(node, ack.matched);
                     }
+                    if matches!(message.body, kvproto::message::Body::Released) {
+                        self.check_shows_nothing(node);
+                    }
                     self.send(node, life, message);
                 }
                 Effect::Reply { token, reply, valid_until } => {
@@ -408,6 +410,7 @@ impl World<'_> {
                     };
                     if let Reply::Done { at, .. } = &reply {
                         self.check_ack_is_safe(node, at.op);
+                        self.check_shows(node, token, *at);
                     }
                     self.on_reply(node, token, reply);
                 }

@@ -36,7 +36,7 @@ paths! {
     Evicted must "a backup was left out at its primary's wish"
     EvictedReturned must "a backup that was left out became complete again"
     LeaseFallback must "a read under leases fell back to a round of confirmations"
-    ReadFromTable must "a read was answered from the committed table without asking the replica"
+    ReadFromTable must "a read was answered from the table of the store without asking the replica"
     RoundJoined must "a read waited for a round together with others"
     LeaseRanOut must "a reply was withheld because the lease ended before it was performed"
     DuplicateAnswered must "a repeated request was answered from the table"

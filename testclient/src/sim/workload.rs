@@ -145,7 +145,7 @@ impl World<'_> {
         let back = self.random.between(0, 3);
         let record = self.ledgers.present().value_at(&bytes(key), op.saturating_sub(back));
         match (record, self.random.below(3)) {
-            (Some(record), 0) => Expect::Value(record.value),
+            (Some(record), 0) => Expect::Value(record.value.into()),
             (Some(record), _) => Expect::Version(record.version),
             (None, 0) => Expect::Version(Version(op)),
             (None, _) => Expect::Missing,

@@ -247,7 +247,9 @@ fn condition(cas: Cas) -> Result<(Expect, Option<OsString>), Failure> {
     let expect = match (cas.missing, cas.version) {
         (true, _) => Expect::Missing,
         (false, Some(version)) => Expect::Version(Version(version)),
-        (false, None) => Expect::Value(values.next().ok_or_else(usage)?.into_vec().into()),
+        (false, None) => {
+            Expect::Value(Box::new(values.next().ok_or_else(usage)?.into_vec().into()))
+        }
     };
     let new_value = if cas.delete { None } else { Some(values.next().ok_or_else(usage)?) };
     if values.next().is_some() {
@@ -275,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_cas_has_exactly_one_expectation_and_one_new_state() {
-        let value = |value: &'static str| Expect::Value(value.into());
+        let value = |value: &'static str| Expect::Value(Box::new(value.into()));
         assert_eq!(condition_of("a b"), Some((value("a"), Some("b".into()))));
         assert_eq!(condition_of("a --delete"), Some((value("a"), None)));
         let missing = (Expect::Missing, Some("b".into()));

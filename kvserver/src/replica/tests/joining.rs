@@ -453,7 +453,7 @@ fn half_a_transfer_counts_as_nothing_in_the_next_epoch() {
 fn a_transfer_that_the_log_has_left_behind_begins_anew_at_once() {
     let mut world = World::new();
     world.tuning.retain_bytes = 0;
-    world.tuning.retain_bytes_max = 200;
+    world.tuning.retain_bytes_max = 700;
     world.tuning.chunk_bytes = 64;
     world.tuning.chunks_in_flight = 1;
     let mut world = world.formed(a(), &[]);

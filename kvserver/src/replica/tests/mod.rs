@@ -25,6 +25,7 @@ use kvproto::view::{View, ViewStatus};
 
 use super::effect::{Effect, Notice};
 use super::event::{Event, Operation, Request, Token};
+use crate::store::Items;
 use crate::table::Table;
 
 use super::{Reads, Replica, ReplicaOptions, Tuning};
@@ -120,7 +121,10 @@ impl World {
 
     fn start(&mut self, me: Member) {
         let options = ReplicaOptions { reads: self.reads, tuning: self.tuning.clone() };
-        let replica = Replica::new(me.clone(), self.view.clone(), options, self.now);
+        let table = Table::new(Items::default());
+        let items = table.items().clone();
+        let replica = Replica::new(me.clone(), self.view.clone(), options, items, self.now);
+        self.tables.insert(me.clone(), table);
         self.replicas.insert(me, replica);
     }
 
@@ -202,7 +206,7 @@ impl World {
             return;
         };
         let mut effects = Vec::new();
-        replica.step(self.now, event, &mut effects);
+        self.tables[who].step(&mut effects, |effects| replica.step(self.now, event, effects));
         let mut completion = None;
         for effect in effects {
             if let Effect::Reply { reply: Reply::Done { .. }, .. }
@@ -212,9 +216,7 @@ impl World {
                 self.sightings.push((who.clone(), seen));
             }
             match effect {
-                Effect::Publish(published) => {
-                    self.tables.entry(who.clone()).or_default().publish(published);
-                }
+                Effect::Publish(published) => self.tables[who].publish(published),
                 Effect::Append(entries) => completion = entries.last().map(|e| e.position),
                 Effect::Reset { base } => completion = Some(base),
                 Effect::Truncate { .. } => completion = None,

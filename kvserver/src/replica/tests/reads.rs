@@ -160,7 +160,7 @@ pub(super) fn the_primary_relies_on_less_than_its_backup_promised() {
     );
 }
 
-/// Read your writes: a client may read from the committed table as soon as its write is answered.
+/// Read your writes: a client may read from the table as soon as its write is answered.
 #[test]
 pub(super) fn who_reads_without_asking_sees_a_write_before_its_writer_hears_of_it() {
     let mut world = World::with(a(), &[b()]);
@@ -176,7 +176,7 @@ pub(super) fn who_reads_without_asking_sees_a_write_before_its_writer_hears_of_i
 }
 
 #[test]
-fn the_committed_table_answers_as_long_as_the_lease_and_not_after() {
+fn the_table_answers_as_long_as_the_lease_and_not_after() {
     let mut world = World::with(a(), &[b()]);
     world.put(&a(), "k", "v");
     world.settle();

@@ -184,7 +184,7 @@ fn with_fewer_copies_than_asked_for_writes_are_refused_and_reads_go_on() {
 #[test]
 fn too_much_uncommitted_is_refused_instead_of_piling_up() {
     let mut world = World::new();
-    world.tuning.uncommitted_bytes_max = 1000;
+    world.tuning.uncommitted_bytes_max = 3500;
     let mut world = world.formed(a(), &[b()]);
     world.cut(&a(), &b());
     let writes: Vec<_> = (0..50).map(|n| world.put(&a(), &format!("k{n}"), "v")).collect();
@@ -339,7 +339,6 @@ impl World {
         let committed = replica.committed();
         let position = replica.copy.log.position_at(committed).expect("a committed op");
         let limits = crate::store::StoreLimits::from(&replica.view().settings);
-        let mut store = crate::store::Store::new(limits);
         let mut records = RecordsWriter::new(usize::MAX);
         for item in replica.store().items() {
             let flips = item.key() == key.as_bytes();
@@ -347,8 +346,8 @@ impl World {
             records.key(item.key(), value, item.version());
         }
         let records = records.finish().expect("there are keys");
-        store.install(&records, &mut Vec::new()).expect("sound records");
-        replica.copy.store = store;
+        replica.copy.store.clear(limits);
+        replica.copy.store.install(&records).expect("sound records");
         assert_eq!(replica.committed(), position.op);
     }
 }

@@ -74,7 +74,7 @@ fn apply(state: &Twin, changes: &[Change]) -> Applied {
             Action::CompareAndSet { expect, new_value } => {
                 let holds = match expect {
                     Expect::Missing => before.is_none(),
-                    Expect::Value(value) => before.as_ref() == Some(value),
+                    Expect::Value(value) => before.as_ref() == Some(&**value),
                     Expect::Version(_) => unreachable!("not generated"),
                 };
                 if !holds {
@@ -184,7 +184,7 @@ fn action(random: &mut Random) -> Action {
         _ => Action::CompareAndSet {
             expect: match random.between(0, 2) {
                 0 => Expect::Missing,
-                _ => Expect::Value(text(random)),
+                _ => Expect::Value(text(random).into()),
             },
             new_value: random.chance(700).then(|| text(random)),
         },

@@ -195,7 +195,7 @@ fn a_call_that_was_certainly_not_done_must_have_no_effect() {
 #[test]
 fn of_two_compare_and_sets_from_one_value_only_one_may_succeed() {
     let done = |version| Answer::Changed(vec![made(version, true, 1)]);
-    let from_a = || Expect::Value(bytes("a"));
+    let from_a = || Expect::Value(bytes("a").into());
     let calls = [
         p(0).at(0..1).put("a", 1),
         p(1).at(2..9).set(from_a(), "b", done(2)),
