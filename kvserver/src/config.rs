@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use kvprocess::logging::LogFormat;
+use kvprocess::machine;
 use kvprocess::serve::CallLimits;
+use kvprocess::size;
 use kvproto::ServerName;
 
 use crate::memory::{self, Shares};
@@ -110,7 +112,9 @@ pub struct Config {
     pub reads: Reads,
     /// An attempt to leave the cluster that takes longer has gone wrong.
     pub leave_within: Duration,
-    /// Windows and budgets of the replica, its memory among them.
+    /// Memory that the server was given.
+    pub memory_max: u64,
+    /// Windows and budgets of the replica, and what of the memory is for data.
     pub tuning: Tuning,
     /// What the calls of clients may hold.
     pub calls: CallLimits,
@@ -141,15 +145,16 @@ impl Flags {
             advertise: advertise.clone(),
             reads: self.reads.into(),
             leave_within: LEAVE_WITHIN,
+            memory_max: shares.memory_max,
             tuning: shares.tuning,
             calls: shares.calls,
-            connections_max: shares.connections_max,
+            connections_max: machine::connections_max(shares.connections_max),
         })
     }
 
     fn memory_max(&self) -> Result<u64, clap::Error> {
         let refused = |why: String| Err(Flags::command().error(ErrorKind::ValueValidation, why));
-        let bytes = match (self.max_memory, kvprocess::machine::memory()) {
+        let bytes = match (self.max_memory, machine::memory()) {
             (MaxMemory::Bytes(bytes), _) => bytes,
             (MaxMemory::Percent(percent), Some(all)) => all / 100 * percent,
             (MaxMemory::Percent(percent), None) => {
@@ -200,23 +205,13 @@ fn reachable(text: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// A number with a unit, of which all are powers of 1024, or a share.
 fn max_memory(text: &str) -> Result<MaxMemory, String> {
     let rule = "must be a size such as 512mb or 2GiB, or a share from 1% to 100%";
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| rule)?;
-    let shift = match unit.trim().to_ascii_lowercase().as_str() {
-        "%" if (1..=100).contains(&number) => return Ok(MaxMemory::Percent(number)),
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(rule.into()),
-    };
-    let bytes = number.checked_mul(1 << shift).ok_or(rule)?;
-    Ok(MaxMemory::Bytes(bytes))
+    match text.strip_suffix('%').map(|share| share.trim().parse()) {
+        Some(Ok(percent @ 1..=100)) => Ok(MaxMemory::Percent(percent)),
+        Some(_) => Err(rule.into()),
+        None => size::parse(text).map(MaxMemory::Bytes).map_err(|_| rule.into()),
+    }
 }
 
 fn is_wildcard(address: &str) -> bool {
@@ -271,11 +266,11 @@ mod tests {
         for (text, bytes) in
             [("64mb", 64 << 20), ("2GiB", 2 << 30), ("3g", 3 << 30), ("134217728", 128 << 20)]
         {
-            assert_eq!(config(&["--max-memory", text]).tuning.memory_max, bytes, "{text}");
+            assert_eq!(config(&["--max-memory", text]).memory_max, bytes, "{text}");
         }
-        let all = kvprocess::machine::memory().expect("this machine has memory");
-        assert_eq!(config(&[]).tuning.memory_max, all / 100 * 70);
-        assert_eq!(config(&["--max-memory", "50%"]).tuning.memory_max, all / 100 * 50);
+        let all = machine::memory().expect("this machine has memory");
+        assert_eq!(config(&[]).memory_max, all / 100 * 70);
+        assert_eq!(config(&["--max-memory", "50%"]).memory_max, all / 100 * 50);
         let error = flags(&["--max-memory", "1mb"]).expect("well formed").checked();
         let error = error.expect_err("too little").to_string();
         assert!(error.contains("--max-memory") && error.contains("64 MiB"), "{error}");

@@ -6,6 +6,7 @@
 //! shrinks in proportion.
 
 use kvprocess::serve::{CONNECTION_COST, CONNECTIONS_MAX, CallLimits};
+use kvproto::Settings;
 use kvproto::limits::{BATCH_SIZE_MAX, MESSAGE_SIZE_MAX};
 
 use crate::replica::Tuning;
@@ -24,6 +25,8 @@ const TRANSFERS: u64 = 2;
 /// The shares.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shares {
+    /// What there was to divide.
+    pub memory_max: u64,
     /// Log, windows and transfers, and how much is left for the data.
     pub tuning: Tuning,
     /// What the calls of clients may hold.
@@ -50,17 +53,17 @@ impl Shares {
             retain_bytes_max: share(16, full.retain_bytes_max),
             chunk_bytes: share(1024, full.chunk_bytes),
             uncommitted_bytes_max: share(32, full.uncommitted_bytes_max),
-            memory_max,
             ..full
         };
         let log = (tuning.retain_bytes_max + tuning.uncommitted_bytes_max) as u64;
         let chunks = tuning.chunk_bytes as u64 * tuning.chunks_in_flight;
-        tuning.memory_reserved = PROCESS
+        let reserved = PROCESS
             + memory_max / ALLOCATOR
             + (calls + connections_max * CONNECTION_COST) as u64
             + log
             + tuning.window_bytes as u64
             + chunks * TRANSFERS;
+        tuning.data_max = memory_max - reserved;
         let calls = CallLimits {
             bytes_max: calls,
             // Room for the largest message if there is any, and never so much that one connection
@@ -68,7 +71,16 @@ impl Shares {
             connection_bytes_max: (calls / 4).max(MESSAGE_SIZE_MAX.min(calls / 3)),
             exempt: &[],
         };
-        Shares { tuning, calls, connections_max }
+        Shares { memory_max, tuning, calls, connections_max }
+    }
+
+    /// The least memory with which a server takes every request that a cluster with these settings
+    /// allows: a connection may hold the third part of an eighth of it.
+    #[must_use]
+    pub fn memory_for_requests(settings: &Settings) -> u64 {
+        // Beside its keys and values, a request has its own cost and that of the pieces it came in.
+        let request = settings.op_size_max + settings.op_size_max / 64 + (64 << 10);
+        (request * 3 * 8).next_multiple_of(MIB)
     }
 }
 
@@ -79,20 +91,44 @@ mod tests {
     #[test]
     fn plenty_of_memory_gives_every_share_its_full_size() {
         let shares = Shares::of(16 << 30);
-        let Tuning { memory_max, memory_reserved, .. } = shares.tuning;
-        let full = Tuning { memory_max, memory_reserved, ..Tuning::default() };
-        assert_eq!(shares.tuning, full);
-        assert_eq!(memory_max, 16 << 30);
+        let Tuning { data_max, .. } = shares.tuning;
+        assert_eq!(shares.tuning, Tuning { data_max, ..Tuning::default() });
         assert_eq!(shares.calls.bytes_max, 256 << 20);
         assert_eq!(shares.connections_max, CONNECTIONS_MAX);
         assert!(shares.calls.connection_bytes_max >= MESSAGE_SIZE_MAX);
     }
 
     #[test]
+    fn the_least_memory_for_requests_has_room_for_the_largest() {
+        for op_size_max in [16 << 20, 64 << 20] {
+            let settings = Settings { op_size_max, ..Settings::default() };
+            let memory = Shares::memory_for_requests(&settings);
+            assert!(
+                Shares::of(memory).calls.connection_bytes_max as u64 > op_size_max + (64 << 10)
+            );
+            assert!(
+                (Shares::of(memory - MIB).calls.connection_bytes_max as u64)
+                    < op_size_max * 33 / 32
+            );
+        }
+        // As the page on limits says.
+        assert_eq!(Shares::memory_for_requests(&Settings::default()) / MIB, 392);
+    }
+
+    /// As the table of the page on limits says.
+    #[test]
+    fn the_room_for_data_is_known_before_a_server_is_started() {
+        let room = [64 << 20, 256 << 20, 1 << 30, 16 << 30].map(|memory_max| {
+            kvprocess::size::Size(Shares::of(memory_max).tuning.data_max).to_string()
+        });
+        assert_eq!(room, ["23 MiB", "140 MiB", "632 MiB", "14 GiB"]);
+    }
+
+    #[test]
     fn the_smallest_server_keeps_a_third_for_its_data() {
         for memory_max in [MAX_MEMORY_MIN, 96 << 20, 256 << 20, 1 << 30, 16 << 30] {
-            let Shares { tuning, calls, connections_max } = Shares::of(memory_max);
-            let data = memory_max - tuning.memory_reserved;
+            let Shares { tuning, calls, connections_max, .. } = Shares::of(memory_max);
+            let data = tuning.data_max;
             assert!(data >= memory_max / 3, "{memory_max}: only {data} are left for the data");
             assert!(connections_max >= 128, "{memory_max}: {connections_max}");
             assert!(calls.connection_bytes_max <= calls.bytes_max / 3);

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use kvprocess::listen::Listeners;
+use kvprocess::machine;
 use kvprocess::serve::{Diversion, serve};
+use kvprocess::size::Size;
 use kvproto::Role;
 use kvproto::wire::GREETING;
 use tokio::runtime::Handle;
@@ -20,6 +22,7 @@ use tracing::{info, warn};
 use crate::api::{self, replication::ReplicationDoor};
 use crate::config::{Config, Flags};
 use crate::heartbeat::Heartbeat;
+use crate::memory::Shares;
 use crate::node::{self, Inputs, NodeHandle, Parts, Standing};
 use crate::peers::{InboundStreams, Peers};
 use crate::replica::ReplicaOptions;
@@ -68,10 +71,17 @@ pub async fn run_watched(
 
     let (services, reporter) = api::services(&node, config.calls)?;
     info!(
-        "memory: at most {} MiB (--max-memory), of which {} are set aside for everything but data",
-        config.tuning.memory_max >> 20,
-        config.tuning.memory_reserved >> 20
+        "memory: {} (--max-memory), of which {} are for data",
+        Size(config.memory_max),
+        Size(config.tuning.data_max)
     );
+    if let Some(there_is) = machine::memory().filter(|all| *all < config.memory_max) {
+        warn!(
+            "--max-memory is more than the {} that this machine or its control group has: the \
+             kernel would end this server before it refuses writes",
+            Size(there_is)
+        );
+    }
     let (to, from_copies) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
     let diversion = Some(Diversion { first_byte: GREETING[0], to });
     let doors = serve(services, listeners, config.connections_max, diversion, halt.clone());
@@ -86,6 +96,14 @@ pub async fn run_watched(
             // The heartbeat has ended, and says why.
             return std::future::pending().await;
         };
+        let needed = Shares::memory_for_requests(&view.settings);
+        if config.memory_max < needed {
+            warn!(
+                "with --max-memory below {} the largest requests that this cluster allows \
+                 (--op-size-max) find no room here",
+                Size(needed)
+            );
+        }
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());

@@ -121,6 +121,25 @@ impl Room {
         Ok(())
     }
 
+    /// Takes the bytes of an answer into account that cannot be made smaller. They may be more than
+    /// the share of a connection, and even more than there is for all, if no other call holds
+    /// anything: what was stored can be read.
+    ///
+    /// # Errors
+    /// When there is no room for them now; then nothing has changed.
+    pub fn grow_by_answer(&self, bytes: usize) -> Result<(), NoRoom> {
+        let Held { budget, connection, bytes: held } = &*self.0;
+        if self.grow(bytes).is_ok() {
+            return Ok(());
+        }
+        let own = held.load(Relaxed);
+        let alone = budget.used.compare_exchange(own, own + bytes, Relaxed, Relaxed);
+        alone.map_err(|_| NoRoom::Now)?;
+        connection.held.fetch_add(bytes, Relaxed);
+        held.fetch_add(bytes, Relaxed);
+        Ok(())
+    }
+
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.0.connection
     }
@@ -205,6 +224,24 @@ mod tests {
         let room = Room::open(&budget(1000, 100), &connection);
         assert_eq!(room.grow(101), Err(NoRoom::Ever { connection_bytes_max: 100 }));
         assert_eq!(room.grow(100), Ok(()));
+    }
+
+    /// A server with little memory took values, by appends, that it could never give back.
+    #[test]
+    fn an_answer_of_any_size_has_room_while_no_other_call_holds_any() {
+        let places = Places::new(2);
+        let [one, other] = [(); 2].map(|()| places.admit().expect("a place").0);
+        let budget = budget(1000, 100);
+        let room = Room::open(&budget, &one);
+        assert_eq!(room.grow(10), Ok(()));
+        let second = Room::open(&budget, &other);
+        assert_eq!(second.grow(1), Ok(()));
+        assert_eq!(room.grow_by_answer(5000), Err(NoRoom::Now), "somebody else is served");
+        drop(second);
+        assert_eq!(room.grow_by_answer(5000), Ok(()));
+        assert_eq!(Room::open(&budget, &other).grow(1), Err(NoRoom::Now));
+        drop(room);
+        assert_eq!((budget.used.load(Relaxed), one.held.load(Relaxed)), (0, 0));
     }
 
     #[test]

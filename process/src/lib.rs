@@ -6,7 +6,7 @@
 //! - [`logging`], [`clock`]
 //! - [`shutdown`]: signals become a token
 //! - [`listen`], [`serve`]: its own address; [`dial`]: other people's
-//! - [`machine`]: what there is to share
+//! - [`machine`]: what there is to share; [`size`]: bytes in words
 //!
 //! Behind [`serve`]: `connection` (who gets a place and who loses it), `calls` and `budget` (what each
 //! call may hold).
@@ -22,6 +22,7 @@ pub mod logging;
 pub mod machine;
 pub mod serve;
 pub mod shutdown;
+pub mod size;
 
 /// Version of all programs of the store.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

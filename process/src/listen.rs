@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_stream::Stream;
 use tracing::warn;
 
@@ -21,6 +22,8 @@ const FREE_PORT_ATTEMPTS: usize = 16;
 /// Pause after a failed accept. When the process is out of file descriptors, trying again at once
 /// would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// While accepting fails people are told this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a server cannot listen where it was told to. Every message names the flag and a way out.
 #[derive(Debug, Error)]
@@ -132,8 +135,7 @@ fn bind_all(addr: &str, resolved: &BTreeSet<SocketAddr>) -> Result<Listeners, Li
             Err(error) => {
                 let kind_missing =
                     matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
-                        || error.raw_os_error()
-                            == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+                        || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
                 let refused = ListenError::Refused { addr: addr.into(), at, error };
                 if !kind_missing {
                     return Err(refused);
@@ -172,7 +174,7 @@ impl Listeners {
     /// and tried again after a pause. Dropping it closes the sockets.
     #[must_use]
     pub fn into_incoming(self) -> Incoming {
-        Incoming { listeners: self.listeners, next: 0, pause: None }
+        Incoming { listeners: self.listeners, next: 0, pause: None, told_at: None }
     }
 }
 
@@ -183,6 +185,7 @@ pub struct Incoming {
     /// Which listener is asked first, so that a busy one cannot starve the others.
     next: usize,
     pause: Option<Pin<Box<Sleep>>>,
+    told_at: Option<Instant>,
 }
 
 impl Stream for Incoming {
@@ -204,7 +207,7 @@ impl Stream for Incoming {
                     return Poll::Ready(Some(Ok(stream)));
                 }
                 Poll::Ready(Err(error)) => {
-                    warn!("a connection could not be accepted: {error}; going on");
+                    self.tell(&error);
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                 }
             }
@@ -213,6 +216,18 @@ impl Stream for Incoming {
 }
 
 impl Incoming {
+    fn tell(&mut self, error: &io::Error) {
+        if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return;
+        }
+        self.told_at = Some(Instant::now());
+        let out_of_files = [Errno::MFILE, Errno::NFILE]
+            .iter()
+            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+        let remedy = if out_of_files { "; raise `ulimit -n`" } else { "" };
+        warn!("connections could not be accepted: {error}{remedy}; going on");
+    }
+
     fn poll_listeners(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         let count = self.listeners.len();
         for step in 0..count {

@@ -3,11 +3,28 @@
 
 use std::path::Path;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Memory that this process may use, in bytes: that of the machine, or less if a control group
 /// (version 1 or 2) says so. `None` when the kernel tells neither.
 #[must_use]
 pub fn memory() -> Option<u64> {
     memory_below(Path::new("/"))
+}
+
+/// Files that a process needs beside the connections that it serves: those that it dials, listens
+/// at, logs to.
+const FILES_OF_ITS_OWN: u64 = 128;
+
+/// Connections that this process can serve, at most as many as wanted: each is an open file. Raises
+/// how many it may have as far as it is allowed to.
+#[must_use]
+pub fn connections_max(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // Without permission it stays as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    wanted.min(usize::try_from(files.saturating_sub(FILES_OF_ITS_OWN)).unwrap_or(wanted).max(1))
 }
 
 fn memory_below(root: &Path) -> Option<u64> {
@@ -96,6 +113,15 @@ mod tests {
     fn a_group_seen_from_inside_its_container_is_found_at_the_root() {
         let group = ("proc/self/cgroup", "0::/system.slice/x.scope\n");
         assert_eq!(found(&[group, ("sys/fs/cgroup/memory.max", "7000\n")]), Some(7000));
+    }
+
+    #[test]
+    fn connections_are_bounded_by_what_is_wanted_and_by_files() {
+        assert_eq!(connections_max(1), 1);
+        let most = connections_max(usize::MAX);
+        let files = getrlimit(Resource::Nofile);
+        assert_eq!(files.current, files.maximum, "the limit was raised");
+        assert!(files.current.is_none_or(|files| (most as u64) < files), "{most} of {files:?}");
     }
 
     #[test]

@@ -215,8 +215,9 @@ impl Command {
         shared::<Entry>() + parts + data
     }
 
-    /// Whether the command may leave more data behind than there was: a put does so even where it
-    /// replaces something larger.
+    /// Whether the command may leave more keys and values behind than there were: a put does so even
+    /// where it replaces something larger. Sessions have a limit of their own, and whoever wants to
+    /// delete needs one.
     #[must_use]
     pub fn may_grow(&self) -> bool {
         let grows = |change: &Change| match &change.action {
@@ -224,7 +225,7 @@ impl Command {
             Action::CompareAndSet { new_value, .. } => new_value.is_some(),
             Action::Delete => false,
         };
-        *self == Command::OpenSession || self.changes().iter().any(grows)
+        self.changes().iter().any(grows)
     }
 
     /// The same command in memory of its own. What a door decodes are slices of a network buffer,

@@ -160,13 +160,20 @@ impl AnswerRecord {
     /// Most bytes that the answer takes in a chunk: its data and a constant for the rest.
     #[must_use]
     pub fn weight(&self) -> usize {
-        128 + match &self.outcome {
-            Outcome::BatchChanged(changes) => changes.len() * 32,
+        match &self.outcome {
+            Outcome::BatchChanged(changes) => AnswerRecord::weight_max(changes.len(), 0),
             Outcome::Refused(Refusal::ConditionFailed { record: Some(record), .. }) => {
-                record.value.len()
+                AnswerRecord::weight_max(0, record.value.len())
             }
-            _ => 0,
+            _ => AnswerRecord::weight_max(0, 0),
         }
+    }
+
+    /// Most that the answer to a command with so many changes weighs, if its conditions meet no
+    /// value of more bytes than `met`.
+    #[must_use]
+    pub fn weight_max(changes: usize, met: usize) -> usize {
+        128 + (changes * 32).max(met)
     }
 }
 

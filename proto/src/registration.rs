@@ -83,12 +83,13 @@ pub struct Progress {
     pub memory: Memory,
 }
 
-/// What a server reckons to use of the memory it was given, in bytes.
+/// What the data of a server takes of the memory that there is for it, in bytes. What is set aside
+/// for everything else is in neither.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Memory {
-    /// By the data it holds, and what is set aside for everything else.
+    /// By keys, values, sessions and what they remember.
     pub used: u64,
-    /// Given with `--max-memory`; 0 while that is not known.
+    /// What `--max-memory` leaves for them; 0 while that is not known.
     pub max: u64,
 }
 

@@ -62,16 +62,16 @@ pub enum NotDone {
     /// Too much is waiting already: try again later.
     #[error("too many requests are waiting; try again later")]
     Overloaded,
-    /// A write that grows the data, while the memory given to the primary is used up. Reads and
+    /// A write that grows the data, while the room that the primary has for data is used up. Reads and
     /// deletes go on.
     #[error(
-        "the primary uses {used} of its {max} bytes of memory: delete keys, or start all servers \
-         with a larger --max-memory, one after the other; reads and deletes go on"
+        "the data takes {used} of the {max} bytes that the primary has for it: delete keys, or start \
+         all servers with a larger --max-memory, one after the other; reads and deletes go on"
     )]
     OutOfMemory {
-        /// By its reckoning, in bytes.
+        /// By the data, in bytes.
         used: u64,
-        /// What it was given, in bytes.
+        /// What there is for it, in bytes.
         max: u64,
     },
     /// Fewer synced copies than `--min-copies`: reads go on, writes wait for a copy.

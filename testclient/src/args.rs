@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::scenes::args::Scene;
 
@@ -12,16 +13,9 @@ use crate::scenes::args::Scene;
 #[derive(Parser, Clone, Debug)]
 #[command(name = "testclient", version = kvprocess::VERSION)]
 pub struct Args {
-    /// Address of the view service; several are separated by commas.
-    #[arg(
-        long,
-        env = "TESTCLIENT_VS",
-        default_value = "localhost:8000",
-        value_name = "HOST:PORT,…",
-        value_parser = addresses,
-        global = true
-    )]
-    pub vs: String,
+    /// Address of the view service; several are separated by commas. Default: localhost:8000.
+    #[arg(long, env = "TESTCLIENT_VS", value_name = "HOST:PORT,…", value_parser = addresses)]
+    pub vs: Option<String>,
     /// TOML file with the same settings as the flags.
     #[arg(long, env = "TESTCLIENT_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
@@ -37,6 +31,32 @@ pub struct Args {
     /// What to do instead.
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// Where a view service is expected when nothing else was said.
+const VS_DEFAULT: &str = "localhost:8000";
+
+impl Args {
+    /// Address of the view service of the running cluster that is meant.
+    ///
+    /// # Errors
+    /// When one was named for a command that uses none: it starts clusters of its own, or none.
+    pub fn view_service(&self) -> Result<String, clap::Error> {
+        let (own, uses_one) = match &self.command {
+            None => (None, true),
+            Some(Command::Bench(bench)) => (bench.vs.as_ref(), bench.what.is_none()),
+            Some(_) => (None, false),
+        };
+        let named = own.or(self.vs.as_ref());
+        if named.is_some() && !uses_one {
+            return Err(Args::command().error(
+                ErrorKind::ArgumentConflict,
+                "--vs (TESTCLIENT_VS) names a running cluster, and this command uses none: it has \
+                 clusters of its own",
+            ));
+        }
+        Ok(named.map_or(VS_DEFAULT, String::as_str).to_owned())
+    }
 }
 
 /// What to do instead of the basic tests.
@@ -60,7 +80,8 @@ pub enum Command {
     /// The exit code says whether every promise was kept.
     Explore(Explore),
     /// Play a scene on a cluster of its own: what happens when it is joined, filled, overloaded or
-    /// abused while it serves. The exit code says whether every requirement was met.
+    /// abused while it serves. Exit code 1: a requirement is missed. What depends on the size of a
+    /// scene is not judged when flags make it smaller than it is by default.
     #[command(subcommand)]
     Scene(Scene),
     /// Simulate clusters in memory under every fault there is. The exit code says whether every
@@ -105,6 +126,10 @@ pub struct Bench {
     /// Measure something else than a running cluster.
     #[command(subcommand)]
     pub what: Option<Measure>,
+    /// Address of the view service; several are separated by commas. Default: TESTCLIENT_VS, or
+    /// localhost:8000.
+    #[arg(long, value_name = "HOST:PORT,…", value_parser = addresses)]
+    pub vs: Option<String>,
     /// How the calls get in.
     #[arg(long, value_enum, default_value_t = Entrance::Library)]
     pub door: Entrance,
@@ -125,7 +150,7 @@ pub struct Bench {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub warm_up: Duration,
     /// Size of each value in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    #[arg(long, value_name = "SIZE", default_value_t = 100, value_parser = size)]
     pub value_size: usize,
     /// Different keys, of 16 bytes each.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
@@ -160,11 +185,25 @@ pub enum Entrance {
     Echo,
 }
 
+impl Entrance {
+    /// For people who read a result.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Entrance::Library => "through the client library",
+            Entrance::Grpc => "plain gRPC calls of the primary",
+            Entrance::Echo => "bare gRPC echo",
+        }
+    }
+}
+
 /// What else can be measured.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Measure {
     /// Start clusters and a bare gRPC echo, and compare them in rounds: puts and gets, with no, one
-    /// and two backups, at different numbers of calls at once. Takes about three minutes.
+    /// and two backups, at different numbers of calls at once. Takes about three minutes. Exit code
+    /// 1: a goal is missed, or calls failed. Fewer than 3 rounds, or of less than 500 ms, are not
+    /// judged.
     Compare(Compare),
 }
 
@@ -184,7 +223,7 @@ pub struct Compare {
     #[arg(long, value_name = "N,…", default_value = "1,50,200", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub callers: Vec<u32>,
     /// Size of each value in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    #[arg(long, value_name = "SIZE", default_value_t = 100, value_parser = size)]
     pub value_size: usize,
     /// Different keys, of 16 bytes each.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
@@ -276,6 +315,9 @@ pub struct Up {
     /// Copies of the data, the primary included.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub copies: u32,
+    /// Memory of each server, as kvserver takes it. Default: an equal share of 70%.
+    #[arg(long, env = "KVSERVER_MAX_MEMORY", value_name = "SIZE|PERCENT")]
+    pub max_memory: Option<String>,
     /// Where the logs go.
     #[arg(long, value_name = "DIR", default_value = "logs")]
     pub log_dir: PathBuf,
@@ -327,6 +369,12 @@ fn addresses(text: &str) -> Result<String, String> {
     }
 }
 
+/// A size in bytes, with a unit if it pleases.
+pub(crate) fn size(text: &str) -> Result<usize, String> {
+    let bytes = kvprocess::size::parse(text)?;
+    usize::try_from(bytes).map_err(|_| "is more than this machine can address".to_owned())
+}
+
 fn ratio(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
@@ -353,8 +401,27 @@ mod tests {
     }
 
     #[test]
+    fn a_running_cluster_is_named_only_where_one_is_used() {
+        let vs =
+            |line: &str| Args::try_parse_from(line.split(' ')).and_then(|args| args.view_service());
+        for line in
+            ["testclient --vs a:1", "testclient --vs a:1 bench", "testclient bench --vs a:1"]
+        {
+            assert_eq!(vs(line).ok().as_deref(), Some("a:1"), "{line}");
+        }
+        for line in [
+            "testclient --vs a:1 failover",
+            "testclient --vs a:1 bench compare",
+            "testclient bench --vs a:1 compare",
+            "testclient bench compare --vs a:1",
+            "testclient scene join --vs a:1",
+        ] {
+            assert_eq!(vs(line).expect_err(line).exit_code(), 2);
+        }
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Args::command().debug_assert();
     }
 }

@@ -21,10 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// When stdout is closed or an address makes no sense. A failed test is an exit code, no error.
-pub async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode> {
-    let client = connect(&args.vs, PATIENCE).await.with_context(|| format!("--vs {}", args.vs))?;
+pub async fn run(vs: &str, args: &Args, stop: CancellationToken) -> Result<ExitCode> {
+    let client = connect(vs, PATIENCE).await.with_context(|| format!("--vs {vs}"))?;
     let tests = async {
-        wait_for_primary(&client, &args.vs).await;
+        wait_for_primary(&client, vs).await;
         basic_tests(&client).await
     };
     let passed = tokio::select! {

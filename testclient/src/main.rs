@@ -14,18 +14,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Args = kvprocess::args::parse();
+    let vs = args.view_service().unwrap_or_else(|broken| broken.exit());
     let runtime = match args.command {
         // One thread, since it is compared with servers that keep to one.
         Some(Command::EchoServer) => Builder::new_current_thread().enable_all().build(),
         _ => Builder::new_multi_thread().enable_all().build(),
     };
     match runtime {
-        Ok(runtime) => runtime.block_on(run(args)),
+        Ok(runtime) => runtime.block_on(run(args, vs)),
         Err(error) => fail(&error.into()),
     }
 }
 
-async fn run(args: Args) -> ExitCode {
+async fn run(args: Args, vs: String) -> ExitCode {
     let owns_processes = matches!(
         args.command,
         Some(Command::Failover(_) | Command::Cluster(_) | Command::Bench(_) | Command::Scene(_))
@@ -38,8 +39,8 @@ async fn run(args: Args) -> ExitCode {
     };
     let stop = signals.token();
     let result = match &args.command {
-        None => basic::run(&args, stop).await,
-        Some(Command::Bench(options)) => bench::run(&args.vs, options, stop).await,
+        None => basic::run(&vs, &args, stop).await,
+        Some(Command::Bench(options)) => bench::run(&vs, options, stop).await,
         Some(Command::EchoServer) => bench::echo::serve(stop).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Failover(options)) => failover::run(options, stop).await,
         Some(Command::Check(options)) => check::run(options, stop).await,

@@ -113,6 +113,15 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// A number of things, the word for one of them in its form for so many.
+#[must_use]
+pub fn counted(number: impl Into<u64>, thing: &str) -> String {
+    match number.into() {
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
+}
+
 /// A duration with three figures and the unit that suits it.
 #[must_use]
 pub fn duration(duration: Duration) -> String {

@@ -20,10 +20,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// # Errors
 /// When a port is taken, the cluster does not come up, or its view service ends.
 pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
+    // Each server alone would take most of the machine for itself.
+    let share = || format!("{}%", (70 / options.servers).max(1));
+    let max_memory = options.max_memory.clone().unwrap_or_else(share);
     let starting = Options {
         servers: options.servers as usize,
         copies: options.copies,
         first_port: Some(options.first_port),
+        server_flags: vec!["--max-memory".into(), max_memory],
         log_dir: Some(options.log_dir.clone()),
         ..Options::default()
     };

@@ -71,19 +71,19 @@ pub struct Config {
           value_parser = duration, value_name = "DURATION")]
     pub session_lease: Duration,
 
-    /// Largest key in bytes
+    /// Largest key: bytes, or with a unit such as 64kb
     #[arg(long, env = "VIEWSERVICE_KEY_SIZE_MAX", default_value_t = 64 << 10,
-          value_parser = size(), value_name = "BYTES")]
+          value_parser = size, value_name = "SIZE")]
     pub key_size_max: u64,
 
-    /// Largest value in bytes
+    /// Largest value
     #[arg(long, env = "VIEWSERVICE_VALUE_SIZE_MAX", default_value_t = 8 << 20,
-          value_parser = size(), value_name = "BYTES")]
+          value_parser = size, value_name = "SIZE")]
     pub value_size_max: u64,
 
-    /// Largest op in bytes: all its keys and values
+    /// Largest op: all its keys and values
     #[arg(long, env = "VIEWSERVICE_OP_SIZE_MAX", default_value_t = 16 << 20,
-          value_parser = size(), value_name = "BYTES")]
+          value_parser = size, value_name = "SIZE")]
     pub op_size_max: u64,
 
     /// Most client sessions open at once
@@ -138,8 +138,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Bytes, up to the largest op there can be.
-fn size() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=64 << 20)
+fn size(text: &str) -> Result<u64, String> {
+    const MOST: u64 = 64 << 20;
+    match kvprocess::size::parse(text)? {
+        bytes @ 1..=MOST => Ok(bytes),
+        _ => Err(format!("must be from 1 to {MOST} bytes")),
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use kvprocess::listen::Listeners;
 use kvprocess::serve::CallLimits;
-use kvprocess::{clock, serve};
+use kvprocess::{clock, machine, serve};
 use kvproto::pb;
 use kvproto::pb::legacy::view_service_server::ViewServiceServer as LegacyServer;
 use kvproto::pb::viewservice::registration_server::RegistrationServer;
@@ -74,7 +74,8 @@ pub async fn run(
         .add_service(health_service)
         .add_service(descriptors().build_v1().context("build reflection v1")?)
         .add_service(descriptors().build_v1alpha().context("build reflection v1alpha")?);
-    let serving = serve::serve(router, listeners, serve::CONNECTIONS_MAX, None, stop.clone());
+    let places = machine::connections_max(serve::CONNECTIONS_MAX);
+    let serving = serve::serve(router, listeners, places, None, stop.clone());
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,

@@ -57,24 +57,26 @@ impl ClientDoor {
         if let Err(refusal) = checked {
             return Reply::NotDone(refusal);
         }
-        let grow = |bytes| match (&asked.room, bytes) {
-            (None, _) | (_, 0) => Ok(()),
-            (Some(room), bytes) => room.grow(bytes),
-        };
-        if grow(cost_of_parts(&operation)).is_err() {
+        let parts = cost_of_parts(&operation);
+        if asked.room.as_ref().is_some_and(|room| parts > 0 && room.grow(parts).is_err()) {
             return Reply::NotDone(NotDone::Overloaded);
         }
+        let several = matches!(&operation, Operation::Query(Query::Get(keys)) if keys.len() > 1);
         let deadline = deadline_of(&asked.metadata);
         let reply = self.node.execute(operation, asked.room.clone(), deadline).await;
         let size = size_of_values(&reply);
-        let read = matches!(reply, Reply::Records { .. });
-        match grow(size) {
-            _ if read && size > RECORDS_SIZE_MAX => too_large(size),
-            Ok(()) => reply,
-            Err(NoRoom::Ever { .. }) if read => too_large(size),
-            Err(NoRoom::Now) if read => Reply::NotDone(NotDone::Overloaded),
+        let room = match &asked.room {
+            Some(room) if size > 0 && several => room.grow(size),
+            Some(room) if size > 0 => room.grow_by_answer(size),
+            _ => Ok(()),
+        };
+        match (room, &reply) {
+            (_, Reply::Records { .. }) if size > RECORDS_SIZE_MAX => too_large(size),
+            (Ok(()), _) => reply,
+            (Err(NoRoom::Ever { .. }), Reply::Records { .. }) => too_large(size),
+            (Err(NoRoom::Now), Reply::Records { .. }) => Reply::NotDone(NotDone::Overloaded),
             // A command was done, whatever its answer weighs: it is kept for when it is asked again.
-            Err(_) => Reply::Unknown,
+            (Err(_), _) => Reply::Unknown,
         }
     }
 
@@ -201,7 +203,7 @@ fn cost_of_parts(operation: &Operation) -> usize {
 fn too_large(size: usize) -> Reply {
     Reply::NotDone(NotDone::Invalid(format!(
         "the records asked for have {size} bytes, more than one answer or connection may carry; ask \
-         for fewer keys at once"
+         for fewer keys at once, or give the server more with --max-memory"
     )))
 }
 

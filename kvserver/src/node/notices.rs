@@ -1,6 +1,7 @@
 //! What the log says when the replica has something to tell. Shell. The capitalised sentences are
 //! fixed: people and scripts search for them.
 
+use kvprocess::size::Size;
 use kvproto::{ServerName, View};
 use tracing::{error, info, warn};
 
@@ -45,6 +46,17 @@ pub(super) fn log(notice: &Notice, view: &View) {
         Notice::OnlyCopy { keys } => warn!(
             "no other server can take over: stopping now would lose {keys} keys; start another \
              kvserver and wait, or send the signal a second time to stop anyway"
+        ),
+        Notice::OutOfMemory(memory) => warn!(
+            "writes that grow the data are refused: it takes {} of the {} that there are for it; \
+             delete keys, or start all servers with a larger --max-memory, one after the other",
+            Size(memory.used),
+            Size(memory.max)
+        ),
+        Notice::RoomAgain(memory) => info!(
+            "writes find room again: the data takes {} of {}",
+            Size(memory.used),
+            Size(memory.max)
         ),
         Notice::HandingOver => info!("handing over: asking for another primary"),
         Notice::Nonsense { from, what } => warn!("dropped a message of {from}: {what}"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kvproto::command::{Entry, Outcome};
 use kvproto::ids::{Epoch, Member, OpNumber, Position, StreamNumber};
 use kvproto::message::{Body, Message};
+use kvproto::registration::Memory;
 use kvproto::reply::LogPoint;
 use kvproto::time::LogTime;
 use kvproto::view::View;
@@ -128,9 +129,9 @@ impl Copy {
         }
     }
 
-    /// Memory that this server reckons to use: by its data, and what is set aside for the rest.
-    pub(super) fn memory_used(&self) -> u64 {
-        self.options.tuning.memory_reserved.saturating_add(self.store.bytes())
+    /// What the data takes of the room that this server has for it.
+    pub(super) fn memory(&self) -> Memory {
+        Memory { used: self.store.bytes(), max: self.options.tuning.data_max }
     }
 
     /// Where an answer given now stands.

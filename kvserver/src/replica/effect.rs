@@ -11,7 +11,7 @@ use std::time::Duration;
 use kvproto::command::Entry;
 use kvproto::ids::{Member, OpNumber, Position, StreamNumber};
 use kvproto::message::Message;
-use kvproto::registration::Wish;
+use kvproto::registration::{Memory, Wish};
 use kvproto::reply::{LogPoint, Reply};
 use kvproto::time::Timestamp;
 use kvproto::view::Role;
@@ -173,6 +173,10 @@ pub enum Notice {
     },
     /// The view service is asked for a view without this server.
     HandingOver,
+    /// Writes that grow the data are refused from now on, with what it takes of the room for it.
+    OutOfMemory(Memory),
+    /// They find room again.
+    RoomAgain(Memory),
     /// A peer's message was dropped because it made no sense.
     Nonsense {
         /// From whom.

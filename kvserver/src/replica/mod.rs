@@ -43,7 +43,7 @@ use std::hash::{Hash, Hasher};
 
 use kvproto::ids::{Epoch, Member, OpNumber, StreamNumber};
 use kvproto::message::{Body, Message};
-use kvproto::registration::{Memory, Progress, Wish};
+use kvproto::registration::{Progress, Wish};
 use kvproto::reply::{LogPoint, NotDone, Reply};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
@@ -97,10 +97,8 @@ pub struct Tuning {
     pub uncommitted_bytes_max: usize,
     /// Reads that wait for a confirmation; beyond it they are refused.
     pub waiting_reads_max: usize,
-    /// Memory that this server was given; a primary refuses writes that grow the data beyond it.
-    pub memory_max: u64,
-    /// How much of it is set aside for everything that is not data.
-    pub memory_reserved: u64,
+    /// Memory that there is for the data; a primary refuses writes that grow it beyond.
+    pub data_max: u64,
 }
 
 impl Default for Tuning {
@@ -115,8 +113,7 @@ impl Default for Tuning {
             chunks_in_flight: 8,
             uncommitted_bytes_max: 64 << 20,
             waiting_reads_max: 16_384,
-            memory_max: u64::MAX,
-            memory_reserved: 0,
+            data_max: u64::MAX,
         }
     }
 }
@@ -260,10 +257,7 @@ impl Replica {
             applied: self.copy.committed,
             steps: self.steps,
             role: self.role,
-            memory: Memory {
-                used: self.copy.memory_used(),
-                max: self.copy.options.tuning.memory_max,
-            },
+            memory: self.copy.memory(),
         }
     }
 

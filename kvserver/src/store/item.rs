@@ -88,8 +88,13 @@ impl Item {
     /// What an item takes in memory, by estimate: its allocation, and its share of a table.
     #[must_use]
     pub fn bytes(&self) -> u64 {
+        Item::bytes_for(self.contents().len() - KEY_AT)
+    }
+
+    /// What an item takes whose key and value have so many bytes together.
+    pub(super) fn bytes_for(key_and_value: usize) -> u64 {
         // In front stand a counter and the length.
-        SHARE_OF_TABLE + allocated(self.contents().len() + 16) as u64
+        SHARE_OF_TABLE + allocated(KEY_AT + key_and_value + 16) as u64
     }
 
     fn value_at(&self) -> usize {

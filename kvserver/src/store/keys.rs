@@ -111,6 +111,11 @@ impl Keys {
         self.bytes
     }
 
+    /// Memory that a key and a value of so many bytes take.
+    pub(super) fn bytes_for(key: usize, value: usize) -> u64 {
+        Item::bytes_for(key + value) + bytes_of_name(key)
+    }
+
     /// Has somebody walk through the items after this key, or through all.
     pub(super) fn walk_after(
         &self,
@@ -172,7 +177,7 @@ impl Keys {
             Some(old) => self.forget(old),
             None => {
                 self.names.insert(Name::from_slice(key));
-                self.bytes += bytes_of_name(key);
+                self.bytes += bytes_of_name(key.len());
             }
         }
         old
@@ -183,7 +188,7 @@ impl Keys {
         let old = self.items.remove(key)?;
         self.forget(&old);
         self.names.remove(key);
-        self.bytes -= bytes_of_name(key);
+        self.bytes -= bytes_of_name(key.len());
         Some(old)
     }
 
@@ -201,15 +206,15 @@ impl Keys {
         let (mut rolling, mut bytes) = (Rolling::default(), 0);
         for item in self.iter() {
             rolling.add(digest::of_item(&item));
-            bytes += item.bytes() + bytes_of_name(item.key());
+            bytes += Keys::bytes_for(item.key().len(), item.value().len());
         }
         (rolling, bytes)
     }
 }
 
-/// Memory that the name of a key takes, by estimate.
-fn bytes_of_name(key: &[u8]) -> u64 {
-    let spilt = if key.len() > NAME_INLINE { allocated(key.len()) as u64 } else { 0 };
+/// Memory that the name of a key of so many bytes takes, by estimate.
+fn bytes_of_name(key: usize) -> u64 {
+    let spilt = if key > NAME_INLINE { allocated(key) as u64 } else { 0 };
     SHARE_OF_NAMES + spilt
 }
 

@@ -20,6 +20,7 @@
 //! - **CopyAtOneOp**: a scan yields the state at the op at which it began.
 
 mod digest;
+mod growth;
 pub mod item;
 pub mod items;
 mod keys;

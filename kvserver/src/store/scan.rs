@@ -51,6 +51,19 @@ impl Scans {
         self.running.values().map(|scan| scan.saved_bytes).sum()
     }
 
+    /// How many scans would save how this key is, if it were written now.
+    pub(super) fn that_would_save(&self, key: &[u8]) -> u64 {
+        let would = |scan: &&Scan| scan.has_ahead(key) && !scan.saved_keys.contains_key(key);
+        self.running.values().filter(would).count() as u64
+    }
+
+    /// Memory that would be saved if this session changed now.
+    pub(super) fn growth_by_session(&self, id: SessionId, sessions: &Sessions) -> u64 {
+        let would =
+            |scan: &&Scan| scan.has_session_ahead(id) && !scan.saved_sessions.contains_key(&id);
+        self.running.values().filter(would).count() as u64 * bytes_of(sessions.get(id))
+    }
+
     /// To be called when a key was written, with the item that was there before.
     pub(super) fn written(&mut self, key: &[u8], old: Option<&Item>) {
         for scan in self.running.values_mut().filter(|scan| scan.has_ahead(key)) {

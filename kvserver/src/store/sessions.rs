@@ -93,6 +93,16 @@ fn floor_wanted(id: &RequestId) -> RequestNumber {
 }
 
 impl Sessions {
+    /// Memory that a new session takes.
+    pub(super) const BYTES_OF_ONE: u64 = SESSION_BYTES;
+
+    /// Most memory that the answer to a command with so many changes takes, if its conditions meet
+    /// no value of more bytes than `met`.
+    pub(super) fn answer_bytes_max(changes: usize, met: usize) -> u64 {
+        let weight = AnswerRecord::weight_max(changes, met);
+        (size_of::<(RequestNumber, AnswerRecord)>() + weight) as u64
+    }
+
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
         self.table.get(&id)
     }

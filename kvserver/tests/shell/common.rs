@@ -58,6 +58,7 @@ impl Running {
             advertise: name.clone(),
             reads: Reads::Lease,
             leave_within: PATIENCE,
+            memory_max: 1 << 30,
             tuning: Tuning::default(),
             calls: Shares::of(1 << 30).calls,
             connections_max: 100,

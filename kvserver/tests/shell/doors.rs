@@ -9,7 +9,11 @@ use kvproto::pb::kvserver::{self as pb, dump_response};
 use kvproto::pb::legacy::kv_server_client::KvServerClient as LegacyClient;
 use kvproto::status::{Attempt, from_status};
 use kvproto::wire::{Frame, FrameReader, GREETING};
-use kvproto::{Action, Change, ClusterId, Command, NotDone, Reply, Settings};
+use kvproto::{
+    Action, Change, ClusterId, Command, Expect, NotDone, Outcome, Refusal, Reply, Settings,
+};
+use kvserver::Config;
+use kvserver::memory::Shares;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -117,6 +121,34 @@ async fn a_cluster_that_allows_larger_ops_takes_larger_messages() {
     let Alone { server, .. } = alone_with(settings, |_| {}).await;
     let large = pb::PutRequest { key: "large".into(), value: vec![0; 30 << 20].into() };
     assert!(server.client().put(large).await.unwrap().into_inner().ok);
+}
+
+/// Appends made a value that no read could answer, and a condition on it ended as unknown.
+#[tokio::test]
+async fn with_little_memory_too_what_was_stored_can_be_read() {
+    let little = |config: &mut Config| config.calls = Shares::of(64 << 20).calls;
+    let Alone { server, .. } = alone_with(Settings::default(), little).await;
+    let mut client = server.client().max_decoding_message_size(MESSAGE_SIZE_MAX);
+    let change = |action| Command::Change(Change { key: Bytes::from_static(b"log"), action });
+    let piece = Bytes::from(vec![7; 1 << 20]);
+    for _ in 0..6 {
+        let append = execute(change(Action::Append(piece.clone())), None);
+        client.execute(append).await.expect("a MiB fits");
+    }
+    let read = client.get(get("log")).await.expect("nobody else asks").into_inner();
+    assert_eq!(read.value.len(), 6 << 20);
+    let swap = Action::CompareAndSet { expect: Expect::Missing, new_value: Some(piece) };
+    let met = client.execute(execute(change(swap), None)).await.expect("it is answered");
+    let Ok(Reply::Done { outcome: Outcome::Refused(refusal), .. }) = met.into_inner().try_into()
+    else {
+        panic!("the condition does not hold");
+    };
+    let Refusal::ConditionFailed { record: Some(record), .. } = refusal else {
+        panic!("not {refusal:?}");
+    };
+    assert_eq!(record.value.len(), 6 << 20);
+    let twice = client.execute(execute_get(&["log", "log"])).await.expect_err("smaller ones do");
+    assert!(twice.message().contains("ask for fewer keys"), "{twice}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! Owns its clusters and its echo, which end with it. All of them run all the time; those that are
 //! not being called only exchange heartbeats.
 
+use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,12 +18,14 @@ use super::echo::EchoProcess;
 use super::load::{Generator, Load, PATIENCE, Target, connections_for};
 use super::machine;
 use super::page;
-use super::summary::{Case, Comparison, Cpu, Sample, What, cases};
+use super::summary::{
+    CASE_COLUMNS, COST_COLUMNS, Case, Comparison, Cpu, Detail, Sample, What, cases,
+};
 use super::svg::{Curves, Figure, Group, Series};
 use crate::args::Compare;
 use crate::cluster::{Cluster, Options};
 use crate::report::{
-    check_block, check_writable, duration, progress, say, table, write_block, write_json,
+    check_block, check_writable, counted, duration, progress, say, table, write_block, write_json,
 };
 use crate::workload::Keys;
 
@@ -57,7 +60,9 @@ pub async fn run(options: &Compare) -> Result<ExitCode> {
     if let Some(path) = &options.write {
         write_block(path, BLOCK, &as_markdown(options, &comparison))?;
     }
-    Ok(ExitCode::SUCCESS)
+    let judged = comparison.too_small(options.length).is_none();
+    let missed = judged && comparison.goals().iter().any(|goal| !goal.is_met());
+    Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// What is measured: the echo and the clusters, connected and filled.
@@ -197,29 +202,41 @@ impl Filled {
 
 fn how(options: &Compare) -> String {
     format!(
-        "{} rounds of {} per case, {} keys of 16 bytes, values of {} bytes",
-        options.rounds,
+        "{} of {} per case, {} of 16 bytes, values of {}",
+        counted(options.rounds, "round"),
         duration(options.length),
-        options.keys,
-        options.value_size
+        counted(options.keys, "key"),
+        counted(options.value_size as u64, "byte")
     )
 }
 
 fn as_text(options: &Compare, comparison: &Comparison) -> String {
-    let (header, rows) = comparison.table();
-    let (goals_header, goals) = comparison.goal_table();
+    let (header, rows) = comparison.table(Detail::Medians);
+    let too_small = comparison.too_small(options.length);
+    let (goals_header, goals) = comparison.goal_table(too_small.is_none());
+    // A row does not fit a terminal: first what was reached, then what it cost.
+    let columns = |of: Range<usize>| {
+        let picked: Vec<usize> = (0..CASE_COLUMNS).chain(of).collect();
+        let header: Vec<&str> = picked.iter().map(|&column| header[column]).collect();
+        let pick = |row: &Vec<String>| picked.iter().map(|&column| row[column].clone()).collect();
+        table(&header, &rows.iter().map(pick).collect::<Vec<_>>())
+    };
     format!(
-        "{}\n{}; median (min-max)\n\n{}\n\nclient, server, a backup: processor time per call; of echo: of all of them together\n\n{}",
+        "{}\n{};\nmedians (ranges: --write, --json)\n\n{}\n\nProcessor time per call; cpu/echo: of all \
+         processes together\n\n{}\n\n{}{}",
         machine::where_and_when(),
         how(options),
-        table(&header, &rows),
-        table(&goals_header, &goals)
+        columns(CASE_COLUMNS..COST_COLUMNS),
+        columns(COST_COLUMNS..header.len()),
+        table(&goals_header, &goals),
+        too_small.map(|why| format!("\nnot judged: {why}")).unwrap_or_default()
     )
 }
 
 fn as_markdown(options: &Compare, comparison: &Comparison) -> String {
-    let (header, rows) = comparison.table();
-    let (goals_header, goals) = comparison.goal_table();
+    let (header, rows) = comparison.table(Detail::Ranges);
+    let judged = comparison.too_small(options.length).is_none();
+    let (goals_header, goals) = comparison.goal_table(judged);
     format!(
         "{}: {}; median (min-max) of the rounds.\n\n{}\n{}",
         machine::where_and_when(),

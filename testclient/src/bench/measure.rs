@@ -16,7 +16,7 @@ use super::svg::{Curves, Figure, Series};
 use super::tally::{Latencies, QUANTILES, Tally};
 use crate::args::{Bench, Entrance};
 use crate::calls::connect;
-use crate::report::{check_writable, duration, millis, progress, say, table, write_json};
+use crate::report::{check_writable, counted, duration, millis, progress, say, table, write_json};
 use crate::workload::Keys;
 
 /// Runs the rounds and prints what they measured.
@@ -152,11 +152,12 @@ fn how(options: &Bench) -> String {
         Some(rate) => format!("open loop at {rate} calls/s"),
     };
     format!(
-        "{pace}, {} clients, {} connections, {} keys, values of {} bytes",
-        options.clients,
-        connections(options),
-        options.keys,
-        options.value_size,
+        "{}: {pace}, {}, {}, {}, values of {}",
+        options.door.in_words(),
+        counted(options.clients, "client"),
+        counted(connections(options), "connection"),
+        counted(options.keys, "key"),
+        counted(options.value_size as u64, "byte"),
     )
 }
 
@@ -175,7 +176,7 @@ fn figure(options: &Bench, tallies: &[Tally]) -> Figure {
         series: kinds.iter().map(series).collect(),
         bars: None,
         curves: vec![Curves {
-            title: format!("{} rounds of {} s", options.rounds, options.seconds),
+            title: format!("{} of {} s", counted(options.rounds, "round"), options.seconds),
             curves: kinds.iter().enumerate().map(curve).collect(),
         }],
     }
@@ -207,6 +208,7 @@ fn as_json(options: &Bench, tallies: &[Tally]) -> serde_json::Value {
         .collect();
     json!({
         "version": kvprocess::VERSION,
+        "door": options.door.in_words(),
         "clients": options.clients,
         "connections": connections(options),
         "keys": options.keys,

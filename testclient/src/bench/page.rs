@@ -16,7 +16,11 @@ pub fn replace_block(page: &str, name: &str, block: &str) -> Result<String> {
     {
         return Ok(format!("{before}{begin}{}\n{end}{after}", block.trim_end()));
     }
-    bail!("the page needs one line {begin:?} and after it one line {end:?}")
+    bail!(
+        "the page needs one line `{}` and after it one line `{}`",
+        begin.trim_end(),
+        end.trim_end()
+    )
 }
 
 /// A Markdown table; all columns but the first are numbers.
@@ -56,7 +60,7 @@ mod tests {
             &PAGE.repeat(2),
         ] {
             let error = replace_block(wrong, "bench", "new").expect_err(wrong);
-            assert!(error.to_string().contains("bench:begin"), "{error}");
+            assert!(error.to_string().contains("`<!-- bench:begin -->`"), "{error}");
         }
     }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::spread::Spread;
 use super::tally::{Latencies, QUANTILES, Tally};
 use crate::report::{duration, millis};
+use crate::scenes::verdict::too_small;
 
 /// What is called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,6 +119,24 @@ impl Sample {
         used.as_secs_f64() * 1e6 / (self.tally.done().max(1) as f64)
     }
 }
+
+/// How much of a figure a table shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detail {
+    /// The median of the rounds.
+    Medians,
+    /// The smallest and the largest too.
+    Ranges,
+}
+
+/// The first columns of a table say which case a row is of.
+pub const CASE_COLUMNS: usize = 2;
+/// From this column on a table says what calls cost.
+pub const COST_COLUMNS: usize = 8;
+
+/// A median of fewer rounds, or of shorter ones, says too little.
+const ROUNDS_JUDGED: u64 = 3;
+const LENGTH_JUDGED_MS: u64 = 500;
 
 /// Samples of all cases; each case has one sample per round.
 #[derive(Clone, Debug, Default)]
@@ -232,28 +251,33 @@ impl Comparison {
 
     /// A header and a row for each case.
     #[must_use]
-    pub fn table(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    pub fn table(&self, detail: Detail) -> (Vec<&'static str>, Vec<Vec<String>>) {
         let header = vec![
             "calls",
             "at once",
             "per second",
-            "of echo",
+            "rate/echo",
             "p50",
-            "of echo",
+            "p50/echo",
             "p99",
             "p99.9",
             "client",
             "server",
             "a backup",
-            "of echo",
+            "cpu/echo",
         ];
-        let rows = self.measured.iter().map(|(case, samples)| self.row(*case, samples)).collect();
-        (header, rows)
+        let row = |(case, samples): &(Case, Vec<Sample>)| self.row(*case, samples, detail);
+        (header, self.measured.iter().map(row).collect())
     }
 
-    fn row(&self, case: Case, samples: &[Sample]) -> Vec<String> {
+    fn row(&self, case: Case, samples: &[Sample], detail: Detail) -> Vec<String> {
+        let worded = |spread: Spread, word: &dyn Fn(f64) -> String| match detail {
+            Detail::Ranges => spread.worded(word),
+            Detail::Medians => word(spread.median),
+        };
         let over = |figure: &dyn Fn(&Sample) -> f64, word: &dyn Fn(f64) -> String| {
-            Spread::of(samples.iter().map(figure)).map_or_else(String::new, |it| it.worded(word))
+            let spread = Spread::of(samples.iter().map(figure));
+            spread.map_or_else(String::new, |it| worded(it, word))
         };
         let median = |figure: &dyn Fn(&Sample) -> f64, word: &dyn Fn(f64) -> String| {
             Spread::of(samples.iter().map(figure)).map_or_else(String::new, |it| word(it.median))
@@ -262,7 +286,7 @@ impl Comparison {
             What::Echo => String::new(),
             what => {
                 let ratio = self.ratio((what, What::Echo), case.callers, figure);
-                ratio.map_or_else(String::new, |ratio| ratio.to_string())
+                ratio.map_or_else(String::new, |it| worded(it, &|ratio| format!("{ratio:.2}")))
             }
         };
         let seconds = |seconds: f64| duration(Duration::from_secs_f64(seconds));
@@ -291,19 +315,35 @@ impl Comparison {
         ]
     }
 
-    /// A header and a row for each goal.
+    /// Why its goals are not judged, if they are not.
     #[must_use]
-    pub fn goal_table(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    pub fn too_small(&self, length: Duration) -> Option<String> {
+        let rounds = self.measured.iter().map(|(_, samples)| samples.len()).min().unwrap_or(0);
+        let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+        too_small(&[
+            (rounds as u64, ROUNDS_JUDGED, "rounds"),
+            (length, LENGTH_JUDGED_MS, "ms of each case in a round"),
+        ])
+    }
+
+    /// A header and a row for each goal, judged or not.
+    #[must_use]
+    pub fn goal_table(&self, judged: bool) -> (Vec<&'static str>, Vec<Vec<String>>) {
         let row = |goal: Goal| {
             let word = if goal.at_least { "at least" } else { "at most" };
             vec![
                 goal.what.to_owned(),
                 format!("{word} {}", goal.bound),
                 goal.measured.to_string(),
-                if goal.is_met() { "met" } else { "missed" }.to_owned(),
+                match (judged, goal.is_met()) {
+                    (true, true) => "met",
+                    (true, false) => "missed",
+                    (false, _) => "not judged",
+                }
+                .to_owned(),
             ]
         };
-        (vec!["goal", "bound", "measured", ""], self.goals().into_iter().map(row).collect())
+        (vec!["goal", "bound", "measured", "verdict"], self.goals().into_iter().map(row).collect())
     }
 
     /// Everything, for programs.
@@ -430,7 +470,7 @@ mod tests {
 
     #[test]
     fn every_case_has_a_row_that_says_what_a_call_costs() {
-        let (header, rows) = with_a_slow_spell().table();
+        let (header, rows) = with_a_slow_spell().table(Detail::Ranges);
         assert!(rows.iter().all(|row| row.len() == header.len()));
         let put = &rows[3];
         assert_eq!(put[..2], ["put, one backup", "200"]);
@@ -438,6 +478,24 @@ mod tests {
         let server = header.iter().position(|&title| title == "server").expect("a column");
         assert_eq!(put[server], "1000.0 us");
         assert_eq!(put.last().map(String::as_str), Some("1.00"), "as much as an echo costs here");
+    }
+
+    #[test]
+    fn no_two_columns_have_the_same_title() {
+        let (header, _) = with_a_slow_spell().table(Detail::Medians);
+        assert_eq!((header[CASE_COLUMNS], header[COST_COLUMNS]), ("per second", "client"));
+        let titles: std::collections::BTreeSet<_> = header.iter().collect();
+        assert_eq!(titles.len(), header.len(), "{header:?}");
+    }
+
+    #[test]
+    fn goals_of_few_or_short_rounds_are_not_judged() {
+        let mut comparison = with_a_slow_spell();
+        assert_eq!(comparison.too_small(Duration::from_secs(1)), None);
+        assert!(comparison.too_small(Duration::from_millis(60)).is_some());
+        comparison.add(Case { what: What::Get, callers: 1 }, sample(1, us(1)));
+        let why = comparison.too_small(Duration::from_secs(1));
+        assert_eq!(why.as_deref(), Some("fewer than 3 rounds"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::args::duration;
+use crate::args::{duration, size};
 
 /// Which scene.
 #[derive(Subcommand, Clone, Debug)]
@@ -53,7 +53,7 @@ impl Scene {
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// Size of each value in bytes; keys have 16.
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    #[arg(long, value_name = "SIZE", default_value_t = 100, value_parser = size)]
     pub value_size: usize,
     /// Seed of the load.
     #[arg(long, default_value_t = 1)]
@@ -91,7 +91,7 @@ pub struct Join {
 #[derive(Args, Clone, Debug)]
 pub struct Memory {
     /// Numbers of keys at which memory is looked at, ascending; the backup joins at the first.
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1_000_000, 1_800_000])]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1000000,1800000")]
     pub keys: Vec<u64>,
     /// What all scenes share.
     #[command(flatten)]
@@ -101,12 +101,13 @@ pub struct Memory {
 /// Throughput with few and with many keys.
 #[derive(Args, Clone, Debug)]
 pub struct Keys {
-    /// Numbers of keys, each in a cluster of its own; the first is what others are compared with.
+    /// Numbers of keys, at least two and ascending, each in a cluster of its own; the first is what
+    /// others are compared with.
     #[arg(
         long,
         value_name = "N,…",
         value_delimiter = ',',
-        default_values_t = [10_000, 100_000, 1_000_000, 10_000_000]
+        default_value = "10000,100000,1000000,10000000"
     )]
     pub keys: Vec<u64>,
     /// Calls open at a time.
@@ -136,7 +137,7 @@ pub struct Overload {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     pub large: u32,
     /// Size of those values in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size)]
     pub large_size: usize,
     /// Keys in the store.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -148,7 +149,7 @@ pub struct Overload {
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub calm: Duration,
     /// Memory that each server may take.
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = kvprocess::size::parse)]
     pub max_memory: u64,
     /// What all scenes share.
     #[command(flatten)]
@@ -174,7 +175,7 @@ pub struct Neighbours {
     #[arg(long, default_value_t = 100)]
     pub trickling: usize,
     /// Rounds; in each, every kind of neighbour has its turn, and before and after it nobody.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rounds: u32,
     /// Length of one turn.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]

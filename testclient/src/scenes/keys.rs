@@ -3,19 +3,23 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::args;
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Verdict, figure, median};
+use super::verdict::{Requirement, Verdict, figure, median, too_small};
 use crate::bench::cpu::used_by;
 use crate::bench::load::{Generator, Load, Target, connections_for};
 use crate::bench::spread::Spread;
 use crate::cluster::Cluster;
+use crate::report::counted;
 use crate::workload::{KEY_SIZE, Keys};
 
 const THROUGHPUT_KEPT: f64 = 0.8;
+
+/// Fewer fit into caches.
+const KEYS_JUDGED: u64 = 10_000_000;
 
 /// Load at the beginning of each turn that is not counted: caches belonged to another cluster.
 const WARM_UP_PART: u32 = 10;
@@ -48,7 +52,7 @@ type Of = fn(&Place) -> &Measured;
 /// # Errors
 /// When a cluster fails.
 pub async fn play(options: &args::Keys) -> Result<Verdict> {
-    ensure!(options.keys.iter().all(|&count| count > 0), "--keys must be 1 at least");
+    stage::check_rising(&options.keys, 2)?;
     let generator = Generator::start()?;
     let mut places = Vec::new();
     for &count in &options.keys {
@@ -121,8 +125,16 @@ fn verdict(options: &args::Keys, places: &[Place]) -> Verdict {
                 .collect::<Vec<_>>(),
         )
     };
-    let header =
-        vec!["keys", "puts/s", "of first", "us a put", "gets/s", "of first", "us a get", "memory"];
+    let header = vec![
+        "keys",
+        "puts/s",
+        "puts/first",
+        "us a put",
+        "gets/s",
+        "gets/first",
+        "us a get",
+        "memory",
+    ];
     let mut rows = Vec::new();
     let mut figures = Vec::new();
     for place in places {
@@ -146,19 +158,29 @@ fn verdict(options: &args::Keys, places: &[Place]) -> Verdict {
         rows.push(row);
         figures.push(all);
     }
+    let most = options.keys.last().copied().unwrap_or_default();
+    let turn = u64::try_from(options.turn.as_millis()).unwrap_or(u64::MAX);
+    let too_small = too_small(&[
+        (most, KEYS_JUDGED, "keys"),
+        (options.rounds.into(), 5, "rounds"),
+        (turn, 1000, "ms of each turn"),
+    ]);
     let mut requirements = Vec::new();
     for (kind, of) in kinds {
         let kept = places.last().map_or(f64::NAN, |place| kept(of, place));
         let what = format!("throughput of {kind} with the most keys");
-        requirements.push(Requirement::at_least(&what, kept, THROUGHPUT_KEPT, "of the fewest"));
+        let requirement = Requirement::at_least(&what, kept, THROUGHPUT_KEPT, "of the fewest");
+        requirements.push(requirement.unless(too_small.as_ref()));
     }
     let troubled: u64 = places.iter().map(|place| place.troubled).sum();
     requirements.push(Requirement::at_most("calls not done", troubled as f64, 0.0, ""));
     Verdict {
         title: format!(
             "Clusters with few and many keys of {KEY_SIZE} + {} bytes, one backup, {} callers: \
-             median of {} rounds (lowest-highest)",
-            options.common.value_size, options.callers, options.rounds
+             median of {} (lowest-highest)",
+            options.common.value_size,
+            options.callers,
+            counted(options.rounds, "round")
         ),
         header,
         rows,

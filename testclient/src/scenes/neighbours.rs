@@ -10,12 +10,12 @@ use serde_json::json;
 use super::args::Neighbours;
 use super::misbehaving::{Manner, Misbehaving};
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Verdict, figure, median};
+use super::verdict::{Requirement, Verdict, figure, median, too_small};
 use crate::bench::load::{Generator, Load, Running, connections_for};
 use crate::bench::tally::Tally;
 use crate::calls;
 use crate::cluster::Cluster;
-use crate::report::duration;
+use crate::report::{counted, duration};
 use crate::workload::Keys;
 
 const KEPT: f64 = 0.9;
@@ -117,11 +117,21 @@ fn effect(before: &Tally, with: &Tally, after: &Tally, memory: u64) -> Effect {
 }
 
 fn verdict(options: &Neighbours, effects: &Effects, troubled: u64) -> Verdict {
-    let header =
-        vec!["neighbours", "manner", "calls/s", "of alone", "p99", "of alone", "memory of primary"];
+    let header = vec![
+        "neighbours",
+        "manner",
+        "calls/s",
+        "rate/alone",
+        "p99",
+        "p99/alone",
+        "memory of primary",
+    ];
     let mut rows = Vec::new();
     let mut requirements = Vec::new();
     let mut figures = Vec::new();
+    let turn = u64::try_from(options.turn.as_millis()).unwrap_or(u64::MAX);
+    let too_small =
+        too_small(&[(options.rounds.into(), 4, "rounds"), (turn, 2000, "ms of each turn")]);
     for (manner, count, effects) in effects {
         let all = |of: fn(&Effect) -> f64| effects.iter().map(of).collect::<Vec<_>>();
         let (kept, p99) = (all(|effect| effect.kept), all(|effect| effect.p99));
@@ -137,9 +147,10 @@ fn verdict(options: &Neighbours, effects: &Effects, troubled: u64) -> Verdict {
             figure(mib(memory), "MiB"),
         ]);
         let what = format!("throughput beside {count} ({})", manner.as_str());
-        requirements.push(Requirement::at_least(&what, median(&kept), KEPT, "of alone"));
+        let throughput = Requirement::at_least(&what, median(&kept), KEPT, "of alone");
         let what = format!("p99 beside {count} ({})", manner.as_str());
-        requirements.push(Requirement::at_most(&what, median(&p99), P99_GROWTH_MAX, "of alone"));
+        let latency = Requirement::at_most(&what, median(&p99), P99_GROWTH_MAX, "of alone");
+        requirements.extend([throughput, latency].map(|one| one.unless(too_small.as_ref())));
         figures.push(json!({
             "neighbours": count,
             "manner": manner.as_str(),
@@ -154,8 +165,9 @@ fn verdict(options: &Neighbours, effects: &Effects, troubled: u64) -> Verdict {
     Verdict {
         title: format!(
             "A client with {} calls open, half puts and half gets, beside clients that misbehave: \
-             median of {} rounds",
-            options.callers, options.rounds
+             median of {}",
+            options.callers,
+            counted(options.rounds, "round")
         ),
         header,
         rows,

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 
 use crate::bench::door::Door;
@@ -42,6 +42,19 @@ pub async fn primary_and_backup(server_flags: Vec<String>) -> Result<Cluster> {
     cluster.start_server(1)?;
     cluster.wait_until_redundant().await?;
     Ok(cluster)
+}
+
+/// Numbers of keys rise, from 1 at least.
+///
+/// # Errors
+/// When these do not, or are fewer than `least`.
+pub fn check_rising(keys: &[u64], least: usize) -> Result<()> {
+    let rising = keys.is_sorted_by(|one, next| one < next) && keys.first() > Some(&0);
+    ensure!(
+        rising && keys.len() >= least,
+        "--keys needs {least} or more numbers that rise, from 1 on"
+    );
+    Ok(())
 }
 
 /// What a scene came to; when it failed, with a word on where the logs are.

@@ -12,18 +12,55 @@ pub struct Requirement {
     what: String,
     measured: String,
     wanted: String,
-    met: bool,
+    judgement: Judgement,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum Judgement {
+    Met,
+    Missed,
+    /// There is no figure, where there should be one.
+    NotMeasured,
+    /// The scene was too small for this to mean anything; why.
+    NotJudged(String),
+}
+
+impl Judgement {
+    fn of(measured: f64, holds: bool) -> Judgement {
+        match (measured.is_nan(), holds) {
+            (true, _) => Judgement::NotMeasured,
+            (false, true) => Judgement::Met,
+            (false, false) => Judgement::Missed,
+        }
+    }
+
+    fn in_words(&self) -> String {
+        match self {
+            Judgement::Met => "met".to_owned(),
+            Judgement::Missed => "missed".to_owned(),
+            Judgement::NotMeasured => "not measured".to_owned(),
+            Judgement::NotJudged(why) => format!("not judged: {why}"),
+        }
+    }
+}
+
+/// What makes a scene too small to be judged: the first of these counts that is below the least
+/// that means something, each with the word for what it counts.
+#[must_use]
+pub fn too_small(counts: &[(u64, u64, &str)]) -> Option<String> {
+    let short = counts.iter().find(|(count, least, _)| count < least);
+    short.map(|(_, least, things)| format!("fewer than {least} {things}"))
 }
 
 impl Requirement {
-    /// A figure that must not be above a limit. What could not be measured is no figure and misses.
+    /// A figure that must not be above a limit.
     #[must_use]
     pub fn at_most(what: &str, measured: f64, limit: f64, unit: &str) -> Requirement {
         Requirement {
             what: what.to_owned(),
             measured: figure(measured, unit),
             wanted: format!("at most {}", figure(limit, unit)),
-            met: measured <= limit,
+            judgement: Judgement::of(measured, measured <= limit),
         }
     }
 
@@ -34,7 +71,16 @@ impl Requirement {
             what: what.to_owned(),
             measured: figure(measured, unit),
             wanted: format!("at least {}", figure(limit, unit)),
-            met: measured >= limit,
+            judgement: Judgement::of(measured, measured >= limit),
+        }
+    }
+
+    /// The same, not judged if there is a reason for that.
+    #[must_use]
+    pub fn unless(self, too_small: Option<&String>) -> Requirement {
+        match too_small {
+            Some(why) => Requirement { judgement: Judgement::NotJudged(why.clone()), ..self },
+            None => self,
         }
     }
 }
@@ -44,6 +90,9 @@ impl Requirement {
 pub fn figure(number: f64, unit: &str) -> String {
     if number.is_nan() {
         return "not measured".to_owned();
+    }
+    if number.is_infinite() {
+        return "never".to_owned();
     }
     let decimals = match number.abs() {
         whole if whole == whole.trunc() => 0,
@@ -79,10 +128,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether every requirement was met.
+    /// Whether every requirement that was judged is met.
     #[must_use]
     pub fn is_met(&self) -> bool {
-        self.requirements.iter().all(|requirement| requirement.met)
+        let passes =
+            |one: &Requirement| matches!(one.judgement, Judgement::Met | Judgement::NotJudged(_));
+        self.requirements.iter().all(passes)
     }
 
     /// For people at a terminal.
@@ -93,9 +144,13 @@ impl Verdict {
             text += &format!("{remark}\n");
         }
         text.push('\n');
-        for Requirement { what, measured, wanted, met } in &self.requirements {
-            let word = if *met { "met   " } else { "MISSED" };
-            text += &format!("{word}  {what}: {measured} ({wanted})\n");
+        for Requirement { what, measured, wanted, judgement } in &self.requirements {
+            let (word, why) = match judgement {
+                Judgement::Met => ("met   ", String::new()),
+                Judgement::Missed => ("MISSED", String::new()),
+                other => ("-     ", format!("; {}", other.in_words())),
+            };
+            text += &format!("{word}  {what}: {measured} ({wanted}){why}\n");
         }
         text.trim_end().to_owned()
     }
@@ -108,9 +163,8 @@ impl Verdict {
             text += &format!("\n{}\n", self.remarks.join(" "));
         }
         let row = |one: &Requirement| {
-            let Requirement { what, measured, wanted, met } = one;
-            let verdict = if *met { "met" } else { "missed" };
-            vec![what.clone(), measured.clone(), wanted.clone(), verdict.to_owned()]
+            let Requirement { what, measured, wanted, judgement } = one;
+            vec![what.clone(), measured.clone(), wanted.clone(), judgement.in_words()]
         };
         let rows: Vec<_> = self.requirements.iter().map(row).collect();
         text + "\n" + &page::table(&["requirement", "measured", "wanted", ""], &rows)
@@ -127,7 +181,7 @@ impl Verdict {
                     "what": one.what,
                     "measured": one.measured,
                     "wanted": one.wanted,
-                    "met": one.met,
+                    "verdict": one.judgement.in_words(),
                 })
             })
             .collect();
@@ -170,9 +224,34 @@ mod tests {
         );
     }
 
+    fn of(requirement: Requirement) -> Verdict {
+        Verdict {
+            title: "a scene".into(),
+            header: vec!["phase"],
+            rows: Vec::new(),
+            remarks: Vec::new(),
+            requirements: vec![requirement],
+            figures: json!({}),
+        }
+    }
+
     #[test]
-    fn what_was_not_measured_is_not_met() {
-        assert!(!Requirement::at_most("longest write", f64::NAN, 100.0, "ms").met);
-        assert!(!Requirement::at_least("transfer", f64::NAN, 100.0, "MB/s").met);
+    fn what_was_not_measured_is_neither_met_nor_missed() {
+        let verdict = of(Requirement::at_most("longest write", f64::NAN, 100.0, "ms"));
+        assert!(!verdict.is_met());
+        assert!(verdict.as_text().contains("not measured"), "{}", verdict.as_text());
+        assert!(!verdict.as_text().contains("MISSED"), "{}", verdict.as_text());
+    }
+
+    #[test]
+    fn a_scene_that_is_too_small_is_not_judged() {
+        let why = too_small(&[(5, 3, "rounds"), (5_000, 1_000_000, "keys")]);
+        let requirement = Requirement::at_most("memory", 1678.0, 260.0, "bytes");
+        assert!(!of(requirement.clone().unless(None)).is_met());
+        let verdict = of(requirement.unless(why.as_ref()));
+        assert!(verdict.is_met());
+        let text = verdict.as_text();
+        assert!(text.contains("not judged: fewer than 1000000 keys"), "{text}");
+        assert!(verdict.as_markdown().contains("| not judged: fewer than 1000000 keys |"));
     }
 }

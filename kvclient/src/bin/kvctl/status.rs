@@ -3,6 +3,7 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use kvclient::{ClusterStatus, ServerStatus, View};
+use kvprocess::size::Size;
 use kvproto::Role;
 use kvproto::registration::Memory;
 use serde_json::{Value, json};
@@ -26,16 +27,15 @@ pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
         lines.extend(wrapped(FOOTNOTE, width));
         lines.extend(wrapped(&memory(status), width));
     }
-    if !status.waiting_for.is_empty() || !status.advice.is_empty() {
+    let advice = advice(status);
+    if !status.waiting_for.is_empty() || !advice.is_empty() {
         lines.push(String::new());
     }
     if !status.waiting_for.is_empty() {
         let waiting = format!("Waiting for {}.", status.waiting_for.join(", "));
         lines.extend(wrapped(&waiting, width));
     }
-    if !status.advice.is_empty() {
-        lines.extend(wrapped(&status.advice, width));
-    }
+    lines.extend(advice.iter().flat_map(|sentence| wrapped(sentence, width)));
     lines.join("\n")
 }
 
@@ -122,18 +122,42 @@ fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
     Some(primary.appended.0.saturating_sub(server.appended.0))
 }
 
-/// How much each server uses of what it was given; nothing while none has said.
+/// How much of its room for data each server uses; nothing while none has said.
 fn memory(status: &ClusterStatus) -> String {
     let known = status.servers.iter().filter_map(|server| {
         let Memory { used, max } = server.memory;
-        let percent = used.saturating_mul(100).checked_div(max)?;
-        Some(format!("{} {percent}%", server.member.name))
+        let percent = percent_of_room(server)?;
+        Some(format!("{} {} of {} ({percent}%)", server.member.name, Size(used), Size(max)))
     });
     let known: Vec<_> = known.collect();
     if known.is_empty() {
         return String::new();
     }
-    format!("Memory used, of --max-memory: {}.", known.join(", "))
+    format!("Data, and room for it: {}.", known.join(", "))
+}
+
+fn percent_of_room(server: &ServerStatus) -> Option<u64> {
+    let Memory { used, max } = server.memory;
+    u64::try_from((u128::from(used) * 100).checked_div(max.into())?).ok()
+}
+
+/// From here on, people are told that the room for data runs out.
+const PERCENT_ADVISED: u64 = 90;
+
+/// What to do: in the view service's words, and for servers whose memory runs out.
+fn advice(status: &ClusterStatus) -> Vec<String> {
+    let nearly_full = |server: &&ServerStatus| {
+        percent_of_room(server).is_some_and(|percent| percent >= PERCENT_ADVISED)
+    };
+    let names = status.servers.iter().filter(nearly_full);
+    let names: Vec<_> = names.map(|server| server.member.name.as_str()).collect();
+    let memory = format!(
+        "The room for data runs out at {}; when it is used up, a primary refuses writes that grow the \
+         data: delete keys, or start all servers with a larger --max-memory, one after the other.",
+        names.join(", ")
+    );
+    let told = [(!status.advice.is_empty()).then(|| status.advice.clone())];
+    told.into_iter().chain([(!names.is_empty()).then_some(memory)]).flatten().collect()
 }
 
 fn age(server: &ServerStatus) -> String {
@@ -185,7 +209,7 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
         "view": view_json(&status.view),
         "servers": status.servers.iter().map(server).collect::<Vec<_>>(),
         "waiting_for": status.waiting_for,
-        "advice": status.advice,
+        "advice": advice(status).join(" "),
         "rpcs_handled": status.rpcs_handled,
         "version": status.version,
     })
@@ -256,7 +280,7 @@ s2:1#1  backup   alive       120        120  none     90 ms
 s3:1#2  joining  alive        20         20   100      12 s
 s4:1#1  spare    alive         0          0     -     70 ms
 Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
-Memory used, of --max-memory: s1:1 41%, s2:1 41%, s3:1 41%, s4:1 41%.
+Data, and room for it: s1:1 420 MiB of 1 GiB (41%), s2:1 420 MiB of 1 GiB (41%), s3:1 420 MiB of 1 GiB (41%), s4:1 420 MiB of 1 GiB (41%).
 
 Wait until s3:1 has caught up.";
         assert_eq!(screen(&status(), None), expected);
@@ -273,6 +297,18 @@ Wait until s3:1 has caught up.";
         status.advice = "words of advice ".repeat(30);
         for line in screen(&status, Some(80)).lines() {
             assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_screen_says_what_to_do_when_the_room_for_data_runs_out() {
+        let mut status = status();
+        status.servers[1].memory = Memory { used: 921 << 20, max: 1 << 30 };
+        assert!(!screen(&status, None).contains("larger --max-memory"), "89 % is no reason yet");
+        status.servers[1].memory.used = 922 << 20;
+        for text in [screen(&status, None), status_json(&status)["advice"].to_string()] {
+            assert!(text.contains("Wait until s3:1 has caught up."), "{text}");
+            assert!(text.contains("The room for data runs out at s2:1;"), "{text}");
         }
     }
 

@@ -7,6 +7,7 @@ mod copies;
 mod membership;
 mod reads;
 mod requests;
+mod uncommitted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::iter::once;
@@ -30,6 +31,7 @@ use super::event::Token;
 use super::progress::CopyProgress;
 use membership::Disagreement;
 use reads::WaitingRead;
+use uncommitted::Uncommitted;
 
 /// One primaryship: from the record that appoints this server to the newer epoch that ends it.
 #[derive(Clone, Hash, Debug)]
@@ -60,7 +62,9 @@ pub struct Primary {
     waiting: BTreeMap<OpNumber, Vec<Token>>,
     /// Requests of sessions that are ordered and not yet committed.
     in_flight: BTreeMap<(SessionId, RequestNumber), OpNumber>,
-    uncommitted_bytes: usize,
+    uncommitted: Uncommitted,
+    /// When a write was last refused for want of memory, until there is room again.
+    out_of_memory_at: Option<Timestamp>,
     reads: VecDeque<WaitingRead>,
     /// Last sign of life of each session. Not logged: a new primary gives everybody a full lease.
     sessions: BTreeMap<SessionId, Timestamp>,
@@ -94,9 +98,10 @@ impl Primary {
         let anchor = (now, copy.log_time);
         copy.append(batch, out);
         let mut in_flight = BTreeMap::new();
-        let mut uncommitted_bytes = 0;
+        let mut uncommitted = Uncommitted::default();
         for entry in copy.log.from(copy.committed.next(), usize::MAX) {
-            uncommitted_bytes += entry.weight();
+            let growth = copy.store.growth(entry.id.as_ref(), &entry.command);
+            uncommitted.push(entry.weight(), growth);
             if let Some(id) = entry.id {
                 in_flight.entry((id.session, id.number)).or_insert(entry.op());
             }
@@ -117,7 +122,8 @@ impl Primary {
             anchor,
             waiting: BTreeMap::new(),
             in_flight,
-            uncommitted_bytes,
+            uncommitted,
+            out_of_memory_at: None,
             reads: VecDeque::new(),
             sessions: BTreeMap::new(),
             expiring: BTreeSet::new(),
@@ -194,6 +200,7 @@ impl Primary {
         self.give_way(now, out);
         self.heartbeat(copy, now, out);
         self.answer_reads(copy, now, out);
+        self.notice_room(copy, now, out);
     }
 
     /// Activated, and this epoch's barrier committed (BarrierBeforeActing).
@@ -263,7 +270,7 @@ impl Primary {
         }
         let generation = copy.view.generation;
         copy.commit(through, |entry, outcome| {
-            self.uncommitted_bytes -= entry.weight();
+            self.uncommitted.pop();
             if let Some(id) = entry.id {
                 self.in_flight.remove(&(id.session, id.number));
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kvproto::command::{Command, Entry, RequestId};
 use kvproto::ids::{OpNumber, Position, SessionId};
+use kvproto::registration::Memory;
 use kvproto::reply::{LogPoint, NotDone, NotReady, Reply};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
@@ -12,11 +13,14 @@ use kvproto::time::Timestamp;
 use super::Primary;
 use crate::replica::broken;
 use crate::replica::copy::Copy;
-use crate::replica::effect::Effect;
+use crate::replica::effect::{Effect, Notice};
 use crate::replica::event::{Operation, Request, Token};
 
 /// Sessions are looked at for expiry this often.
 const SESSIONS_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
+
+/// Writes are said to find room again when none was refused for so long.
+const ROOM_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 impl Primary {
     pub(in crate::replica) fn on_requests(
@@ -46,12 +50,14 @@ impl Primary {
             {
                 continue;
             }
+            let growth = copy.store.growth(id.as_ref(), &command);
             let refusal = self.refuses_writes(copy, leaving);
-            if let Some(reason) = refusal.or_else(|| self.refuses_growth(copy, &command)) {
+            let refusal = refusal.or_else(|| self.refuses_growth(copy, now, &command, growth, out));
+            if let Some(reason) = refusal {
                 refuse(token, reason, out);
                 continue;
             }
-            let op = self.order(copy, now, id, command, &mut batch);
+            let op = self.order(copy, now, id, command, growth, &mut batch);
             self.waiting.entry(op).or_default().push(token);
         }
         copy.append(batch, out);
@@ -72,20 +78,45 @@ impl Primary {
             Some(NotDone::Diverged { op: disagreement.at })
         } else if synced < min_copies {
             Some(NotDone::TooFewCopies { synced, min_copies })
-        } else if self.uncommitted_bytes >= copy.options.tuning.uncommitted_bytes_max {
+        } else if self.uncommitted.weight() >= copy.options.tuning.uncommitted_bytes_max {
             Some(NotDone::Overloaded)
         } else {
             None
         }
     }
 
-    /// Whether the data would outgrow the memory of this server. What is ordered already counts:
-    /// it can no longer be refused. Whatever may make room passes, or only ends something.
-    fn refuses_growth(&self, copy: &Copy, command: &Command) -> Option<NotDone> {
-        let used = copy.memory_used().saturating_add(self.uncommitted_bytes as u64);
-        let max = copy.options.tuning.memory_max;
-        let fits = used.saturating_add(command.weight() as u64) <= max;
-        (!fits && command.may_grow()).then_some(NotDone::OutOfMemory { used, max })
+    /// Whether the data would outgrow the room that this server has for it. What is ordered already
+    /// counts: it can no longer be refused. Whatever may make room passes, or only ends something.
+    fn refuses_growth(
+        &mut self,
+        copy: &Copy,
+        now: Timestamp,
+        command: &Command,
+        growth: u64,
+        out: &mut Vec<Effect>,
+    ) -> Option<NotDone> {
+        let Memory { used, max } = copy.memory();
+        let used = used.saturating_add(self.uncommitted.growth());
+        if used.saturating_add(growth) <= max || !command.may_grow() {
+            return None;
+        }
+        if self.out_of_memory_at.replace(now).is_none() {
+            out.push(Effect::Notice(Notice::OutOfMemory(Memory { used, max })));
+        }
+        Some(NotDone::OutOfMemory { used, max })
+    }
+
+    /// Says once that there is room again: a twentieth of it, and nobody was refused for a while. So
+    /// a store that is nearly full, or one large value that never fits, does not fill the log.
+    pub(super) fn notice_room(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let Memory { used, max } = copy.memory();
+        if let Some(at) = self.out_of_memory_at
+            && now.since(at) >= ROOM_AGAIN_AFTER
+            && used <= max / 20 * 19
+        {
+            self.out_of_memory_at = None;
+            out.push(Effect::Notice(Notice::RoomAgain(Memory { used, max })));
+        }
     }
 
     /// Whether a request was seen before: then it waits for its op, whoever ordered it, or is
@@ -131,13 +162,14 @@ impl Primary {
         now: Timestamp,
         id: Option<RequestId>,
         command: Command,
+        growth: u64,
         batch: &mut Vec<Arc<Entry>>,
     ) -> OpNumber {
         let last = batch.last().map_or(copy.log.last().op, |entry| entry.op());
         let position = Position { epoch: self.epoch, op: last.next() };
         let command = command.in_own_memory();
         let entry = Entry { position, at: self.log_time(copy, now), id, command };
-        self.uncommitted_bytes += entry.weight();
+        self.uncommitted.push(entry.weight(), growth);
         if let Some(id) = id {
             self.in_flight.entry((id.session, id.number)).or_insert(position.op);
         }
@@ -179,7 +211,7 @@ impl Primary {
         let mut batch = Vec::new();
         for session in over {
             self.expiring.insert(session);
-            self.order(copy, now, None, Command::ExpireSession(session), &mut batch);
+            self.order(copy, now, None, Command::ExpireSession(session), 0, &mut batch);
         }
         copy.append(batch, out);
     }
