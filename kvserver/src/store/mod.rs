@@ -23,6 +23,7 @@ mod digest;
 pub mod item;
 pub mod items;
 mod keys;
+mod names;
 mod scan;
 mod sessions;
 #[cfg(test)]
