@@ -16,13 +16,14 @@ const INLINE: usize = 16;
 
 type Name = SmallVec<[u8; INLINE]>;
 
+/// Runs grow by so many, so that few places stay empty. They take 504 bytes: any number of them fits
+/// into a size that the allocator has.
+const STEP: usize = 21;
 /// Most names in a run: to insert one moves half of them, some 1.5 KB.
-const RUN: usize = 128;
-/// Runs grow by so many, so that few places stay empty.
-const STEP: usize = RUN / 4;
+const RUN: usize = 6 * STEP;
 
-/// What a name takes, at the 0.8 to which runs are full when keys come in no order.
-const SHARE: u64 = 30;
+/// What a name takes, at the 0.9 to which runs are full when keys come in no order.
+const SHARE: u64 = 28;
 
 /// All names.
 #[derive(Clone, Default, Debug)]
