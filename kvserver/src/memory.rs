@@ -21,9 +21,6 @@ const ALLOCATOR: u64 = 16;
 /// Copies that may be brought up at the same time, each with chunks of its own under way.
 const TRANSFERS: u64 = 2;
 
-/// Streams of our own servers.
-const OWN_STREAMS: &[&str] = &["/replication.Replication/"];
-
 /// The shares.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shares {
@@ -69,7 +66,7 @@ impl Shares {
             // Room for the largest message if there is any, and never so much that one connection
             // could take all.
             connection_bytes_max: (calls / 4).max(MESSAGE_SIZE_MAX.min(calls / 3)),
-            exempt: OWN_STREAMS,
+            exempt: &[],
         };
         Shares { tuning, calls, connections_max }
     }

@@ -5,27 +5,21 @@
 //! (`api/replication.rs`), which lends its way back to [`InboundStreams`].
 //! The node calls [`Peers`] and is never made to wait: a queue that is full ends its stream.
 
+pub mod link;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use kvprocess::dial;
-use kvproto::limits::MESSAGE_SIZE_MAX;
 use kvproto::message::{Body, Message};
-use kvproto::pb::replication as pb;
-use kvproto::pb::replication::replication_client::ReplicationClient;
 use kvproto::{Member, StreamNumber};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
-use tonic::transport::Channel;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::node::NodeHandle;
 use crate::replica::event::Event;
@@ -152,15 +146,11 @@ impl Peers {
 }
 
 async fn tell(message: Message) -> anyhow::Result<()> {
-    let channel = dial::connect(message.to.name.as_str()).await?;
-    client(channel).tell(pb::Message::from(message)).await?;
+    let (mut incoming, mut outgoing) = link::connect(message.to.name.as_str()).await?;
+    outgoing.tell(message).await?;
+    // It closes the connection once it has taken the message.
+    incoming.next_of_any_size().await?;
     Ok(())
-}
-
-fn client(channel: Channel) -> ReplicationClient<Channel> {
-    ReplicationClient::new(channel)
-        .max_decoding_message_size(MESSAGE_SIZE_MAX)
-        .max_encoding_message_size(MESSAGE_SIZE_MAX)
 }
 
 /// The task of one outbound stream.
@@ -188,17 +178,18 @@ impl Carrier {
     }
 
     async fn exchange(&self, queued: mpsc::Receiver<Message>) -> anyhow::Result<()> {
-        let channel = timeout(CONNECT_WITHIN, dial::connect(self.to.name.as_str())).await??;
-        let outgoing = ReceiverStream::new(queued).map(pb::Message::from);
-        let mut client = client(channel);
-        let mut incoming = timeout(CONNECT_WITHIN, client.stream(outgoing)).await??.into_inner();
-        while let Some(frame) = incoming.message().await? {
-            let message = Message::try_from(frame).inspect_err(|malformed| {
-                warn!("closing the stream {} to {}: {malformed}", self.stream, self.to);
-            })?;
-            self.node.event(Event::Message(message)).await;
+        let connecting = link::connect(self.to.name.as_str());
+        let (mut incoming, mut outgoing) = timeout(CONNECT_WITHIN, connecting).await??;
+        let listen = async {
+            while let Some(message) = incoming.next_of_any_size().await? {
+                self.node.event(Event::Message(message)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            ended = listen => ended,
+            ended = outgoing.carry(queued) => ended,
         }
-        Ok(())
     }
 }
 
@@ -206,7 +197,7 @@ impl Carrier {
 /// life. The epoch is no part of it: who is fenced is answered in a newer one.
 type InboundKey = (Member, StreamNumber);
 /// The way back on an inbound stream.
-pub type WayBack = mpsc::Sender<Result<pb::Message, Status>>;
+pub type WayBack = mpsc::Sender<Message>;
 
 /// The streams that other copies have opened to this one: the way back for answers. Doors add and
 /// remove, the node looks up; no entry is held while another is touched.
@@ -245,7 +236,7 @@ impl InboundStreams {
         let Some(inbound) = self.streams.get(&key).map(|found| found.clone()) else {
             return;
         };
-        if inbound.way_back.try_send(Ok(message.into())).is_err() {
+        if inbound.way_back.try_send(message).is_err() {
             inbound.overflowed.cancel();
         }
     }

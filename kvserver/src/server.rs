@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use kvprocess::listen::Listeners;
+use kvprocess::serve::{Diversion, serve};
 use kvproto::Role;
+use kvproto::wire::GREETING;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api;
+use crate::api::{self, replication::ReplicationDoor};
 use crate::config::{Config, Flags};
 use crate::heartbeat::Heartbeat;
 use crate::node::{self, Inputs, NodeHandle, Parts, Standing};
@@ -23,6 +25,8 @@ use crate::peers::{InboundStreams, Peers};
 use crate::replica::ReplicaOptions;
 use crate::replica::event::Event;
 
+/// Connections of other copies that wait to be let in.
+const CONNECTIONS_QUEUED_MAX: usize = 16;
 /// Wishes of the replica that wait for the heartbeat. It repeats what is lost.
 const WISHES_QUEUED_MAX: usize = 64;
 /// After a hand-over clients are pointed to the new primary for this long.
@@ -62,14 +66,18 @@ pub async fn run_watched(
     let (wishes, wishes_out) = mpsc::channel(WISHES_QUEUED_MAX);
     let (registered, registration) = oneshot::channel();
 
-    let (services, reporter) =
-        api::services(&node, Arc::clone(&inbound), halt.clone(), config.calls)?;
+    let (services, reporter) = api::services(&node, config.calls)?;
     info!(
         "memory: at most {} MiB (--max-memory), of which {} are set aside for everything but data",
         config.tuning.memory_max >> 20,
         config.tuning.memory_reserved >> 20
     );
-    let doors = kvprocess::serve::serve(services, listeners, config.connections_max, halt.clone());
+    let (to, from_copies) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
+    let diversion = Some(Diversion { first_byte: GREETING[0], to });
+    let doors = serve(services, listeners, config.connections_max, diversion, halt.clone());
+    let door =
+        ReplicationDoor { node: node.clone(), inbound: Arc::clone(&inbound), halt: halt.clone() };
+    tokio::spawn(door.attend(from_copies));
     let health = api::keep_health(reporter, node.clone());
     let heartbeat = Heartbeat::new(name, config.view_servers, node.clone(), wishes_out, registered);
     let refusal = attend_apart(heartbeat, halt.clone())?;

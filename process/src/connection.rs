@@ -1,4 +1,4 @@
-//! Connections: who gets a place, and when one is closed that only takes.
+//! Connections: who gets a place, which protocol is spoken, and when one is closed that only takes.
 //!
 //! A server has a bounded number of places. When all are taken, the connection that has been without
 //! an open call for the longest time gives its own to the newcomer, those that never made a call
@@ -8,6 +8,7 @@
 //! - takes no answer for [`ANSWERS_TAKEN_WITHIN`] although there are some, by its flow control.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -129,8 +130,8 @@ impl Places {
         Some((connection, made))
     }
 
-    fn leave(&self, connection: &Connection) {
-        self.open().remove(&connection.id);
+    fn leave(&self, id: u64) {
+        self.open().remove(&id);
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Connection>>> {
@@ -142,7 +143,7 @@ impl Places {
 pub(crate) struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
-    places: Arc<Places>,
+    _place: Place,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until this much was read, and by when.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
@@ -152,11 +153,37 @@ pub(crate) struct Socket {
     waiting: Option<(usize, Instant)>,
 }
 
+/// The place of a connection, free again when this is dropped.
+struct Place {
+    places: Arc<Places>,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.leave(self.id);
+    }
+}
+
 impl Socket {
     pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>, places: Arc<Places>) -> Self {
         let cut = Box::pin(connection.cut.clone().cancelled_owned());
         let preface = Some((PREFACE_SIZE, Box::pin(sleep(PREFACE_WITHIN))));
-        Self { stream, connection, places, cut, preface, stuck: None, waiting: None }
+        let _place = Place { places, id: connection.id };
+        Self { stream, connection, _place, cut, preface, stuck: None, waiting: None }
+    }
+
+    /// Whether the other side begins with this byte, which stays to be read.
+    pub(crate) async fn begins_with(&mut self, byte: u8) -> io::Result<bool> {
+        let mut first = [0];
+        let mut first = ReadBuf::new(&mut first);
+        poll_fn(|cx| self.socket(cx)?.poll_peek(cx, &mut first).map_ok(drop)).await?;
+        Ok(first.filled() == [byte])
+    }
+
+    /// The bare socket, which has no place any more.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
     }
 
     /// The socket, unless it is to be closed; also has the task woken when it is.
@@ -217,12 +244,6 @@ impl Socket {
             return Poll::Ready(Err(self.given_up("it takes nothing of what is written to it")));
         }
         Poll::Pending
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.places.leave(&self.connection);
     }
 }
 
@@ -339,7 +360,7 @@ mod tests {
     fn who_leaves_makes_room_without_anybody_being_closed() {
         let places = Places::new(3);
         let [one, two, three] = three(&places);
-        places.leave(&two);
+        places.leave(two.id);
         assert_eq!(places.admit().expect("a place").1, Made::NoRoom);
         assert!(is_open(&one) && is_open(&three));
     }

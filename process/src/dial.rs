@@ -1,7 +1,7 @@
 //! Every outgoing connection of every program begins here.
 
 use std::borrow::Cow;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -55,6 +55,16 @@ pub fn channel(name: &str) -> Result<Channel, DialError> {
 /// When the name is no address, or nobody answers within a second.
 pub async fn connect(name: &str) -> Result<Channel, DialError> {
     endpoint(name)?.connect().await.map_err(|error| DialError::Connect { name: name.into(), error })
+}
+
+/// A bare connection, for a protocol that is not gRPC.
+///
+/// # Errors
+/// When the name does not resolve, or none of its addresses accepts.
+pub async fn stream(name: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(&*route(name)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Whether anybody listens at an address. `Refused` is said only when every address that the name

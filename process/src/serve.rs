@@ -5,16 +5,21 @@
 //! [`GRACE`] are.
 //!
 //! No caller can make a server hold more than its limits say: so many connections, on each of
-//! them so many calls, and [`CallLimits`] for the bytes of those.
+//! them so many calls, and [`CallLimits`] for the bytes of those. Connections of another protocol, as
+//! their first byte says, go to whoever speaks it ([`Diversion`]).
 
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{Body as HttpBody, Bytes, Service, StdError};
@@ -67,6 +72,16 @@ pub fn builder(limits: CallLimits) -> Server<Metering> {
         .initial_connection_window_size(CONNECTION_WINDOW)
 }
 
+/// Connections that are not gRPC.
+#[derive(Clone, Debug)]
+pub struct Diversion {
+    /// What such a connection begins with; HTTP/2 begins with `P`.
+    pub first_byte: u8,
+    /// Takes them, untouched, with no place among the others. One that finds the queue full is
+    /// closed.
+    pub to: mpsc::Sender<TcpStream>,
+}
+
 /// Serves, on at most so many connections, until the token is cancelled: then no connection is
 /// accepted any more, open calls get [`GRACE`], and what is left is cut. Dropping the future cuts
 /// everything at once.
@@ -77,6 +92,7 @@ pub async fn serve<L, B>(
     router: Router<L>,
     listeners: Listeners,
     connections_max: usize,
+    diversion: Option<Diversion>,
     token: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
 where
@@ -90,11 +106,12 @@ where
     let places = Places::new(connections_max);
     let cut = places.cut.clone();
     let _cut_when_dropped = cut.clone().drop_guard();
-    let mut gate = Gate { places, told_at: None };
-    let incoming = listeners
-        .into_incoming()
-        .filter_map(move |stream| stream.map(|stream| gate.admit(stream)).transpose());
+    let (admitted, incoming) = mpsc::channel(1);
+    let gate = Gate { places, told_at: None, diversion, admitted };
+    let admission = token.clone().run_until_cancelled_owned(gate.admit_all(listeners));
+    let _ends_with_us = AbortOnDropHandle::new(tokio::spawn(admission));
     let stop = token.clone().cancelled_owned();
+    let incoming = ReceiverStream::new(incoming).map(Ok::<_, io::Error>);
     let mut serving = pin!(router.serve_with_incoming_shutdown(incoming, stop));
     tokio::select! {
         ended = &mut serving => return ended,
@@ -113,9 +130,20 @@ where
 struct Gate {
     places: Arc<Places>,
     told_at: Option<Instant>,
+    diversion: Option<Diversion>,
+    admitted: mpsc::Sender<Socket>,
 }
 
 impl Gate {
+    async fn admit_all(mut self, listeners: Listeners) {
+        let mut incoming = listeners.into_incoming();
+        while let Some(Ok(stream)) = incoming.next().await {
+            if let Some(socket) = self.admit(stream) {
+                tokio::spawn(direct(socket, self.diversion.clone(), self.admitted.clone()));
+            }
+        }
+    }
+
     fn admit(&mut self, stream: TcpStream) -> Option<Socket> {
         let admitted = self.places.admit();
         let trouble = match &admitted {
@@ -134,11 +162,25 @@ impl Gate {
     }
 }
 
+/// Brings a connection to where its protocol is spoken. One that says nothing is closed in time.
+async fn direct(mut socket: Socket, diversion: Option<Diversion>, admitted: mpsc::Sender<Socket>) {
+    if let Some(Diversion { first_byte, to }) = diversion {
+        match socket.begins_with(first_byte).await {
+            Ok(false) => {}
+            // Without room it is closed, and whoever opened it tries again.
+            Ok(true) => return drop(to.try_send(socket.into_stream())),
+            Err(_gone) => return,
+        }
+    }
+    // Nobody takes it when the server stops.
+    let _ = admitted.send(socket).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{dial, listen};
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
 
@@ -159,13 +201,17 @@ mod tests {
     }
 
     async fn start_with(places: usize) -> Running {
+        start_diverting(places, None).await
+    }
+
+    async fn start_diverting(places: usize, diversion: Option<Diversion>) -> Running {
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
         let listeners = listen::bind("localhost:0", false).unwrap();
         let name = format!("localhost:{}", listeners.port());
         let token = CancellationToken::new();
         let router = builder(LIMITS).add_service(health);
-        let task = tokio::spawn(serve(router, listeners, places, token.clone()));
+        let task = tokio::spawn(serve(router, listeners, places, diversion, token.clone()));
         Running { name, token, task }
     }
 
@@ -249,6 +295,24 @@ mod tests {
     async fn a_connection_that_never_begins_to_speak_is_closed() {
         let running = start().await;
         is_closed(&mut TcpStream::connect(&running.name).await.unwrap()).await;
+        ends(running).await;
+    }
+
+    #[tokio::test]
+    async fn connections_of_another_protocol_go_elsewhere_whole_and_take_no_place() {
+        let (to, mut diverted) = mpsc::channel(2);
+        let running = start_diverting(1, Some(Diversion { first_byte: b'!', to })).await;
+        for _ in 0..2 {
+            let mut strange = TcpStream::connect(&running.name).await.unwrap();
+            strange.write_all(b"!hello").await.unwrap();
+            let taken = tokio::time::timeout(PATIENCE, diverted.recv()).await;
+            let mut taken = taken.expect("handed over in time").unwrap();
+            let mut said = [0; 6];
+            taken.read_exact(&mut said).await.unwrap();
+            assert_eq!(&said, b"!hello");
+        }
+        let mut client = HealthClient::new(dial::connect(&running.name).await.unwrap());
+        client.check(HealthCheckRequest::default()).await.expect("gRPC goes on");
         ends(running).await;
     }
 

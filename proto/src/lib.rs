@@ -4,7 +4,8 @@
 //! - [`ids`], [`time`]: identities, positions and the two clocks
 //! - [`view`], [`settings`]: a view record, and what a cluster is set to
 //! - [`command`], [`reply`], [`limits`]: what can be asked, what is answered, what is allowed
-//! - [`message`]: what copies say to each other, entries in a [`batch`]; [`registration`]: servers and the view service
+//! - [`message`]: what copies say to each other, entries in a [`batch`], all of it on a [`wire`];
+//!   [`registration`]: servers and the view service
 //! - [`rules`]: the single rules of the protocol by name, for tests that drop one; [`codec`]: how
 //!   calls are buffered; [`memory`]: what things take
 //! - [`pb`]: the generated wire types; [`convert`] is the only place that knows their gaps, and
@@ -25,6 +26,7 @@ pub mod settings;
 pub mod status;
 pub mod time;
 pub mod view;
+pub mod wire;
 
 pub use batch::Batch;
 pub use command::{

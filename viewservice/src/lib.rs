@@ -74,7 +74,7 @@ pub async fn run(
         .add_service(health_service)
         .add_service(descriptors().build_v1().context("build reflection v1")?)
         .add_service(descriptors().build_v1alpha().context("build reflection v1alpha")?);
-    let serving = serve::serve(router, listeners, serve::CONNECTIONS_MAX, stop.clone());
+    let serving = serve::serve(router, listeners, serve::CONNECTIONS_MAX, None, stop.clone());
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,

@@ -1,13 +1,11 @@
-//! The doors: every gRPC service that a server offers on its one port. Shell: forms, limits and
-//! deadlines; what a request does is the node's business.
+//! The doors: every gRPC service that a server offers on its one port, and beside them
+//! [`replication`]. Shell: forms, limits and deadlines; what a request does is the node's business.
 
 mod deadline;
 mod dumped;
 mod grpc;
 mod limited;
-mod replication;
-
-use std::sync::Arc;
+pub mod replication;
 
 use anyhow::Context;
 use kvprocess::serve::{CallLimits, Metering};
@@ -15,34 +13,27 @@ use kvproto::limits::MESSAGE_SIZE_MAX;
 use kvproto::pb;
 use kvproto::pb::kvserver::kv_server_server::KvServerServer;
 use kvproto::pb::legacy::kv_server_server::KvServerServer as LegacyKvServerServer;
-use kvproto::pb::replication::replication_server::ReplicationServer;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::node::NodeHandle;
-use crate::peers::InboundStreams;
 use grpc::ClientDoor;
 use limited::Limited;
-use replication::ReplicationDoor;
 
 /// The name under which health says whether this server is a primary that serves.
 const PRIMARY_HEALTH: &str = "kvserver.KVServer";
 
-/// All services of a server, and the reporter that [`keep_health`] needs. Long calls end at `halt`.
+/// All gRPC services of a server, and the reporter that [`keep_health`] needs.
 ///
 /// # Errors
 /// When the descriptors for reflection cannot be read, which only a broken build can cause.
 pub fn services(
     node: &NodeHandle,
-    inbound: Arc<InboundStreams>,
-    halt: CancellationToken,
     calls: CallLimits,
 ) -> anyhow::Result<(Router<Metering>, HealthReporter)> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let clients = ClientDoor::new(node.clone());
-    let copies = ReplicationDoor { node: node.clone(), inbound, halt };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
@@ -59,11 +50,6 @@ pub fn services(
             node.clone(),
             LegacyKvServerServer::max_decoding_message_size,
         ))
-        .add_service(
-            ReplicationServer::new(copies)
-                .max_decoding_message_size(MESSAGE_SIZE_MAX)
-                .max_encoding_message_size(MESSAGE_SIZE_MAX),
-        )
         .add_service(health)
         .add_service(reflection().build_v1().context("build reflection")?)
         .add_service(reflection().build_v1alpha().context("build the older reflection")?);

@@ -7,119 +7,96 @@
 
 use std::sync::Arc;
 
+use anyhow::{Context, bail, ensure};
 use kvproto::message::{Body, Message};
-use kvproto::pb::replication::replication_server::Replication;
-use kvproto::pb::replication::{self as pb, Told};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::node::NodeHandle;
+use crate::peers::link::{self, Incoming};
 use crate::peers::{InboundStreams, STREAM_QUEUED_MAX, WayBack};
 use crate::replica::event::Event;
 
-/// The service behind the door.
+/// Connections of copies open at once, beside those of clients: far more than there are copies.
+const CONNECTIONS_MAX: usize = 64;
+/// What opens a stream names a cluster and two servers.
+const OPENING_SIZE_MAX: usize = 4 << 10;
+
+/// What the door leads to.
 #[derive(Clone)]
-pub(super) struct ReplicationDoor {
-    pub(super) node: NodeHandle,
-    pub(super) inbound: Arc<InboundStreams>,
-    pub(super) halt: CancellationToken,
-}
-
-#[tonic::async_trait]
-impl Replication for ReplicationDoor {
-    type StreamStream = ReceiverStream<Result<pb::Message, Status>>;
-
-    async fn stream(
-        &self,
-        request: Request<Streaming<pb::Message>>,
-    ) -> Result<Response<Self::StreamStream>, Status> {
-        self.registered()?;
-        let (way_back, answers) = mpsc::channel(STREAM_QUEUED_MAX);
-        let door = self.clone();
-        tokio::spawn(async move {
-            let halt = door.halt.clone();
-            halt.run_until_cancelled(door.receive(request.into_inner(), way_back)).await;
-        });
-        Ok(Response::new(ReceiverStream::new(answers)))
-    }
-
-    async fn tell(&self, request: Request<pb::Message>) -> Result<Response<Told>, Status> {
-        self.registered()?;
-        let message = form(request.into_inner())?;
-        if message.body != Body::Released {
-            return Err(Status::invalid_argument("this message belongs to a stream"));
-        }
-        self.node.event(Event::Message(message)).await;
-        Ok(Response::new(Told {}))
-    }
+pub struct ReplicationDoor {
+    /// The node.
+    pub node: NodeHandle,
+    /// The ways back to those who come in.
+    pub inbound: Arc<InboundStreams>,
+    /// Closes every stream.
+    pub halt: CancellationToken,
 }
 
 impl ReplicationDoor {
-    /// Before the view service has given this life a number nobody can mean it.
-    fn registered(&self) -> Result<(), Status> {
-        match self.node.standing().me {
-            Some(_) => Ok(()),
-            None => Err(Status::unavailable("this server is not registered yet; try again")),
+    /// Lets in the connections that come through this queue, for as long as there is one.
+    pub async fn attend(self, mut connections: mpsc::Receiver<TcpStream>) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        while let Some(connection) = connections.recv().await {
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                warn!("{CONNECTIONS_MAX} connections of copies are open: a new one is closed");
+                continue;
+            };
+            let door = self.clone();
+            tokio::spawn(async move {
+                let halt = door.halt.clone();
+                halt.run_until_cancelled(door.receive(connection)).await;
+                drop(place);
+            });
         }
     }
 
     /// Receives one stream to its end, and tells the other side when that was its fault.
-    async fn receive(self, mut incoming: Streaming<pb::Message>, way_back: WayBack) {
-        if let Err(refusal) = self.forward(&mut incoming, &way_back).await {
-            warn!("closed a replication stream: {}", refusal.message());
-            // Without room the other side hears only that the stream has ended.
-            let _ = way_back.try_send(Err(refusal));
+    async fn receive(self, connection: TcpStream) {
+        let (mut incoming, mut outgoing) = match link::accept(connection).await {
+            Ok(halves) => halves,
+            Err(cause) => return debug!("closed a connection of a copy: {cause:#}"),
+        };
+        let (way_back, answers) = mpsc::channel(STREAM_QUEUED_MAX);
+        let ended = tokio::select! {
+            ended = self.forward(&mut incoming, way_back) => ended,
+            ended = outgoing.carry(answers) => ended,
+        };
+        if let Err(refusal) = ended {
+            warn!("closed a replication stream: {refusal:#}");
+            outgoing.refuse(&format!("{refusal:#}")).await;
         }
     }
 
-    async fn forward(
-        &self,
-        incoming: &mut Streaming<pb::Message>,
-        way_back: &WayBack,
-    ) -> Result<(), Status> {
-        let Some(first) = next(incoming.message().await)? else {
+    async fn forward(&self, incoming: &mut Incoming, way_back: WayBack) -> anyhow::Result<()> {
+        let Some(opening) = incoming.next(OPENING_SIZE_MAX).await? else {
             return Ok(());
         };
-        let opening = form(first)?;
-        if opening.body != Body::Open {
-            return Err(Status::invalid_argument("a stream begins with its opening"));
+        // Before the view service has given this life a number nobody can mean it.
+        let registered = self.node.standing().me.is_some();
+        ensure!(registered, "this server is not registered yet; try again");
+        match opening.body {
+            Body::Open => {}
+            Body::Released => {
+                self.node.event(Event::Message(opening)).await;
+                return Ok(());
+            }
+            _ => bail!("a stream begins with its opening"),
         }
-        let loan = self
-            .inbound
-            .lend(&opening, way_back.clone())
-            .ok_or_else(|| Status::already_exists("a stream is opened once"))?;
+        let loan = self.inbound.lend(&opening, way_back).context("a stream is opened once")?;
         self.node.event(Event::Message(opening)).await;
         loop {
-            let frame = tokio::select! {
-                frame = incoming.message() => frame,
-                () = loan.overflowed() => {
-                    return Err(Status::resource_exhausted("answers are taken too slowly"));
-                }
+            let message: Option<Message> = tokio::select! {
+                message = incoming.next_of_any_size() => message?,
+                () = loan.overflowed() => bail!("answers are taken too slowly"),
             };
-            let Some(frame) = next(frame)? else {
+            let Some(message) = message else {
                 return Ok(());
             };
-            let message = form(frame)?;
-            if !loan.covers(&message) {
-                return Err(Status::invalid_argument("a message came on another's stream"));
-            }
+            ensure!(loan.covers(&message), "a message came on another's stream");
             self.node.event(Event::Message(message)).await;
         }
     }
-}
-
-/// The end and a broken connection are the same here, since whoever opened the stream opens another.
-/// Bytes that are no message are the other side's fault, and it is told.
-fn next(frame: Result<Option<pb::Message>, Status>) -> Result<Option<pb::Message>, Status> {
-    match frame {
-        Err(status) if matches!(status.code(), Code::Internal | Code::OutOfRange) => Err(status),
-        frame => Ok(frame.unwrap_or_default()),
-    }
-}
-
-fn form(frame: pb::Message) -> Result<Message, Status> {
-    Message::try_from(frame).map_err(|malformed| Status::invalid_argument(malformed.to_string()))
 }

@@ -113,7 +113,7 @@ async fn answers_go_back_on_the_stream_they_name_and_on_no_other() {
     let mut fenced = message(&primary, 1, opened.clone());
     fenced.epoch.primary_since = ViewNumber(2);
     peers.send(fenced);
-    assert!(answers.recv().await.expect("an answer").is_ok());
+    answers.recv().await.expect("an answer");
     assert!(other_answers.try_recv().is_err());
     // The second answer fills the way back, the third finds no room and ends the stream.
     peers.send(message(&primary, 1, opened.clone()));
@@ -122,4 +122,47 @@ async fn answers_go_back_on_the_stream_they_name_and_on_no_other() {
     drop(loan);
     peers.send(message(&primary, 1, opened));
     assert!(inbound.streams.len() == 1, "only the other stream is left");
+}
+
+#[tokio::test]
+async fn messages_of_any_size_cross_a_connection_in_their_order_both_ways() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let to = member(&listener.local_addr().expect("it is bound").to_string());
+    let (here, there) = tokio::join!(link::connect(to.name.as_str()), async {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        link::accept(stream).await
+    });
+    let sent: Vec<Message> = [0, 10, 5 << 20, 100_000, 1]
+        .into_iter()
+        .enumerate()
+        .map(|(number, size)| {
+            let records = vec![7; size].into();
+            message(&to, 1, Body::TransferChunk { number: number as u64, records })
+        })
+        .collect();
+    let (mut ends, mut talks) = (Vec::new(), Vec::new());
+    for (incoming, mut outgoing) in [here.expect("connected"), there.expect("accepted")] {
+        let (queue, queued) = mpsc::channel(sent.len());
+        sent.iter().for_each(|message| queue.try_send(message.clone()).expect("room"));
+        talks.push(tokio::spawn(async move { outgoing.carry(queued).await }));
+        ends.push((incoming, queue));
+    }
+    for (incoming, _) in &mut ends {
+        for message in &sent {
+            let next = timeout(PATIENCE, incoming.next_of_any_size()).await.expect("in time");
+            assert_eq!(next.expect("well formed").as_ref(), Some(message));
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_speaks_another_protocol_is_no_copy() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let name = listener.local_addr().expect("it is bound").to_string();
+    let (ended, _) = tokio::join!(link::connect(&name), async {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400").await.expect("sent");
+    });
+    let cause = ended.err().expect("no connection").to_string();
+    assert!(cause.contains("another protocol"), "{cause}");
 }

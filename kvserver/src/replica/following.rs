@@ -67,7 +67,7 @@ impl Following {
         }
         let done = match message.body {
             Body::Append(append) => self.append(copy, now, append, out),
-            Body::TransferStart { at, .. } => self.begin_transfer(copy, now, at, out),
+            Body::TransferStart { at, keys } => self.begin_transfer(copy, now, at, keys, out),
             Body::TransferChunk { number, records } => self.receive(copy, number, &records, out),
             Body::TransferEnd(end) => self.end_transfer(copy, now, end, out),
             _ => Ok(()),
@@ -231,12 +231,14 @@ impl Following {
         copy: &mut Copy,
         now: Timestamp,
         at: Position,
+        keys: u64,
         out: &mut Vec<Effect>,
     ) -> Result<(), &'static str> {
         if std::mem::replace(&mut self.filled, true) {
             return Err("a second transfer on one stream");
         }
         copy.become_empty(out);
+        copy.store.expect(keys);
         copy.complete = false;
         self.matched = OpNumber(0);
         self.chunks = 0;

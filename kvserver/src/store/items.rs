@@ -97,6 +97,15 @@ impl Items {
         self.0.clear();
     }
 
+    /// Makes room for so many keys, so that nothing has to move while they come.
+    pub(super) fn reserve(&self, keys: usize) {
+        let shards = self.0.shards();
+        for shard in shards {
+            let hash = |(item, _): &(Item, _)| self.0.hasher().hash_one(item);
+            shard.write().reserve(keys / shards.len(), hash);
+        }
+    }
+
     /// A table of its own with the same items.
     pub(super) fn copied(&self) -> Items {
         let copy = Items::default();

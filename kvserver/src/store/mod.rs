@@ -44,6 +44,9 @@ pub use scan::ScanId;
 use scan::Scans;
 use sessions::Sessions;
 
+/// Room for at most so many keys is made on another copy's word: some 150 MB.
+const KEYS_EXPECTED_MAX: u64 = 8 << 20;
+
 /// Limits that ops meet when they are applied. All copies must have the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StoreLimits {
@@ -245,6 +248,12 @@ impl Store {
     /// Gives up a copy. Does nothing for one that has finished.
     pub fn end_scan(&mut self, scan: ScanId) {
         self.scans.end(scan);
+    }
+
+    /// Makes room for the keys that [`install`](Self::install) will bring.
+    pub fn expect(&mut self, keys: u64) {
+        let keys = keys.min(KEYS_EXPECTED_MAX);
+        self.keys.items().reserve(usize::try_from(keys).unwrap_or(usize::MAX));
     }
 
     /// Adds records that another copy's scan yielded to a store that began empty. What makes no

@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use kvproto::limits::MESSAGE_SIZE_MAX;
 use kvproto::pb::kvserver::{self as pb, dump_response};
 use kvproto::pb::legacy::kv_server_client::KvServerClient as LegacyClient;
 use kvproto::status::{Attempt, from_status};
+use kvproto::wire::{Frame, FrameReader, GREETING};
 use kvproto::{Action, Change, ClusterId, Command, NotDone, Reply, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,7 +18,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::common::{PATIENCE, eventually, execute, execute_get, execute_put, get, put};
+use crate::common::{PATIENCE, Running, eventually, execute, execute_get, execute_put, get, put};
 use crate::scripted::{Alone, CLUSTER, activated, alone, alone_with, proposed};
 
 #[tokio::test]
@@ -161,17 +163,41 @@ async fn garbage_on_the_port_hurts_nobody() {
     assert!(hung_up.is_ok(), "a connection that speaks no HTTP/2 is closed");
 }
 
+/// What the server says on a connection of copies on which these bytes come after the greeting.
+async fn told_to_a_copy(server: &Running, bytes: &[u8]) -> String {
+    let mut connection = TcpStream::connect(&server.name).await.expect("it listens");
+    connection.write_all(&[&GREETING, bytes].concat()).await.expect("it reads");
+    let mut said = Vec::new();
+    let closed = timeout(PATIENCE, connection.read_to_end(&mut said)).await;
+    closed.expect("the connection is closed").expect("in order");
+    let frames = said.strip_prefix(&GREETING).expect("greeted first");
+    let mut reader = FrameReader::default();
+    reader.room().extend_from_slice(frames);
+    loop {
+        match reader.next(MESSAGE_SIZE_MAX).expect("well formed") {
+            Some(Frame::Refused(reason)) => return reason,
+            Some(_) => {}
+            None => return String::new(),
+        }
+    }
+}
+
 #[tokio::test]
-async fn a_malformed_replication_stream_is_closed_and_hurts_no_client() {
-    use kvproto::pb::replication as rep;
-    use rep::replication_client::ReplicationClient;
+async fn a_malformed_replication_stream_is_closed_with_a_reason_and_hurts_no_client() {
     let Alone { server, .. } = alone().await;
-    let mut copy = ReplicationClient::new(server.channel());
-    let frames = tokio_stream::iter([rep::Message::default()]);
-    let mut answers = copy.stream(frames).await.unwrap().into_inner();
-    let refused = timeout(PATIENCE, answers.message()).await.expect("the stream is closed");
-    assert_eq!(refused.expect_err("it was no opening").code(), Code::InvalidArgument);
-    assert!(copy.tell(rep::Message::default()).await.is_err());
+    for (bytes, reason) in [
+        (&[1, 0, 0, 0, 0][..], "a message has no sender"),
+        (&[1, 2, 0, 0, 0, 0xff, 0xff], "a frame holds no message"),
+        (&[9, 0, 0, 0, 0], "a frame is of no known kind"),
+        (&[1, 0xff, 0xff, 0xff, 0xff], "a frame is longer than allowed here"),
+    ] {
+        let said = told_to_a_copy(&server, bytes).await;
+        assert!(said.contains(reason), "{bytes:?}: {said}");
+    }
+    let mut copy = TcpStream::connect(&server.name).await.unwrap();
+    copy.write_all(b"\0another protocol").await.unwrap();
+    let closed = timeout(PATIENCE, copy.read_to_end(&mut Vec::new())).await;
+    assert!(closed.is_ok(), "closed at the first word");
     assert!(server.client().put(put("a", "1")).await.unwrap().into_inner().ok);
 }
 

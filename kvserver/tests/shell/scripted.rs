@@ -75,7 +75,7 @@ impl Scripted {
         let stop = CancellationToken::new();
         let router =
             kvprocess::serve::builder(LIMITS).add_service(RegistrationServer::new(Door(found)));
-        tokio::spawn(kvprocess::serve::serve(router, listeners, 100, stop.clone()));
+        tokio::spawn(kvprocess::serve::serve(router, listeners, 100, None, stop.clone()));
         Scripted { name, attending, stop }
     }
 

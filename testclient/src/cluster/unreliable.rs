@@ -3,7 +3,8 @@
 //! enough of HTTP/2 to tell one call from another; everything else passes.
 //!
 //! A seed decides the fate of each call in the order in which they begin. A call that is a stream
-//! meets its fate as a whole: the server hears nothing in it, or nothing is heard of the server.
+//! meets its fate as a whole: the server hears nothing in it, or nothing is heard of the server. So
+//! does a connection between copies, which is a single stream.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use kvproto::wire::GREETING;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -124,6 +126,10 @@ async fn carry(client: TcpStream, to: String, chance: Arc<Chance>) {
     };
     // Nobody's delays but our own: whoever wrote a frame meant it to go.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let mut first = [0];
+    if client.peek(&mut first).await.is_ok() && first == GREETING[..1] {
+        return carry_copies(client, server, chance.decide()).await;
+    }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let connection = Connection {
@@ -136,6 +142,25 @@ async fn carry(client: TcpStream, to: String, chance: Arc<Chance>) {
         _ = connection.requests(from_client) => {}
         _ = connection.answers(from_server) => {}
     }
+}
+
+/// Carries a connection between copies, or one direction of it.
+async fn carry_copies(mut client: TcpStream, mut server: TcpStream, fate: Fate) {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let mut nowhere = sink();
+    // Either side sees the end of the connection when this returns.
+    let _ended = match fate {
+        Fate::Kept => tokio::select! {
+            ended = copy(&mut from_client, &mut to_server) => ended,
+            ended = copy(&mut from_server, &mut to_client) => ended,
+        },
+        Fate::Unheard => copy(&mut from_client, &mut nowhere).await,
+        Fate::Unanswered => tokio::select! {
+            ended = copy(&mut from_client, &mut to_server) => ended,
+            ended = copy(&mut from_server, &mut nowhere) => ended,
+        },
+    };
 }
 
 impl Connection {
