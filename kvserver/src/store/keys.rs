@@ -10,25 +10,16 @@
 //! keys there are.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
-use std::ops::Bound;
 
 use kvproto::command::{Action, Change, Changed, Expect, Refusal};
 use kvproto::ids::Version;
-use kvproto::memory::allocated;
-use smallvec::SmallVec;
 
 use super::digest::{self, Rolling};
 use super::item::Item;
 use super::items::Items;
-
-/// Bytes of a key that its name holds without an allocation: as many as fit into the space of the
-/// pointer and the length that it would need otherwise.
-const NAME_INLINE: usize = 16;
-
-/// The key of an item, in the order of keys.
-type Name = SmallVec<[u8; NAME_INLINE]>;
+use super::names::{self, Names};
 
 /// Why it is certain that a name is found.
 const NAMED: &str = "a name stands for an item in the table";
@@ -36,16 +27,12 @@ const NAMED: &str = "a name stands for an item in the table";
 /// Items that are looked up together on a walk.
 const LOOK_AHEAD: usize = 64;
 
-/// What a set of names takes for each: nodes filled in key order are half full, in random order to
-/// seven tenths, and a tenth of them hold other nodes.
-const SHARE_OF_NAMES: u64 = 42;
-
 /// All keys.
 #[derive(Debug)]
 pub(super) struct Keys {
     items: Items,
     /// Those that are in the table.
-    names: BTreeSet<Name>,
+    names: Names,
     rolling: Rolling,
     bytes: u64,
 }
@@ -82,7 +69,7 @@ impl Keys {
     /// No keys. Forgets what is in the table.
     pub(super) fn new(items: Items) -> Keys {
         items.clear();
-        Keys { items, names: BTreeSet::new(), rolling: Rolling::default(), bytes: 0 }
+        Keys { items, names: Names::default(), rolling: Rolling::default(), bytes: 0 }
     }
 
     /// The table of the items.
@@ -99,7 +86,7 @@ impl Keys {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Item> {
-        self.names.iter().map(|name| self.get(name).expect(NAMED))
+        self.names.after(None).map(|name| self.get(name).expect(NAMED))
     }
 
     pub(super) fn rolling(&self) -> Rolling {
@@ -113,7 +100,7 @@ impl Keys {
 
     /// Memory that a key and a value of so many bytes take.
     pub(super) fn bytes_for(key: usize, value: usize) -> u64 {
-        Item::bytes_for(key + value) + bytes_of_name(key)
+        Item::bytes_for(key + value) + names::bytes_of(key)
     }
 
     /// Has somebody walk through the items after this key, or through all.
@@ -122,8 +109,7 @@ impl Keys {
         key: Option<&[u8]>,
         walk: impl FnOnce(&mut dyn Iterator<Item = &Item>),
     ) {
-        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut names = self.names.range::<[u8], _>((from, Bound::Unbounded)).map(|name| &name[..]);
+        let mut names = self.names.after(key);
         self.items.read(|find| {
             let some = || Some(names.by_ref().take(LOOK_AHEAD).collect::<Vec<_>>());
             let batches = std::iter::from_fn(some).take_while(|names| !names.is_empty());
@@ -176,8 +162,8 @@ impl Keys {
         match &old {
             Some(old) => self.forget(old),
             None => {
-                self.names.insert(Name::from_slice(key));
-                self.bytes += bytes_of_name(key.len());
+                self.names.insert(key);
+                self.bytes += names::bytes_of(key.len());
             }
         }
         old
@@ -188,7 +174,7 @@ impl Keys {
         let old = self.items.remove(key)?;
         self.forget(&old);
         self.names.remove(key);
-        self.bytes -= bytes_of_name(key.len());
+        self.bytes -= names::bytes_of(key.len());
         Some(old)
     }
 
@@ -210,12 +196,6 @@ impl Keys {
         }
         (rolling, bytes)
     }
-}
-
-/// Memory that the name of a key of so many bytes takes, by estimate.
-fn bytes_of_name(key: usize) -> u64 {
-    let spilt = if key > NAME_INLINE { allocated(key) as u64 } else { 0 };
-    SHARE_OF_NAMES + spilt
 }
 
 /// What one change may do: it finds `stored` before the op, and is this one of its command.

@@ -24,6 +24,7 @@ mod growth;
 pub mod item;
 pub mod items;
 mod keys;
+mod names;
 mod scan;
 mod sessions;
 #[cfg(test)]
