@@ -78,12 +78,14 @@ fn sessions_are_data_too() {
 fn a_full_store_is_emptied_by_a_client_that_comes_later() {
     let (mut world, keys) = full();
     let session = world.open_session(&a());
+    // As clients do: who asks for the next has heard of the one before.
+    let id = |number| RequestId { first_open: RequestNumber(number), ..id(session, number) };
     for key in 0..keys {
-        let id = id(session, key as u64 + 1);
-        let gone = command(&mut world, Some(id), change(&format!("k{key}"), Action::Delete));
+        let delete = change(&format!("k{key}"), Action::Delete);
+        let gone = command(&mut world, Some(id(key as u64 + 1)), delete);
         assert!(world.is_done(gone), "{:?}", world.reply(gone));
     }
-    let write = world.append_once(&a(), id(session, 99), "again", "v");
+    let write = world.append_once(&a(), id(keys as u64 + 1), "again", "v");
     world.settle();
     assert!(world.is_done(write));
 }
