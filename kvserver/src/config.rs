@@ -51,7 +51,8 @@ pub struct Flags {
     pub reads: ReadsFlag,
 
     /// Memory to use: a size such as 512mb or 2GiB, or a share such as 70% of what the machine or
-    /// its control group has. Writes that grow the data beyond it are refused.
+    /// its control group has. A part is set aside (docs/limits.md); writes that grow the data
+    /// beyond the rest are refused.
     #[arg(
         long,
         env = "KVSERVER_MAX_MEMORY",

@@ -1,8 +1,9 @@
 //! A key-value server: one copy of the data, which may be primary, backup or spare.
 //!
 //! Pure, in reading order: [`store`] (the data), [`replica`] (the protocol), [`journal`] (where
-//! entries are kept). Shells: [`node`] (the loop), [`table`] (what doors read without it), [`heartbeat`] (the view service), [`peers`]
-//! (other copies), [`api`] (doors), [`config`] (the flags), and [`server`], which puts them together.
+//! entries are kept), [`memory`] (who gets how much). Shells: [`node`] (the loop), [`table`] (what
+//! doors read without it), [`heartbeat`] (the view service), [`peers`] (other copies), [`api`]
+//! (doors), [`config`] (the flags), and [`server`], which puts them together.
 
 pub mod api;
 pub mod config;

@@ -50,8 +50,8 @@ impl Shares {
             window_bytes: share(32, full.window_bytes),
             batch_bytes: share(64, BATCH_SIZE_MAX),
             retain_bytes: share(32, full.retain_bytes),
-            retain_bytes_max: share(16, full.retain_bytes_max),
-            chunk_bytes: share(1024, full.chunk_bytes),
+            retain_bytes_max: share(8, full.retain_bytes_max),
+            chunk_bytes: share(4096, full.chunk_bytes),
             uncommitted_bytes_max: share(32, full.uncommitted_bytes_max),
             ..full
         };
@@ -121,15 +121,15 @@ mod tests {
         let room = [64 << 20, 256 << 20, 1 << 30, 16 << 30].map(|memory_max| {
             kvprocess::size::Size(Shares::of(memory_max).tuning.data_max).to_string()
         });
-        assert_eq!(room, ["23 MiB", "140 MiB", "632 MiB", "14 GiB"]);
+        assert_eq!(room, ["19 MiB", "124 MiB", "568 MiB", "13.5 GiB"]);
     }
 
     #[test]
-    fn the_smallest_server_keeps_a_third_for_its_data() {
+    fn the_smallest_server_keeps_a_quarter_for_its_data() {
         for memory_max in [MAX_MEMORY_MIN, 96 << 20, 256 << 20, 1 << 30, 16 << 30] {
             let Shares { tuning, calls, connections_max, .. } = Shares::of(memory_max);
             let data = tuning.data_max;
-            assert!(data >= memory_max / 3, "{memory_max}: only {data} are left for the data");
+            assert!(data >= memory_max / 4, "{memory_max}: only {data} are left for the data");
             assert!(connections_max >= 128, "{memory_max}: {connections_max}");
             assert!(calls.connection_bytes_max <= calls.bytes_max / 3);
         }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::ensure;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use kvproto::message::{Body, Message};
@@ -177,11 +178,17 @@ impl Carrier {
         self.node.event(broken).await;
     }
 
+    fn expects(&self, message: &Message) -> bool {
+        (&message.from, message.stream) == (&self.to, self.stream)
+            && !message.body.is_from_primary()
+    }
+
     async fn exchange(&self, queued: mpsc::Receiver<Message>) -> anyhow::Result<()> {
         let connecting = link::connect(self.to.name.as_str());
         let (mut incoming, mut outgoing) = timeout(CONNECT_WITHIN, connecting).await??;
         let listen = async {
             while let Some(message) = incoming.next_of_any_size().await? {
+                ensure!(self.expects(&message), "it sent what is no answer on this stream");
                 self.node.event(Event::Message(message)).await;
             }
             anyhow::Ok(())

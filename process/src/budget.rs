@@ -10,7 +10,7 @@
 //! packet switches, 1998.)
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use kvproto::{NotDone, status};
 use thiserror::Error;
@@ -68,11 +68,13 @@ impl From<NoRoom> for Status {
 pub(crate) struct Budget {
     limits: CallLimits,
     used: AtomicUsize,
+    /// A call has an answer for which the shares have no room.
+    oversized: AtomicBool,
 }
 
 impl Budget {
     pub(crate) fn new(limits: CallLimits) -> Arc<Budget> {
-        Arc::new(Budget { limits, used: AtomicUsize::new(0) })
+        Arc::new(Budget { limits, used: AtomicUsize::new(0), oversized: AtomicBool::new(false) })
     }
 
     pub(crate) fn exempts(&self, path: &str) -> bool {
@@ -89,6 +91,8 @@ struct Held {
     budget: Arc<Budget>,
     connection: Arc<Connection>,
     bytes: AtomicUsize,
+    /// The one of all calls that has an oversized answer.
+    oversized: AtomicBool,
 }
 
 impl Room {
@@ -96,7 +100,8 @@ impl Room {
     pub(crate) fn open(budget: &Arc<Budget>, connection: &Arc<Connection>) -> Room {
         connection.call_begins();
         let (budget, connection) = (Arc::clone(budget), Arc::clone(connection));
-        Room(Arc::new(Held { budget, connection, bytes: AtomicUsize::new(0) }))
+        let (bytes, oversized) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Room(Arc::new(Held { budget, connection, bytes, oversized }))
     }
 
     /// Takes more bytes into account.
@@ -104,7 +109,7 @@ impl Room {
     /// # Errors
     /// When there is no room for them; then nothing has changed.
     pub fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
-        let Held { budget, connection, bytes: held } = &*self.0;
+        let Held { budget, connection, bytes: held, .. } = &*self.0;
         let CallLimits { bytes_max, connection_bytes_max, .. } = budget.limits;
         if held.load(Relaxed).saturating_add(bytes) > connection_bytes_max {
             return Err(NoRoom::Ever { connection_bytes_max });
@@ -121,22 +126,20 @@ impl Room {
         Ok(())
     }
 
-    /// Takes the bytes of an answer into account that cannot be made smaller. They may be more than
-    /// the share of a connection, and even more than there is for all, if no other call holds
-    /// anything: what was stored can be read.
+    /// Takes the bytes of an answer into account that cannot be made smaller. One call at a time may
+    /// go beyond the shares, whatever they hold: what was stored can be read.
     ///
     /// # Errors
     /// When there is no room for them now; then nothing has changed.
     pub fn grow_by_answer(&self, bytes: usize) -> Result<(), NoRoom> {
-        let Held { budget, connection, bytes: held } = &*self.0;
-        if self.grow(bytes).is_ok() {
+        let Held { budget, oversized, .. } = &*self.0;
+        if self.grow(bytes).is_ok() || oversized.load(Relaxed) {
             return Ok(());
         }
-        let own = held.load(Relaxed);
-        let alone = budget.used.compare_exchange(own, own + bytes, Relaxed, Relaxed);
-        alone.map_err(|_| NoRoom::Now)?;
-        connection.held.fetch_add(bytes, Relaxed);
-        held.fetch_add(bytes, Relaxed);
+        if budget.oversized.swap(true, Relaxed) {
+            return Err(NoRoom::Now);
+        }
+        oversized.store(true, Relaxed);
         Ok(())
     }
 
@@ -150,6 +153,9 @@ impl Drop for Held {
         let bytes = *self.bytes.get_mut();
         self.connection.held.fetch_sub(bytes, Relaxed);
         self.budget.used.fetch_sub(bytes, Relaxed);
+        if *self.oversized.get_mut() {
+            self.budget.oversized.store(false, Relaxed);
+        }
         self.connection.call_ends();
     }
 }
@@ -228,7 +234,7 @@ mod tests {
 
     /// A server with little memory took values, by appends, that it could never give back.
     #[test]
-    fn an_answer_of_any_size_has_room_while_no_other_call_holds_any() {
+    fn an_answer_of_any_size_has_room_whatever_is_held_but_one_at_a_time() {
         let places = Places::new(2);
         let [one, other] = [(); 2].map(|()| places.admit().expect("a place").0);
         let budget = budget(1000, 100);
@@ -236,11 +242,12 @@ mod tests {
         assert_eq!(room.grow(10), Ok(()));
         let second = Room::open(&budget, &other);
         assert_eq!(second.grow(1), Ok(()));
-        assert_eq!(room.grow_by_answer(5000), Err(NoRoom::Now), "somebody else is served");
-        drop(second);
         assert_eq!(room.grow_by_answer(5000), Ok(()));
-        assert_eq!(Room::open(&budget, &other).grow(1), Err(NoRoom::Now));
+        assert_eq!(second.grow_by_answer(5000), Err(NoRoom::Now));
+        assert_eq!(second.grow(50), Ok(()), "the shares are as they were");
         drop(room);
+        assert_eq!(second.grow_by_answer(5000), Ok(()));
+        drop(second);
         assert_eq!((budget.used.load(Relaxed), one.held.load(Relaxed)), (0, 0));
     }
 

@@ -593,7 +593,7 @@ mod tests {
     async fn streams_on_exempt_paths_take_the_time_and_room_that_they_need() {
         let mut world = World::new();
         let via = world.connection();
-        let (send, answer) = world.call("/own.Replication/Stream", &via);
+        let (send, answer) = world.call("/own.Registration/Attend", &via);
         let answer = tokio::spawn(answer);
         for _ in 0..6 {
             send.send(CALL_COST).unwrap();

@@ -41,7 +41,7 @@ pub const GRACE: Duration = Duration::from_secs(2);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Without an answer for this long it is closed.
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// One batch of the log fits into a stream's window, so that it travels in one go.
+/// A large value fits into a stream's window, so that it travels in one go.
 pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 /// Several streams share a connection; together they may buffer this much.
 pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -77,8 +77,8 @@ pub fn builder(limits: CallLimits) -> Server<Metering> {
 pub struct Diversion {
     /// What such a connection begins with; HTTP/2 begins with `P`.
     pub first_byte: u8,
-    /// Takes them, untouched, with no place among the others. One that finds the queue full is
-    /// closed.
+    /// Takes them, untouched, once their first byte has come; from then on they have no place among
+    /// the others. One that finds the queue full is closed.
     pub to: mpsc::Sender<TcpStream>,
 }
 

@@ -228,6 +228,20 @@ impl Command {
         self.changes().iter().any(grows)
     }
 
+    /// Whether the command answers with what it finds if a condition does not hold.
+    #[must_use]
+    pub fn has_condition(&self) -> bool {
+        let is_conditional =
+            |change: &Change| matches!(change.action, Action::CompareAndSet { .. });
+        self.changes().iter().any(is_conditional)
+    }
+
+    /// Bytes of the longest value that the command may leave, as far as it is known before.
+    #[must_use]
+    pub fn new_value_length_max(&self) -> usize {
+        self.changes().iter().map(Change::new_value_len).max().unwrap_or(0)
+    }
+
     /// The same command in memory of its own. What a door decodes are slices of a network buffer,
     /// which a small command would keep alive as long as the log keeps the command; a large one
     /// about fills its buffer, and stays there.

@@ -37,7 +37,7 @@ fn malformed<T>(what: &'static str) -> Result<T, Malformed> {
     Err(Malformed { what })
 }
 
-fn required<T>(field: Option<T>, what: &'static str) -> Result<T, Malformed> {
+pub(crate) fn required<T>(field: Option<T>, what: &'static str) -> Result<T, Malformed> {
     field.ok_or(Malformed { what })
 }
 

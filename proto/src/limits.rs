@@ -13,7 +13,7 @@ pub const KEYS_PER_REQUEST_MAX: usize = 10_000;
 /// one op.
 pub const BATCH_SIZE_MAX: usize = 4 << 20;
 
-/// Largest gRPC message on any connection: an op at its highest limit, and the framing around it.
+/// Largest message on any connection, gRPC or between copies: an op at its highest limit, and the framing around it.
 pub const MESSAGE_SIZE_MAX: usize = (64 << 20) + (1 << 20);
 
 /// VIEW-7: whoever might still serve the old generation must have been silent for this long before a

@@ -5,13 +5,13 @@
 //! `replication.proto`. Sender, receiver, cluster, epoch and stream hardly ever change on one
 //! connection: a message without a sender has those of the one before it.
 //!
-//! Checks the form alone. Who reads bounds what a frame may have, and hands back memory that frames
-//! are slices of only by dropping them.
+//! Checks the form alone: the reader bounds the size of a frame. What a message holds are slices of
+//! its frame, which has memory of its own: a log that keeps an entry keeps no more than came with it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;
 
-use crate::convert::Malformed;
+use crate::convert::{Malformed, required};
 use crate::ids::{ClusterId, Epoch, Member, StreamNumber};
 use crate::message::{Body, Message};
 use crate::pb::replication as pb;
@@ -26,7 +26,9 @@ const REASON_SIZE_MAX: usize = 1 << 10;
 /// A frame that is longer than what has arrived of it gets room in steps of this size: nobody sets
 /// aside more on a promise alone.
 const GROW_BY: usize = 1 << 20;
-/// Room to read into. Small frames share it.
+/// Frames of less are copied out of the room that they were read into, which is used again.
+const COPIED_BELOW: usize = 256 << 10;
+/// Room to read into.
 const READ_SIZE: usize = 64 << 10;
 /// With less room than this left, new room is made.
 const READ_SIZE_MIN: usize = 4 << 10;
@@ -130,8 +132,7 @@ impl FrameReader {
         &mut self.bytes
     }
 
-    /// The next frame that is whole; one of more than `size_max` bytes is refused. What messages
-    /// hold are slices of the memory that was read into.
+    /// The next frame that is whole; one of more than `size_max` bytes is refused.
     ///
     /// # Errors
     /// When the bytes are no frame. The connection is then worth nothing.
@@ -145,10 +146,14 @@ impl FrameReader {
         if self.bytes.len() < end {
             return Ok(None);
         }
-        let mut frame = self.bytes.split_to(end);
-        let kind = frame[0];
-        frame.advance(HEAD_SIZE);
-        let frame = frame.freeze();
+        let kind = self.bytes[0];
+        let frame = if end < COPIED_BELOW {
+            let frame = Bytes::copy_from_slice(&self.bytes[HEAD_SIZE..end]);
+            self.bytes.advance(end);
+            frame
+        } else {
+            self.bytes.split_to(end).freeze().slice(HEAD_SIZE..)
+        };
         Ok(Some(match kind {
             ALIVE => Frame::Alive,
             MESSAGE => Frame::Message(self.message(frame)?),
@@ -158,18 +163,17 @@ impl FrameReader {
     }
 
     fn message(&mut self, frame: Bytes) -> Result<Message, Malformed> {
-        let mut message = pb::Message::decode(frame)
+        let message = pb::Message::decode(frame)
             .map_err(|_| Malformed { what: "a frame holds no message" })?;
-        if message.from.is_some() {
-            let message = Message::try_from(message)?;
-            let (header, body) = Header::split(message);
-            self.last = Some(header.clone());
-            return Ok(header.with(body));
+        if message.from.is_none()
+            && let Some(header) = &self.last
+        {
+            let body = required(message.body, "a message is of no known kind")?;
+            return Ok(header.clone().with(body.try_into()?));
         }
-        let header = self.last.clone().ok_or(Malformed { what: "a message has no sender" })?;
-        let body =
-            message.body.take().ok_or(Malformed { what: "a message is of no known kind" })?;
-        Ok(header.with(body.try_into()?))
+        let (header, body) = Header::split(Message::try_from(message)?);
+        self.last = Some(header.clone());
+        Ok(header.with(body))
     }
 
     /// Bytes of the frame that begins here, its head included, once that is known.

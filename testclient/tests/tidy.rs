@@ -30,7 +30,7 @@ const PURE: &[&str] = &[
 ];
 
 /// Of the pure folders, what touches the outside: the generated code, types of gRPC, the table that
-/// doors read from other threads, and the driver of the explorer.
+/// doors share, and the driver of the explorer.
 const NOT_PURE: &[&str] = &[
     "proto/src/lib.rs",
     "proto/src/convert",

@@ -6,11 +6,13 @@
 //! closed with a warning and hurts no other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use kvproto::message::{Body, Message};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -23,6 +25,10 @@ use crate::replica::event::Event;
 const CONNECTIONS_MAX: usize = 64;
 /// What opens a stream names a cluster and two servers.
 const OPENING_SIZE_MAX: usize = 4 << 10;
+/// It comes right after the greeting. Who says only that it lives keeps no place.
+const OPENING_WITHIN: Duration = Duration::from_secs(5);
+/// While connections are refused people are told this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What the door leads to.
 #[derive(Clone)]
@@ -39,9 +45,13 @@ impl ReplicationDoor {
     /// Lets in the connections that come through this queue, for as long as there is one.
     pub async fn attend(self, mut connections: mpsc::Receiver<TcpStream>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut told_at: Option<Instant> = None;
         while let Some(connection) = connections.recv().await {
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                warn!("{CONNECTIONS_MAX} connections of copies are open: a new one is closed");
+                if told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                    warn!("{CONNECTIONS_MAX} connections of copies are open: a new one is closed");
+                    told_at = Some(Instant::now());
+                }
                 continue;
             };
             let door = self.clone();
@@ -71,7 +81,8 @@ impl ReplicationDoor {
     }
 
     async fn forward(&self, incoming: &mut Incoming, way_back: WayBack) -> anyhow::Result<()> {
-        let Some(opening) = incoming.next(OPENING_SIZE_MAX).await? else {
+        let opening = timeout(OPENING_WITHIN, incoming.next(OPENING_SIZE_MAX)).await;
+        let Some(opening) = opening.context("nothing was opened in time")?? else {
             return Ok(());
         };
         // Before the view service has given this life a number nobody can mean it.

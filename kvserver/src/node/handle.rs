@@ -25,7 +25,7 @@ const REQUESTS_QUEUED_MAX: usize = 16 << 10;
 /// Requests that the node takes at a time, so that everything else gets its turn in between.
 pub(super) const REQUESTS_PER_STEP: usize = 1024;
 /// Messages of other copies and views that wait for the node. Senders wait when it is full, which
-/// HTTP/2 passes on to the other copy.
+/// TCP passes on to the other copy.
 const EVENTS_QUEUED_MAX: usize = 256;
 
 /// How this server stands, for doors and tasks that wait for a change.

@@ -2,8 +2,8 @@
 //! life; messages pass through unread.
 //!
 //! Whatever is queued when the socket takes more goes out in one write. Either side says at least
-//! that it lives every [`ALIVE_EVERY`], and gives up on a side that is silent, or takes nothing, for
-//! [`SILENT_FOR`]: the replica's own patience is shorter, but lasts only while it waits for
+//! that it lives every [`ALIVE_EVERY`], and gives up on a side that takes nothing for [`SILENT_FOR`], or
+//! says nothing in a whole period of that length: the replica's own patience is shorter, but lasts only while it waits for
 //! something.
 
 use std::io;
@@ -23,7 +23,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 /// The other side hears this often that we live.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// After so long without a word a connection is given up.
+/// A connection is given up after so long without progress.
 const SILENT_FOR: Duration = Duration::from_secs(15);
 /// What says that a connection ends may take so long to go out.
 const REFUSE_WITHIN: Duration = Duration::from_secs(1);

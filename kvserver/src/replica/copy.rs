@@ -19,6 +19,11 @@ use super::log::Log;
 use super::promise::Promises;
 use crate::store::{Items, Store, StoreLimits};
 
+/// Committed entries are kept up to this part of the data, or what suits a little of it: they save
+/// a copy that comes back a full transfer, which costs the less the less there is.
+const RETAIN_OF_DATA: u64 = 16;
+const RETAIN_MIN: usize = 4 << 20;
+
 /// The state of one copy.
 #[derive(Clone, Hash, Debug)]
 pub struct Copy {
@@ -156,7 +161,9 @@ impl Copy {
     pub(super) fn trim(&mut self, keep_from: Option<OpNumber>, out: &mut Vec<Effect>) {
         let tuning = &self.options.tuning;
         let needed = keep_from.map_or(self.committed, |op| OpNumber(op.0.saturating_sub(1)));
-        let soft = self.log.trim(tuning.retain_bytes, needed.min(self.committed));
+        let worth = usize::try_from(self.store.bytes() / RETAIN_OF_DATA).unwrap_or(usize::MAX);
+        let retain = tuning.retain_bytes.min(worth.max(RETAIN_MIN));
+        let soft = self.log.trim(retain, needed.min(self.committed));
         let hard = self.log.trim(tuning.retain_bytes_max, self.committed);
         if let Some(through) = hard.or(soft) {
             out.push(Effect::Trim { through });

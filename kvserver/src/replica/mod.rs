@@ -85,7 +85,7 @@ pub struct Tuning {
     pub window_appends: usize,
     /// One append closes at this size, but takes at least one entry.
     pub batch_bytes: usize,
-    /// Committed entries kept for copies that come back.
+    /// Most committed entries kept for copies that come back, once there is enough data.
     pub retain_bytes: usize,
     /// Entries kept for copies that are being brought up; beyond it their transfer starts anew.
     pub retain_bytes_max: usize,
@@ -108,9 +108,9 @@ impl Default for Tuning {
             window_appends: 256,
             batch_bytes: kvproto::limits::BATCH_SIZE_MAX,
             retain_bytes: 32 << 20,
-            retain_bytes_max: 512 << 20,
-            chunk_bytes: 512 << 10,
-            chunks_in_flight: 8,
+            retain_bytes_max: 1 << 30,
+            chunk_bytes: 128 << 10,
+            chunks_in_flight: 32,
             uncommitted_bytes_max: 64 << 20,
             waiting_reads_max: 16_384,
             data_max: u64::MAX,

@@ -1,8 +1,8 @@
 //! How much memory a command may add to the state, reckoned before it is ordered. Pure.
 //!
-//! Never less than what it adds when it is applied to the present state. What ops that are ordered
-//! and not yet applied will make of the same keys is left out: that shifts an append by at most the
-//! step to which the allocator rounds its value.
+//! Never less than what it adds when it is applied to the present state. Of what ops that are ordered
+//! and not yet applied will make of the same keys only the longest value is known: an append after
+//! others is off by at most the step to which the allocator rounds its value.
 
 use std::collections::BTreeMap;
 
@@ -22,10 +22,16 @@ struct After {
 }
 
 impl Store {
-    /// Most bytes that this command adds. A put counts in full, also where it replaces something:
+    /// Most bytes that this command adds, if no value that is ordered and not yet applied is longer
+    /// than `ordered_length_max`. A put counts in full, also where it replaces something:
     /// looking that up would cost every put more than it is worth.
     #[must_use]
-    pub fn growth(&self, id: Option<&RequestId>, command: &Command) -> u64 {
+    pub fn growth(
+        &self,
+        id: Option<&RequestId>,
+        command: &Command,
+        ordered_length_max: usize,
+    ) -> u64 {
         if *command == Command::OpenSession {
             return Sessions::BYTES_OF_ONE;
         }
@@ -33,6 +39,7 @@ impl Store {
         let Some(id) = id else {
             return keys;
         };
+        let met = if command.has_condition() { met.max(ordered_length_max) } else { met };
         let answer = Sessions::answer_bytes_max(command.changes().len(), met);
         keys + answer + self.scans.growth_by_session(id.session, &self.sessions)
     }
@@ -139,7 +146,7 @@ mod tests {
             if round % 100 == 50 {
                 store.begin_scan();
             }
-            let most = store.bytes() + store.growth(id.as_ref(), &command);
+            let most = store.bytes() + store.growth(id.as_ref(), &command, 0);
             let position = Position { epoch, op: OpNumber(round + 1) };
             let entry = Entry { position, at: LogTime::from_millis(1), id, command };
             let outcome = store.apply(&entry);
@@ -159,6 +166,7 @@ mod tests {
         let entry = Entry { position, at: LogTime::from_millis(1), id: None, command: put };
         store.apply(&entry);
         let append = command(Action::Append(Bytes::from_static(b"ten bytes!")));
-        assert!(store.growth(None, &append) < 300_000, "{}", store.growth(None, &append));
+        let growth = store.growth(None, &append, 0);
+        assert!(growth < 300_000, "{growth}");
     }
 }

@@ -1,5 +1,5 @@
 //! The items that are present, by key: the one table that the store writes and everybody reads. Not
-//! pure, because the doors read it from other threads than the one on which the store is stepped.
+//! pure: it is shared and locked, so that doors may move to threads of their own.
 //!
 //! A handle, cheap to clone; only the store can write through it. It keeps no order and gives none
 //! away: nobody walks it but whoever copies it. What is read together and must belong together is
@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hint::black_box;
 use std::sync::Arc;
 
 use dashmap::{DashMap, Entry};
@@ -71,6 +72,11 @@ impl Items {
         })
     }
 
+    /// Has the processor fetch the places of these keys, many at a time, before each is written.
+    pub(super) fn fetch(&self, keys: &[&[u8]]) {
+        self.read(|find| drop(black_box(find(keys))));
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -97,7 +103,7 @@ impl Items {
         self.0.clear();
     }
 
-    /// Makes room for so many keys, so that nothing has to move while they come.
+    /// Makes room for so many keys, so that hardly anything has to move while they come.
     pub(super) fn reserve(&self, keys: usize) {
         let shards = self.0.shards();
         for shard in shards {

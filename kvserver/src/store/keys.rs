@@ -99,8 +99,8 @@ impl Keys {
     }
 
     /// Memory that a key and a value of so many bytes take.
-    pub(super) fn bytes_for(key: usize, value: usize) -> u64 {
-        Item::bytes_for(key + value) + names::bytes_of(key)
+    pub(super) fn bytes_for(key_length: usize, value_length: usize) -> u64 {
+        Item::bytes_for(key_length + value_length) + names::bytes_for(key_length)
     }
 
     /// Has somebody walk through the items after this key, or through all.
@@ -163,7 +163,7 @@ impl Keys {
             Some(old) => self.forget(old),
             None => {
                 self.names.insert(key);
-                self.bytes += names::bytes_of(key.len());
+                self.bytes += names::bytes_for(key.len());
             }
         }
         old
@@ -174,7 +174,7 @@ impl Keys {
         let old = self.items.remove(key)?;
         self.forget(&old);
         self.names.remove(key);
-        self.bytes -= names::bytes_of(key.len());
+        self.bytes -= names::bytes_for(key.len());
         Some(old)
     }
 

@@ -1,10 +1,9 @@
-//! The replicated state: a deterministic function of the committed log. Pure: no I/O, clock,
-//! randomness, hash order or async.
+//! The replicated state: a deterministic function of the committed log. Pure, but for [`items`], the
+//! table that readers share, whose random seed nobody can see: no I/O, clock, hash order or async.
 //!
 //! Owns the keys, the sessions with their remembered answers, the rolling digest of both, and the
-//! scans that copy them. Never decides what is committed or who may ask. The items of its keys are in
-//! a [table](items) of which others hold a handle: they see every write as it is made. Its caller applies each
-//! committed entry once, in order of op numbers, and accepts no entry into the log whose log time
+//! scans that copy them. Never decides what is committed or who may ask. Others hold a handle of the
+//! table: they see every write as it is made. Its caller applies each committed entry once, in order of op numbers, and accepts no entry into the log whose log time
 //! lies before that of the entry in front of it.
 //!
 //! Keeps (docs/protocol.md):
@@ -46,7 +45,7 @@ use scan::Scans;
 use sessions::Sessions;
 
 /// Room for at most so many keys is made on another copy's word: some 150 MB.
-const KEYS_EXPECTED_MAX: u64 = 8 << 20;
+const KEYS_RESERVED_MAX: u64 = 8 << 20;
 
 /// Limits that ops meet when they are applied. All copies must have the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -251,9 +250,9 @@ impl Store {
         self.scans.end(scan);
     }
 
-    /// Makes room for the keys that [`install`](Self::install) will bring.
-    pub fn expect(&mut self, keys: u64) {
-        let keys = keys.min(KEYS_EXPECTED_MAX);
+    /// Makes room for so many keys, which [`install`](Self::install) will bring.
+    pub fn reserve(&mut self, keys: u64) {
+        let keys = keys.min(KEYS_RESERVED_MAX);
         self.keys.items().reserve(usize::try_from(keys).unwrap_or(usize::MAX));
     }
 
@@ -270,6 +269,11 @@ impl Store {
             self.applied == OpNumber(0) && self.scans.is_empty(),
             "a store is filled before it is used"
         );
+        let key = |record| match record {
+            Ok(StateRecord::Key { key, .. }) => Some(key),
+            _ => None,
+        };
+        self.keys.items().fetch(&records(chunk).filter_map(key).collect::<Vec<_>>());
         for record in records(chunk) {
             match record? {
                 StateRecord::Key { key, value, version } => {

@@ -28,8 +28,8 @@ const SHARE: u64 = 28;
 /// All names.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Names {
-    /// Each by a bound: its names are not before it, and before that of the next run. The first run
-    /// is bounded by the empty name.
+    /// Each by a bound: its names are not before it, and before that of the next run. A name before
+    /// every bound begins a run at the empty name.
     runs: BTreeMap<Name, Vec<Name>>,
     len: usize,
 }
@@ -82,14 +82,13 @@ impl Names {
     pub(super) fn remove(&mut self, key: &[u8]) {
         let upto = (Bound::Unbounded, Bound::Included(key));
         let mut runs = self.runs.range_mut::<[u8], _>(upto);
-        let Some((bound, run)) = runs.next_back() else {
-            return;
-        };
-        let Ok(at) = run.binary_search_by(|name| name[..].cmp(key)) else {
-            return;
-        };
-        run.remove(at);
+        let (bound, run) = runs.next_back().expect("a name that is there is in a run");
+        let at = run.binary_search_by(|name| name[..].cmp(key));
+        run.remove(at.expect("a name that is there is found"));
         self.len -= 1;
+        if run.capacity() - run.len() > STEP {
+            run.shrink_to((run.len() / STEP + 1) * STEP);
+        }
         if run.len() >= STEP {
             return;
         }
@@ -99,7 +98,6 @@ impl Names {
             before.reserve_exact(run.len());
             before.append(run);
         }
-        run.shrink_to(run.len() + STEP / 2);
         if run.is_empty() {
             let bound = bound.clone();
             self.runs.remove(&bound);
@@ -108,8 +106,8 @@ impl Names {
 }
 
 /// Memory that the name of a key of so many bytes takes, by estimate.
-pub(super) fn bytes_of(key: usize) -> u64 {
-    SHARE + if key > INLINE { allocated(key) as u64 } else { 0 }
+pub(super) fn bytes_for(key_length: usize) -> u64 {
+    SHARE + if key_length > INLINE { allocated(key_length) as u64 } else { 0 }
 }
 
 #[cfg(test)]
@@ -163,5 +161,16 @@ mod tests {
         assert_eq!(names.len(), RUN);
         let places = names.runs.values().map(Vec::capacity).sum::<usize>();
         assert!(places <= 4 * RUN, "{places} places in {} runs", names.runs.len());
+    }
+
+    /// Deletes left runs with room for 126 names and a fifth of them in it.
+    #[test]
+    fn runs_give_back_the_room_of_names_that_are_gone() {
+        let mut names = Names::default();
+        let key = |number: usize| format!("job/{number:08}").into_bytes();
+        (0..20_000).for_each(|number| names.insert(&key(number)));
+        (0..20_000).filter(|number| number % 5 > 0).for_each(|number| names.remove(&key(number)));
+        let room: usize = names.runs.values().map(Vec::capacity).sum();
+        assert!(room < names.len() * 2 + names.runs.len(), "{room} for {}", names.len());
     }
 }

@@ -100,8 +100,9 @@ impl Primary {
         let mut in_flight = BTreeMap::new();
         let mut uncommitted = Uncommitted::default();
         for entry in copy.log.from(copy.committed.next(), usize::MAX) {
-            let growth = copy.store.growth(entry.id.as_ref(), &entry.command);
-            uncommitted.push(entry.weight(), growth);
+            let longest = uncommitted.value_length_max();
+            let growth = copy.store.growth(entry.id.as_ref(), &entry.command, longest);
+            uncommitted.push(entry.weight(), growth, entry.command.new_value_length_max());
             if let Some(id) = entry.id {
                 in_flight.entry((id.session, id.number)).or_insert(entry.op());
             }

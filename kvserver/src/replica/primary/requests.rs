@@ -21,6 +21,9 @@ const SESSIONS_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
 
 /// Writes are said to find room again when none was refused for so long.
 const ROOM_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// What only takes away passes without room for the data, though the answer of its condition, which is
+/// remembered, may take so many bytes.
+const ANSWER_PASSES_MAX: u64 = 4 << 10;
 
 impl Primary {
     pub(in crate::replica) fn on_requests(
@@ -50,9 +53,10 @@ impl Primary {
             {
                 continue;
             }
-            let growth = copy.store.growth(id.as_ref(), &command);
+            let longest = self.uncommitted.value_length_max();
+            let growth = copy.store.growth(id.as_ref(), &command, longest);
             let refusal = self.refuses_writes(copy, leaving);
-            let refusal = refusal.or_else(|| self.refuses_growth(copy, now, &command, growth, out));
+            let refusal = refusal.or_else(|| self.refuse_growth(copy, now, &command, growth, out));
             if let Some(reason) = refusal {
                 refuse(token, reason, out);
                 continue;
@@ -86,8 +90,9 @@ impl Primary {
     }
 
     /// Whether the data would outgrow the room that this server has for it. What is ordered already
-    /// counts: it can no longer be refused. Whatever may make room passes, or only ends something.
-    fn refuses_growth(
+    /// counts: it can no longer be refused. Whatever may make room passes, or only ends something,
+    /// unless its answer might have to hold a large value.
+    fn refuse_growth(
         &mut self,
         copy: &Copy,
         now: Timestamp,
@@ -97,7 +102,8 @@ impl Primary {
     ) -> Option<NotDone> {
         let Memory { used, max } = copy.memory();
         let used = used.saturating_add(self.uncommitted.growth());
-        if used.saturating_add(growth) <= max || !command.may_grow() {
+        let small = !command.has_condition() || growth <= ANSWER_PASSES_MAX;
+        if used.saturating_add(growth) <= max || (small && !command.may_grow()) {
             return None;
         }
         if self.out_of_memory_at.replace(now).is_none() {
@@ -169,7 +175,8 @@ impl Primary {
         let position = Position { epoch: self.epoch, op: last.next() };
         let command = command.in_own_memory();
         let entry = Entry { position, at: self.log_time(copy, now), id, command };
-        self.uncommitted.push(entry.weight(), growth);
+        let value_length = entry.command.new_value_length_max();
+        self.uncommitted.push(entry.weight(), growth, value_length);
         if let Some(id) = id {
             self.in_flight.entry((id.session, id.number)).or_insert(position.op);
         }

@@ -113,6 +113,31 @@ fn the_data_never_takes_more_than_there_is_for_it() {
     }
 }
 
+/// Sessions remember what a failed condition met: 64 of them held 64 times the largest value, and a
+/// newcomer got a copy of each.
+#[test]
+fn answers_that_hold_what_a_condition_met_are_data_before_they_are_given() {
+    let mut world = World::new();
+    world.tuning.data_max = 400_000;
+    let mut world = world.formed(a(), &[b()]);
+    let session = world.open_session(&a());
+    // The value is ordered, and so is in nobody's store yet when the conditions are.
+    world.put(&a(), "k", &"v".repeat(100_000));
+    let tokens: Vec<_> = (1..20)
+        .map(|number| {
+            let expect = kvproto::Expect::Missing;
+            let command = change("k", Action::CompareAndSet { expect, new_value: None });
+            let id = Some(id(session, number));
+            world.ask(&a(), Operation::Command { id, command })
+        })
+        .collect();
+    world.settle();
+    let memory = world.replicas[&a()].progress().memory;
+    assert!(memory.used <= memory.max, "{memory:?}");
+    assert!(tokens.iter().any(|token| world.is_refused(*token)));
+    assert!(tokens.iter().any(|token| !world.is_refused(*token)), "there is room for some");
+}
+
 #[test]
 fn people_are_told_once_that_writes_are_refused_and_once_that_there_is_room_again() {
     let (mut world, keys) = full();
