@@ -158,6 +158,14 @@ pub fn percentile(durations: &[Duration], per_cent: usize) -> Duration {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
+/// What makes a run too small to be judged: the first of these counts that is below the least
+/// that means something, each with the word for what it counts.
+#[must_use]
+pub fn too_small(counts: &[(u64, u64, &str)]) -> Option<String> {
+    let short = counts.iter().find(|(count, least, _)| count < least);
+    short.map(|(_, least, things)| format!("fewer than {least} {things}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

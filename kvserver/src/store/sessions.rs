@@ -41,7 +41,11 @@ const SESSION_BYTES: u64 = 160;
 /// What an answer takes in memory, by estimate: its place in a queue that may be half full, and what
 /// it holds. A value that is still shared with the store counts in both.
 fn bytes_of(answer: &AnswerRecord) -> u64 {
-    (size_of::<(RequestNumber, AnswerRecord)>() + answer.weight()) as u64
+    bytes_for(answer.weight())
+}
+
+fn bytes_for(weight: usize) -> u64 {
+    (size_of::<(RequestNumber, AnswerRecord)>() + weight) as u64
 }
 
 impl Session {
@@ -99,8 +103,7 @@ impl Sessions {
     /// Most memory that the answer to a command with so many changes takes, if its conditions meet
     /// no value of more bytes than `met`.
     pub(super) fn answer_bytes_max(changes: usize, met: usize) -> u64 {
-        let weight = AnswerRecord::weight_max(changes, met);
-        (size_of::<(RequestNumber, AnswerRecord)>() + weight) as u64
+        bytes_for(AnswerRecord::weight_max(changes, met))
     }
 
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {

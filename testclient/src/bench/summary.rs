@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 
 use super::spread::Spread;
 use super::tally::{Latencies, QUANTILES, Tally};
-use crate::report::{duration, millis};
-use crate::scenes::verdict::too_small;
+use crate::report::{duration, millis, too_small};
 
 /// What is called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

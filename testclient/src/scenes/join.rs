@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::args::Join;
 use super::stage;
-use super::verdict::{Requirement, Verdict, figure, median, too_small};
+use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::load::{Generator, Running, connections_for};
 use crate::bench::tally::Tally;
 use crate::cluster::Cluster;
-use crate::report::{duration, millis};
+use crate::report::{duration, millis, too_small};
 use crate::workload::{KEY_SIZE, Keys};
 
 const LONGEST_WRITE_MS: f64 = 100.0;

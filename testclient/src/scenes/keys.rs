@@ -8,12 +8,12 @@ use serde_json::json;
 
 use super::args;
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Verdict, figure, median, too_small};
+use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::cpu::used_by;
 use crate::bench::load::{Generator, Load, Target, connections_for};
 use crate::bench::spread::Spread;
 use crate::cluster::Cluster;
-use crate::report::counted;
+use crate::report::{counted, too_small};
 use crate::workload::{KEY_SIZE, Keys};
 
 const THROUGHPUT_KEPT: f64 = 0.8;

@@ -7,9 +7,10 @@ use serde_json::json;
 
 use super::args::Memory;
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Verdict, figure, too_small};
+use super::verdict::{Requirement, Verdict, figure};
 use crate::bench::load::Generator;
 use crate::cluster::Cluster;
+use crate::report::too_small;
 use crate::workload::{KEY_SIZE, Keys};
 
 const BYTES_PER_KEY: f64 = 260.0;

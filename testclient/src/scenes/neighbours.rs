@@ -10,12 +10,12 @@ use serde_json::json;
 use super::args::Neighbours;
 use super::misbehaving::{Manner, Misbehaving};
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Verdict, figure, median, too_small};
+use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::load::{Generator, Load, Running, connections_for};
 use crate::bench::tally::Tally;
 use crate::calls;
 use crate::cluster::Cluster;
-use crate::report::{counted, duration};
+use crate::report::{counted, duration, too_small};
 use crate::workload::Keys;
 
 const KEPT: f64 = 0.9;

@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::args::Overload;
 use super::stage::{self, mib};
-use super::verdict::{Requirement, Verdict, figure, median, too_small};
+use super::verdict::{Requirement, Verdict, figure, median};
 use crate::bench::door::Door;
 use crate::bench::load::{Generator, Load, Running, Target, connections_for};
 use crate::bench::tally::Tally;
 use crate::cluster::Cluster;
-use crate::report::duration;
+use crate::report::{duration, too_small};
 use crate::workload::Keys;
 
 const BACK_WITHIN_SECONDS: f64 = 10.0;

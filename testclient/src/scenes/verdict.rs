@@ -44,14 +44,6 @@ impl Judgement {
     }
 }
 
-/// What makes a scene too small to be judged: the first of these counts that is below the least
-/// that means something, each with the word for what it counts.
-#[must_use]
-pub fn too_small(counts: &[(u64, u64, &str)]) -> Option<String> {
-    let short = counts.iter().find(|(count, least, _)| count < least);
-    short.map(|(_, least, things)| format!("fewer than {least} {things}"))
-}
-
 impl Requirement {
     /// A figure that must not be above a limit.
     #[must_use]
@@ -198,6 +190,7 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::too_small;
 
     #[test]
     fn one_missed_requirement_is_a_missed_verdict() {

@@ -3,7 +3,6 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use kvclient::{ClusterStatus, ServerStatus, View};
-use kvprocess::size::Size;
 use kvproto::Role;
 use kvproto::registration::Memory;
 use serde_json::{Value, json};
@@ -25,7 +24,6 @@ pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
         lines.push(String::new());
         lines.extend(table.lines().map(|line| line.trim_end().to_owned()));
         lines.extend(wrapped(FOOTNOTE, width));
-        lines.extend(wrapped(&memory(status), width));
     }
     let advice = advice(status);
     if !status.waiting_for.is_empty() || !advice.is_empty() {
@@ -75,18 +73,19 @@ fn activation(view: &View) -> &'static str {
 }
 
 /// What the columns cannot say: rows of different age may show a backup ahead of its primary.
-const FOOTNOTE: &str = "Each row as of the last ping of its server. #N: incarnation. LAG: in ops.";
+const FOOTNOTE: &str = "Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
+DATA: share of its room for data that is used (--max-memory).";
 
 /// Columns before the first that holds numbers.
 const TEXT_COLUMNS: usize = 3;
 
 /// The last column.
-const PING_AGE: usize = 6;
+const PING_AGE: usize = 7;
 
 fn table(status: &ClusterStatus) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header(["SERVER", "ROLE", "STATE", "APPENDED", "COMMITTED", "LAG", "PING AGE"]);
+    table.set_header(["SERVER", "ROLE", "STATE", "APPENDED", "COMMITTED", "LAG", "DATA", "PING AGE"]);
     for server in &status.servers {
         let lag = match lag(status, server) {
             Some(0) => "none".into(),
@@ -100,6 +99,7 @@ fn table(status: &ClusterStatus) -> Table {
             server.appended.to_string(),
             server.committed.to_string(),
             lag,
+            percent_of_room(server).map_or("-".into(), |percent| format!("{percent}%")),
             age(server),
         ]);
     }
@@ -122,20 +122,7 @@ fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
     Some(primary.appended.0.saturating_sub(server.appended.0))
 }
 
-/// How much of its room for data each server uses; nothing while none has said.
-fn memory(status: &ClusterStatus) -> String {
-    let known = status.servers.iter().filter_map(|server| {
-        let Memory { used, max } = server.memory;
-        let percent = percent_of_room(server)?;
-        Some(format!("{} {} of {} ({percent}%)", server.member.name, Size(used), Size(max)))
-    });
-    let known: Vec<_> = known.collect();
-    if known.is_empty() {
-        return String::new();
-    }
-    format!("Data, and room for it: {}.", known.join(", "))
-}
-
+/// How much of its room for data a server uses, once it has said.
 fn percent_of_room(server: &ServerStatus) -> Option<u64> {
     let Memory { used, max } = server.memory;
     u64::try_from((u128::from(used) * 100).checked_div(max.into())?).ok()
@@ -274,13 +261,13 @@ mod tests {
         let expected = "\
 View 5, generation 2, activated: primary s1:1 since view 4
 
-SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG  PING AGE
-s1:1#3  primary  alive       120        120     -     80 ms
-s2:1#1  backup   alive       120        120  none     90 ms
-s3:1#2  joining  alive        20         20   100      12 s
-s4:1#1  spare    alive         0          0     -     70 ms
+SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG  DATA  PING AGE
+s1:1#3  primary  alive       120        120     -   41%     80 ms
+s2:1#1  backup   alive       120        120  none   41%     90 ms
+s3:1#2  joining  alive        20         20   100   41%      12 s
+s4:1#1  spare    alive         0          0     -   41%     70 ms
 Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
-Data, and room for it: s1:1 420 MiB of 1 GiB (41%), s2:1 420 MiB of 1 GiB (41%), s3:1 420 MiB of 1 GiB (41%), s4:1 420 MiB of 1 GiB (41%).
+DATA: share of its room for data that is used (--max-memory).
 
 Wait until s3:1 has caught up.";
         assert_eq!(screen(&status(), None), expected);
