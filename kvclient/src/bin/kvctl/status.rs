@@ -85,7 +85,16 @@ const PING_AGE: usize = 7;
 fn table(status: &ClusterStatus) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header(["SERVER", "ROLE", "STATE", "APPENDED", "COMMITTED", "LAG", "DATA", "PING AGE"]);
+    table.set_header([
+        "SERVER",
+        "ROLE",
+        "STATE",
+        "APPENDED",
+        "COMMITTED",
+        "LAG",
+        "DATA",
+        "PING AGE",
+    ]);
     for server in &status.servers {
         let lag = match lag(status, server) {
             Some(0) => "none".into(),
