@@ -74,27 +74,19 @@ fn activation(view: &View) -> &'static str {
 
 /// What the columns cannot say: rows of different age may show a backup ahead of its primary.
 const FOOTNOTE: &str = "Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
-DATA: share of its room for data that is used (--max-memory).";
+PING: its age. DATA: share of its room for data that is used (--max-memory).";
 
 /// Columns before the first that holds numbers.
 const TEXT_COLUMNS: usize = 3;
 
-/// The last column.
+/// The last columns.
+const DATA: usize = 6;
 const PING_AGE: usize = 7;
 
 fn table(status: &ClusterStatus) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header([
-        "SERVER",
-        "ROLE",
-        "STATE",
-        "APPENDED",
-        "COMMITTED",
-        "LAG",
-        "DATA",
-        "PING AGE",
-    ]);
+    table.set_header(["SERVER", "ROLE", "STATE", "APPENDED", "COMMITTED", "LAG", "DATA", "PING"]);
     for server in &status.servers {
         let lag = match lag(status, server) {
             Some(0) => "none".into(),
@@ -113,7 +105,12 @@ fn table(status: &ClusterStatus) -> Table {
         ]);
     }
     for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, if index == PING_AGE { 0 } else { 2 }));
+        let after = match index {
+            PING_AGE => 0,
+            DATA | ..TEXT_COLUMNS => 1,
+            _ => 2,
+        };
+        column.set_padding((0, after));
         if index >= TEXT_COLUMNS {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -158,7 +155,11 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
 
 fn age(server: &ServerStatus) -> String {
     let millis = server.ping_age.as_millis();
-    if millis < 10_000 { format!("{millis} ms") } else { format!("{} s", millis / 1000) }
+    match millis {
+        ..1_000 => format!("{millis} ms"),
+        1_000..10_000 => format!("{}.{} s", millis / 1000, millis / 100 % 10),
+        _ => format!("{} s", millis / 1000),
+    }
 }
 
 /// A view for programs.
@@ -270,13 +271,13 @@ mod tests {
         let expected = "\
 View 5, generation 2, activated: primary s1:1 since view 4
 
-SERVER  ROLE     STATE  APPENDED  COMMITTED   LAG  DATA  PING AGE
-s1:1#3  primary  alive       120        120     -   41%     80 ms
-s2:1#1  backup   alive       120        120  none   41%     90 ms
-s3:1#2  joining  alive        20         20   100   41%      12 s
-s4:1#1  spare    alive         0          0     -   41%     70 ms
+SERVER ROLE    STATE APPENDED  COMMITTED   LAG  DATA  PING
+s1:1#3 primary alive      120        120     -   41% 80 ms
+s2:1#1 backup  alive      120        120  none   41% 90 ms
+s3:1#2 joining alive       20         20   100   41%  12 s
+s4:1#1 spare   alive        0          0     -   41% 70 ms
 Each row as of the last ping of its server. #N: incarnation. LAG: in ops.
-DATA: share of its room for data that is used (--max-memory).
+PING: its age. DATA: share of its room for data that is used (--max-memory).
 
 Wait until s3:1 has caught up.";
         assert_eq!(screen(&status(), None), expected);
