@@ -1,6 +1,6 @@
 //! The door for other copies. Shell: streams that primaries open to this server become events in
 //! their order; answers find their way back through
-//! [`InboundStreams`](crate::peers::InboundStreams).
+//! [`InboundStreams`].
 //!
 //! Sense is the replica's business; here only the form counts. A stream that breaks the form is
 //! closed with a warning and hurts no other.

@@ -2,9 +2,9 @@
 //! life; messages pass through unread.
 //!
 //! Whatever is queued when the socket takes more goes out in one write. Either side says at least
-//! that it lives every [`ALIVE_EVERY`], and gives up on a side that takes nothing for [`SILENT_FOR`], or
-//! says nothing in a whole period of that length: the replica's own patience is shorter, but lasts only while it waits for
-//! something.
+//! that it lives every five seconds, and gives up on a side that takes nothing for fifteen, or says
+//! nothing in a whole period of that length: the replica's own patience is shorter, but lasts only
+//! while it waits for something.
 
 use std::io;
 use std::time::Duration;
