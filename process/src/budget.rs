@@ -32,8 +32,8 @@ pub struct CallLimits {
     pub bytes_max: usize,
     /// Those of one connection; at most a third of the whole.
     pub connection_bytes_max: usize,
-    /// Paths that begin so are left to limits of their own: streams between our own programs, which
-    /// the load of clients must never hold up.
+    /// Paths that begin so are left to limits of their own: calls between our own programs that last
+    /// as long as these, and which the load of clients must never hold up.
     pub exempt: &'static [&'static str],
 }
 

@@ -8,8 +8,8 @@
 //!   [`registration`]: servers and the view service
 //! - [`rules`]: the single rules of the protocol by name, for tests that drop one; [`codec`]: how
 //!   calls are buffered; [`memory`]: what things take
-//! - [`pb`]: the generated wire types; [`convert`] is the only place that knows their gaps, and
-//!   [`status`] the one table between refusals and gRPC statuses
+//! - [`pb`]: the generated wire types; only [`convert`] and [`wire`] know their gaps, and [`status`] is
+//!   the one table between refusals and gRPC statuses
 
 pub mod batch;
 pub mod codec;

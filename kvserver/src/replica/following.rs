@@ -238,7 +238,7 @@ impl Following {
             return Err("a second transfer on one stream");
         }
         copy.become_empty(out);
-        // None takes less than a hundred bytes.
+        // Hardly any takes less than a hundred bytes, so more would not fit.
         copy.store.reserve(keys.min(copy.options.tuning.data_max / 100));
         copy.complete = false;
         self.matched = OpNumber(0);
