@@ -152,6 +152,7 @@ impl Heartbeat {
             incarnation: self.me.as_ref().map(|me| me.incarnation),
             cluster: known.map(|view| view.cluster),
             protocol_level: PROTOCOL_LEVEL,
+            held: None,
         };
         up.try_send(register.into())?;
         let mut client = RegistrationClient::new(channel);

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use dump::{Dump, DumpChunk, DumpSummary};
 pub use handle::{Inputs, NodeHandle, Standing, channel};
 
-use crate::journal::{Journal, MemoryJournal};
+use crate::journal::{Completion, Journal, MemoryJournal};
 use crate::peers::Peers;
 use crate::replica::effect::{Effect, Notice};
 use crate::replica::event::{Event, Request, Token};
@@ -136,8 +136,10 @@ impl Node {
     /// else waits for it anyway. Clients come last: no load of theirs may hold up a heartbeat, an
     /// acknowledgement or a view.
     async fn next_event(&mut self) -> Option<Event> {
-        if let Some(position) = self.journal.poll_safe() {
-            return Some(Event::Appended(position));
+        while let Some(completion) = self.journal.poll() {
+            if let Completion::Safe(position) = completion {
+                return Some(Event::Appended(position));
+            }
         }
         loop {
             tokio::select! {

@@ -5,6 +5,7 @@
 //! - [`args`]: command line, environment and configuration file
 //! - [`logging`], [`clock`]
 //! - [`shutdown`]: signals become a token
+//! - [`data_dir`]: where it keeps what must outlive it
 //! - [`listen`], [`serve`]: its own address; [`dial`]: other people's
 //! - [`machine`]: what there is to share; [`size`]: bytes in words
 //!
@@ -16,6 +17,7 @@ mod budget;
 mod calls;
 pub mod clock;
 mod connection;
+pub mod data_dir;
 pub mod dial;
 pub mod listen;
 pub mod logging;

@@ -34,7 +34,7 @@ pub use command::{
 };
 pub use ids::{
     ClusterId, Epoch, Generation, Incarnation, Member, Nonce, OpNumber, Position, RequestNumber,
-    Revision, ServerName, SessionId, StreamNumber, Version, ViewNumber,
+    Revision, ServerName, SessionId, StorageId, StreamNumber, Version, ViewNumber,
 };
 pub use message::Digest;
 pub use reply::{LogPoint, NotDone, NotReady, Reply};

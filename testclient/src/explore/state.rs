@@ -198,7 +198,7 @@ impl State {
         replaces: Option<Incarnation>,
         seen: &mut Seen,
     ) {
-        let register = Law::Register { name: name(server), kind: Kind::Full, replaces };
+        let register = Law::Register { name: name(server), kind: Kind::Full, replaces, held: None };
         let Some(Applied::Registered(member)) = self.law(model, register, seen) else {
             return;
         };

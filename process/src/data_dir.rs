@@ -1,0 +1,253 @@
+//! The directory in which one process keeps what must outlive it. The directory belongs to one
+//! program and, while it runs, to one process: two of them on the same files would destroy what
+//! each has promised to keep.
+//!
+//! It never looks at what a program keeps there. Its caller keeps the [`DataDir`] for as long as it
+//! touches the files.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Holds the name of the program; the process that runs has it locked. The lock goes with the
+/// process, however that ends, so a leftover file means nothing.
+const LOCK_FILE: &str = "process.lock";
+
+/// A program's name is short; more than this is not one.
+const NAME_SIZE_MAX: u64 = 64;
+
+/// Why a directory cannot be used. Every message names it and a way out.
+#[derive(Debug, Error)]
+pub enum DataDirError {
+    /// Another process has it.
+    #[error(
+        "--data-dir {path}: another process uses this directory; stop it (`fuser {path}/{LOCK_FILE}` \
+         names it) or choose another directory with --data-dir",
+        path = .path.display()
+    )]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It belongs to another program.
+    #[error(
+        "--data-dir {path}: this directory belongs to a {owner}, not to a {program}; choose another \
+         one with --data-dir",
+        path = .path.display()
+    )]
+    OtherProgram {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who asked.
+        program: &'static str,
+    },
+    /// There is a file in the way.
+    #[error(
+        "--data-dir {path}: there is something on this path that is no directory; choose another \
+         path with --data-dir",
+        path = .path.display()
+    )]
+    NotDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The operating system does not let this user write there.
+    #[error(
+        "--data-dir {path}: this user may not write there ({error}); change the owner of the \
+         directory, or choose another one with --data-dir",
+        path = .path.display()
+    )]
+    NotAllowed {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// Something else.
+    #[error("--data-dir {path}: cannot {doing}: {error}", path = .path.display())]
+    Failed {
+        /// The directory.
+        path: PathBuf,
+        /// At what it failed.
+        doing: &'static str,
+        /// What the operating system said.
+        error: io::Error,
+    },
+}
+
+/// A directory that belongs to this process while this value lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Unlocked when it is dropped.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Takes the directory for this process; creates it, and what leads to it, if it is missing.
+    ///
+    /// # Errors
+    /// Who has it, or what is wrong with it, and what to do.
+    pub fn open(path: impl Into<PathBuf>, program: &'static str) -> Result<DataDir, DataDirError> {
+        let path = path.into();
+        let refused = |doing| {
+            let path = path.clone();
+            move |error: io::Error| explain(path, doing, error)
+        };
+        create(&path).map_err(refused("create it"))?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join(LOCK_FILE))
+            .map_err(refused("open its lock file"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataDirError::Taken { path }),
+            Err(TryLockError::Error(error)) => return Err(refused("lock it")(error)),
+        }
+        let mut owner = String::new();
+        (&lock)
+            .take(NAME_SIZE_MAX)
+            .read_to_string(&mut owner)
+            .map_err(refused("read its lock file"))?;
+        match owner.trim_end() {
+            // New, or the power went before the name was on disk: then nothing else is either.
+            "" => {
+                writeln!(lock, "{program}").map_err(refused("write its lock file"))?;
+                lock.sync_all().map_err(refused("write its lock file"))?;
+                sync(&path).map_err(refused("write it"))?;
+            }
+            owner if owner == program => {}
+            owner => {
+                let owner = owner.to_owned();
+                return Err(DataDirError::OtherProgram { path, owner, program });
+            }
+        }
+        Ok(DataDir { path, _lock: lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes durable which names there are in it. A file that was created, renamed or removed is
+    /// certainly so after a power cut only when this has returned.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn sync(&self) -> io::Result<()> {
+        sync(&self.path)
+    }
+}
+
+/// Creates the directory and those above it, so that they are there after a power cut.
+fn create(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = match path.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    if above != path {
+        create(above)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+        done => done?,
+    }
+    sync(above)
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn explain(path: PathBuf, doing: &'static str, error: io::Error) -> DataDirError {
+    match error.kind() {
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => DataDirError::NotDirectory { path },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            DataDirError::NotAllowed { path, error }
+        }
+        _ => DataDirError::Failed { path, doing, error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(outcome: Result<DataDir, DataDirError>, parts: &[&str]) {
+        let message = outcome.unwrap_err().to_string();
+        for part in parts {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_made_with_all_above_it_and_taken_again_later() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b/c");
+        drop(DataDir::open(&path, "kvserver").unwrap());
+        let again = DataDir::open(&path, "kvserver").unwrap();
+        assert_eq!(again.path(), path);
+        again.sync().unwrap();
+    }
+
+    #[test]
+    fn a_second_process_is_told_that_the_directory_is_in_use_and_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let first = DataDir::open(root.path(), "kvserver").unwrap();
+        let path = root.path().display().to_string();
+        says(
+            DataDir::open(root.path(), "kvserver"),
+            &[&path, "another process uses", "fuser", "--data-dir"],
+        );
+        drop(first);
+        assert!(DataDir::open(root.path(), "kvserver").is_ok(), "the lock goes with its holder");
+    }
+
+    #[test]
+    fn the_directory_of_another_program_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        drop(DataDir::open(root.path(), "kvserver").unwrap());
+        says(
+            DataDir::open(root.path(), "viewservice"),
+            &["belongs to a kvserver, not to a viewservice", "--data-dir"],
+        );
+    }
+
+    #[test]
+    fn a_directory_whose_lock_file_lost_its_name_to_a_power_cut_is_a_new_one() {
+        let root = tempfile::tempdir().unwrap();
+        File::create(root.path().join(LOCK_FILE)).unwrap();
+        drop(DataDir::open(root.path(), "kvserver").unwrap());
+        says(DataDir::open(root.path(), "viewservice"), &["kvserver"]);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        File::create(&file).unwrap();
+        says(DataDir::open(&file, "kvserver"), &["no directory", "file"]);
+        says(DataDir::open(file.join("below"), "kvserver"), &["no directory", "below"]);
+    }
+
+    #[test]
+    fn a_directory_that_this_user_may_not_write_is_named() {
+        // A place where even the superuser may create nothing.
+        says(DataDir::open("/proc/self/data", "kvserver"), &["--data-dir /proc/self/data"]);
+        let denied = io::Error::from(ErrorKind::PermissionDenied);
+        let message = explain(PathBuf::from("/data"), "create it", denied).to_string();
+        assert!(message.contains("/data") && message.contains("may not write"), "{message}");
+    }
+}
