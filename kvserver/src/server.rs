@@ -107,7 +107,7 @@ pub async fn run_watched(
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
-        let options = ReplicaOptions { reads: config.reads, tuning: config.tuning };
+        let options = ReplicaOptions { reads: config.reads, tuning: config.tuning, durable: false };
         let parts = Parts { me, view, options, peers, wishes, halt: halt.clone() };
         tokio::spawn(node::run(parts, inputs)).await?;
         anyhow::Ok(())

@@ -131,6 +131,8 @@ rules! {
     ProofByEveryCopy,
     /// Leases and confirmations: asked copies give one too.
     ProofByTheAsked,
+    /// Leases: who restarts with its data behaves as if it had just granted one.
+    RestartPromises,
     /// Leases: a new primary waits out what it promised to earlier epochs.
     PromisesAreKept,
     /// Confirmations: the round begins after the read arrived.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use kvproto::command::Entry;
 use kvproto::ids::{OpNumber, Position};
 use kvproto::message::Opened;
+use kvproto::time::LogTime;
 
 /// Epochs remembered. One is added by each promotion; a copy that is further behind than this gets
 /// a full transfer.
@@ -30,6 +31,12 @@ impl Log {
     #[must_use]
     pub fn last(&self) -> Position {
         self.entries.back().map_or(self.base, |entry| entry.position)
+    }
+
+    /// Log time of the last entry, if one is retained.
+    #[must_use]
+    pub fn last_time(&self) -> Option<LogTime> {
+        self.entries.back().map(|entry| entry.at)
     }
 
     /// The op before the first retained entry.

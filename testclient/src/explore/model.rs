@@ -144,6 +144,6 @@ impl Model {
                 ..tuning
             };
         }
-        ReplicaOptions { reads: self.reads, tuning }
+        ReplicaOptions { reads: self.reads, tuning, durable: false }
     }
 }
