@@ -221,8 +221,9 @@ impl Following {
             self.ack_owed = true;
             return;
         }
+        let safe = if keeps(Rule::AckWaitsForJournal) { copy.safe } else { copy.log.last().op };
         let ack = Ack {
-            matched: self.counts_as_matched(copy).min(copy.safe),
+            matched: self.counts_as_matched(copy).min(safe),
             applied: copy.committed,
             nonce: self.nonce,
             sent_at: self.sent_at,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use kvproto::command::Entry;
 use kvproto::convert::Malformed;
 use kvproto::ids::{Epoch, Member, OpNumber, Position, StorageId};
+use kvproto::message::Digest;
 use kvproto::registration::Held;
 use kvproto::time::LogTime;
 use kvproto::view::View;
@@ -159,6 +160,12 @@ impl Recovered {
     #[must_use]
     pub fn keys(&self) -> usize {
         self.store.key_count()
+    }
+
+    /// Digest of what is committed.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.store.digest()
     }
 
     /// The last op, and the last one that is known to be committed.

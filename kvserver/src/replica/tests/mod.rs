@@ -1,6 +1,7 @@
 //! Stories of a few replicas on a wire that the test controls, with a view service made of one
 //! record. Time moves only when a test says so.
 
+mod durable;
 mod failover;
 mod joining;
 mod leaving;
@@ -25,7 +26,7 @@ use kvproto::view::{View, ViewStatus};
 
 use super::effect::{Effect, Notice};
 use super::event::{Event, Operation, Request, Token};
-use crate::journal::{Journal, MemoryJournal};
+use crate::journal::{Journal, MemoryJournal, Work};
 use crate::store::Items;
 use crate::table::Table;
 
@@ -68,6 +69,9 @@ struct World {
     /// Servers whose journal takes entries on but does not finish them.
     slow_journal: BTreeSet<Member>,
     journals: BTreeMap<Member, MemoryJournal>,
+    /// Everything that a journal was given, which is what a disk would hold.
+    kept: BTreeMap<Member, Vec<Work>>,
+    durable: bool,
     replies: BTreeMap<Token, Reply>,
     next_token: u64,
     notices: Vec<(Member, Notice)>,
@@ -93,6 +97,8 @@ impl World {
             cut: BTreeSet::new(),
             slow_journal: BTreeSet::new(),
             journals: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            durable: false,
             replies: BTreeMap::new(),
             next_token: 0,
             notices: Vec::new(),
@@ -122,7 +128,7 @@ impl World {
 
     fn start(&mut self, me: Member) {
         let (reads, tuning) = (self.reads, self.tuning.clone());
-        let options = ReplicaOptions { reads, tuning, durable: false };
+        let options = ReplicaOptions { reads, tuning, durable: self.durable };
         let table = Table::new(Items::default());
         let items = table.items().clone();
         let replica = Replica::new(me.clone(), self.view.clone(), options, items, self.now);
@@ -220,6 +226,7 @@ impl World {
             match effect {
                 Effect::Publish(published) => self.tables[who].publish(published),
                 Effect::Journal(work) => {
+                    self.kept.entry(who.clone()).or_default().push(work.clone());
                     work.give_to(self.journals.get_mut(who).expect("each has one"));
                 }
                 Effect::Send(message) => {
