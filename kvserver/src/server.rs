@@ -89,7 +89,8 @@ pub async fn run_watched(
         ReplicationDoor { node: node.clone(), inbound: Arc::clone(&inbound), halt: halt.clone() };
     tokio::spawn(door.attend(from_copies));
     let health = api::keep_health(reporter, node.clone());
-    let heartbeat = Heartbeat::new(name, config.view_servers, node.clone(), wishes_out, registered);
+    let heartbeat =
+        Heartbeat::new(name, config.view_servers, None, node.clone(), wishes_out, registered);
     let refusal = attend_apart(heartbeat, halt.clone())?;
     let sequencer = async {
         let Ok((me, view)) = registration.await else {

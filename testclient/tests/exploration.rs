@@ -44,6 +44,11 @@ fn views_change_and_servers_restart_in_every_order() {
 }
 
 #[test]
+fn servers_come_back_with_their_data_in_every_order() {
+    all_sound(models::disks());
+}
+
+#[test]
 fn newcomers_join_in_every_order() {
     all_sound(models::joins());
 }

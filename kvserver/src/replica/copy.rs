@@ -56,7 +56,7 @@ pub struct Copy {
     pub(super) led: Option<Epoch>,
     /// What this copy writes of itself to disk.
     pub(super) snapshots: Snapshots,
-    /// Through here the journal knows what is committed.
+    /// Through here the journal knows that all is committed.
     told_committed: OpNumber,
     /// Rises over the whole life, so that a stream number names one stream of this server.
     pub(super) last_stream: StreamNumber,
@@ -155,9 +155,12 @@ impl Copy {
             self.adopting = self.epoch;
             out.push(Effect::Journal(Work::Adopt(self.epoch)));
         }
-        if self.told_committed < self.committed {
-            self.told_committed = self.committed;
-            out.push(Effect::Journal(Work::Committed { through: self.committed }));
+        // Of what is committed no more than is on this disk too: there its place may still be taken
+        // by an old tail.
+        let committed = self.committed.min(self.safe);
+        if self.told_committed < committed {
+            self.told_committed = committed;
+            out.push(Effect::Journal(Work::Committed { through: committed }));
         }
         if self.complete {
             let tuning = &self.options.tuning;

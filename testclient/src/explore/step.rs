@@ -8,11 +8,12 @@ use std::time::Duration;
 use kvproto::command::{Action, Change, Command, Outcome, Query, RequestId};
 use kvproto::registration::Wish;
 use kvproto::{OpNumber, Reply, RequestNumber};
-use kvserver::journal::{Completion, Work};
+use kvserver::journal::Work;
 use kvserver::replica::effect::{Effect, Notice};
 use kvserver::replica::event::{Event, Operation, Request, Token};
 use viewservice::assignment::law::{Command as Law, ViewId};
 
+use super::disk::{Disk, completion};
 use super::explain::{brief_law, brief_reply};
 use super::goals::Goal;
 use super::model::{Budget, Model};
@@ -69,13 +70,12 @@ impl State {
         for effect in effects {
             match effect {
                 Effect::Journal(work) => match work {
-                    Work::Append(entries) => {
-                        written.extend(entries.last().map(|entry| entry.position));
+                    Work::Append(_) | Work::Reset { .. } => written.push_back(work),
+                    // Their place among the appends makes no difference here.
+                    Work::Adopt(_) | Work::SnapshotChunk(_) | Work::Committed { .. } => {
+                        at_once.push(work);
                     }
-                    Work::Reset { base } => written.push_back(base),
-                    // Its place among the appends makes no difference here.
-                    Work::Adopt(epoch) => at_once.push(Completion::Adopted(epoch)),
-                    Work::SnapshotChunk(_) => at_once.push(Completion::ChunksWritten(u64::MAX)),
+                    _ if model.durable => written.push_back(work),
                     _ => {}
                 },
                 // Readers ask the replica here.
@@ -97,8 +97,8 @@ impl State {
                 }
             }
         }
-        for done in at_once {
-            self.step(model, at, Event::Journal(done), seen);
+        for work in at_once {
+            self.finish(model, at, &work, seen);
         }
         if model.slow_journal {
             if let Some(server) = self.servers[at].as_ref().filter(|_| !written.is_empty()) {
@@ -107,8 +107,8 @@ impl State {
                 self.servers[at] = Some(Shared::new(server));
             }
         } else {
-            for position in written {
-                self.step(model, at, Event::Journal(Completion::Safe(position)), seen);
+            for work in written {
+                self.finish(model, at, &work, seen);
             }
         }
     }
@@ -278,9 +278,21 @@ impl State {
             return;
         };
         let mut server = Server::clone(server);
-        if let Some(position) = server.unfinished.pop_front() {
+        if let Some(work) = server.unfinished.pop_front() {
             self.servers[at] = Some(Shared::new(server));
-            self.step(model, at, Event::Journal(Completion::Safe(position)), seen);
+            self.finish(model, at, &work, seen);
+        }
+    }
+
+    /// The journal of a server has done this.
+    fn finish(&mut self, model: &Model, at: usize, work: &Work, seen: &mut Seen) {
+        if let Some(disk) = self.disks.get_mut(at) {
+            let mut written = Disk::clone(disk);
+            written.take(work);
+            *disk = Shared::new(written);
+        }
+        if let Some(done) = completion(work) {
+            self.step(model, at, Event::Journal(done), seen);
         }
     }
 
