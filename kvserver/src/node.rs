@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-pub use dump::{Dump, DumpChunk, DumpSummary};
+pub use dump::{Dump, DumpChunk, GIVEN_UP};
 pub use handle::{Inputs, NodeHandle, Standing, channel};
 
 use crate::journal::{Journal, MemoryJournal, Work};

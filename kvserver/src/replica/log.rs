@@ -51,6 +51,12 @@ impl Log {
         &self.epochs
     }
 
+    /// First position of each epoch that begins at this op or before it, oldest first.
+    #[must_use]
+    pub fn epochs_through(&self, op: OpNumber) -> Vec<Position> {
+        self.epochs.iter().filter(|start| start.op <= op).copied().collect()
+    }
+
     /// Position of an op through the last one, as far as the epochs are remembered. Op 0 stands
     /// before the first epoch.
     #[must_use]

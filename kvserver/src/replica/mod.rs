@@ -50,6 +50,7 @@ use kvproto::message::{Body, Message};
 use kvproto::registration::{Progress, Wish};
 use kvproto::reply::{LogPoint, NotDone, Reply};
 use kvproto::rules::{Rule, keeps};
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::time::Timestamp;
 use kvproto::view::{Role, View};
 
@@ -335,6 +336,25 @@ impl Replica {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.copy.epoch
+    }
+
+    /// What a copy of the store that is taken now is of, and what it ends with, but for its chunks.
+    ///
+    /// # Panics
+    /// If this copy is only half there.
+    #[must_use]
+    pub fn snapshot(&self) -> (SnapshotHead, SnapshotEnd) {
+        assert!(self.is_complete(), "half a copy is no state");
+        let Copy { log, store, committed, .. } = &self.copy;
+        let at = log.position_at(*committed).expect("the epoch of what is committed is remembered");
+        let (cluster, keys) = (self.copy.view.cluster, store.key_count() as u64);
+        let end = SnapshotEnd {
+            epochs: log.epochs_through(*committed),
+            log_time: self.copy.log_time,
+            digest: store.digest(),
+            chunks: 0,
+        };
+        (SnapshotHead { cluster, at, keys }, end)
     }
 
     /// The last op committed and applied.
