@@ -18,7 +18,6 @@
 //! - **EqualStatesEqualDigests**: whatever the history, transfers included.
 //! - **CopyAtOneOp**: a scan yields the state at the op at which it began.
 
-mod digest;
 mod growth;
 pub mod item;
 pub mod items;
