@@ -1,5 +1,5 @@
-//! What the journal needs of a disk. Pure: the contract alone; [`files`](super::files) keeps it on
-//! the file system of the machine, simulations on one that loses and tears what was not synced.
+//! What the journal needs of a disk. Pure: the contract alone. Servers keep it on the file system of
+//! the machine, simulations on a disk that loses and tears what was not synced.
 //!
 //! What is assumed: bytes are safe once [`DiskFile::sync`] has returned, names once
 //! [`Disk::sync_dir`] of their directory has; before that a crash may keep any part of the bytes,
@@ -73,7 +73,7 @@ pub trait Disk: Clone {
 }
 
 /// An open file.
-pub trait DiskFile {
+pub trait DiskFile: std::fmt::Debug {
     /// Its length in bytes.
     ///
     /// # Errors

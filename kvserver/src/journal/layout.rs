@@ -157,8 +157,7 @@ mod tests {
 
     #[test]
     fn an_identity_is_read_as_it_was_written_or_not_at_all() {
-        let identity =
-            Identity { storage: StorageId([0xa5; 16]), cluster: ClusterId([0x0f; 16]) };
+        let identity = Identity { storage: StorageId([0xa5; 16]), cluster: ClusterId([0x0f; 16]) };
         let text = identity.encode();
         assert_eq!(Identity::decode(text.as_bytes()), Ok(identity));
         for at in 0..text.len() {

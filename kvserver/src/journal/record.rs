@@ -188,6 +188,13 @@ impl Chain {
         self.previous
     }
 
+    /// The chain as it stands before the record with which these bytes begin.
+    #[must_use]
+    pub fn rejoined(&self, bytes: &[u8]) -> Chain {
+        let previous = bytes.get(12..16).map_or(self.previous, |_| u32_at(bytes, 12));
+        Chain { previous, ..*self }
+    }
+
     /// Adds a record to the bytes of a segment.
     pub fn write(&mut self, hints: Hints, body: &Body<'_>, out: &mut Vec<u8>) {
         let start = out.len();
@@ -397,7 +404,11 @@ mod tests {
             Body::Entries { first, count: 2, batch: b"two entries" },
             Body::Truncate(OpNumber(13)),
             Body::Mark,
-            Body::Entries { first: Position { op: OpNumber(14), ..first }, count: 1, batch: b"one" },
+            Body::Entries {
+                first: Position { op: OpNumber(14), ..first },
+                count: 1,
+                batch: b"one",
+            },
             Body::Mark,
         ]
     }
@@ -408,10 +419,8 @@ mod tests {
         let (mut bytes, mut chain) = (header.encode(), header.chain());
         let mut places = vec![bytes.len()];
         for body in &bodies() {
-            let hints = Hints {
-                synced_through: header.base + bytes.len() as u64,
-                committed: OpNumber(7),
-            };
+            let hints =
+                Hints { synced_through: header.base + bytes.len() as u64, committed: OpNumber(7) };
             let before = bytes.len();
             chain.write(hints, body, &mut bytes);
             assert_eq!(bytes.len() - before, record_size(body));
