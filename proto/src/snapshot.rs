@@ -71,7 +71,7 @@ pub struct SnapshotHead {
 }
 
 /// What is known of a snapshot only at its end.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SnapshotEnd {
     /// First position of each epoch through the op of the snapshot, oldest first.
     pub epochs: Vec<Position>,

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::ids::{Epoch, OpNumber, Position};
+use kvproto::snapshot::SnapshotEnd;
 
 use super::pending::Pending;
-use super::{Completion, Journal, SnapshotEnd};
+use super::{Completion, Journal};
 
 /// Reports everything as safe at once.
 #[derive(Default, Debug)]

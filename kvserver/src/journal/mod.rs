@@ -6,16 +6,23 @@
 //! from before a truncation or a reset, is sorted out in [`pending`], in one place for every
 //! journal.
 
+pub mod disk;
+pub mod engine;
+pub mod index;
+pub mod layout;
+pub mod log;
 pub mod memory;
 pub mod pending;
+pub mod record;
+pub mod snapshots;
+pub mod survey;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::ids::{Epoch, OpNumber, Position};
-use kvproto::message::Digest;
-use kvproto::time::LogTime;
+use kvproto::snapshot::SnapshotEnd;
 
 pub use memory::MemoryJournal;
 
@@ -33,19 +40,6 @@ pub enum Completion {
     /// The snapshot at this op has been written and verified. Not said of one that a reset made
     /// the beginning of the log: there the base is reported instead.
     Snapshot(Position),
-}
-
-/// What is known of a snapshot only at its end.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct SnapshotEnd {
-    /// First position of each epoch through the op of the snapshot, oldest first.
-    pub epochs: Vec<Position>,
-    /// The clock of the log at that op.
-    pub log_time: LogTime,
-    /// Digest of the state.
-    pub digest: Digest,
-    /// How many chunks there were.
-    pub chunks: u64,
 }
 
 /// A call of a [`Journal`], for those who say what is to be done and do not do it.

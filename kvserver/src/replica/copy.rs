@@ -10,6 +10,7 @@ use kvproto::ids::{Epoch, Member, OpNumber, Position, StreamNumber};
 use kvproto::message::{Body, Message};
 use kvproto::registration::Memory;
 use kvproto::reply::LogPoint;
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::time::LogTime;
 use kvproto::view::View;
 
@@ -162,10 +163,30 @@ impl Copy {
             self.told_committed = committed;
             out.push(Effect::Journal(Work::Committed { through: committed }));
         }
-        if self.complete {
-            let tuning = &self.options.tuning;
-            self.snapshots.advance(tuning, &mut self.store, &self.log, self.committed, out);
+        if !self.complete {
+            return;
         }
+        let tuning = &self.options.tuning;
+        if self.snapshots.is_due(tuning, &self.store) && self.committed > OpNumber(0) {
+            let (head, end) = self.snapshot();
+            self.snapshots.begin(&head, end, self.store.begin_scan(), out);
+        }
+        self.snapshots.advance(&self.options.tuning, &mut self.store, out);
+    }
+
+    /// What a copy of the store that is taken now is of, and what it ends with, but for its chunks.
+    pub(super) fn snapshot(&self) -> (SnapshotHead, SnapshotEnd) {
+        assert!(self.complete, "half a copy is no state");
+        let at = self.log.position_at(self.committed);
+        let at = at.expect("the epoch of what is committed is remembered");
+        let (cluster, keys) = (self.view.cluster, self.store.key_count() as u64);
+        let end = SnapshotEnd {
+            epochs: self.log.epochs_through(self.committed),
+            log_time: self.log_time,
+            digest: self.store.digest(),
+            chunks: 0,
+        };
+        (SnapshotHead { cluster, at, keys }, end)
     }
 
     /// Commits and applies everything through `op`, telling `done` what each entry did.

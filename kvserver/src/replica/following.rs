@@ -12,12 +12,13 @@ use kvproto::command::Entry;
 use kvproto::ids::{Member, Nonce, OpNumber, Position, StreamNumber};
 use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
 use kvproto::rules::{Rule, keeps};
+use kvproto::snapshot::SnapshotEnd;
 use kvproto::time::Timestamp;
 
 use super::broken;
 use super::copy::Copy;
 use super::effect::{Effect, Notice};
-use crate::journal::{SnapshotEnd, Work};
+use crate::journal::Work;
 
 /// What a copy knows of the primary of its epoch.
 #[derive(Clone, Hash, Debug, Default)]

@@ -344,17 +344,7 @@ impl Replica {
     /// If this copy is only half there.
     #[must_use]
     pub fn snapshot(&self) -> (SnapshotHead, SnapshotEnd) {
-        assert!(self.is_complete(), "half a copy is no state");
-        let Copy { log, store, committed, .. } = &self.copy;
-        let at = log.position_at(*committed).expect("the epoch of what is committed is remembered");
-        let (cluster, keys) = (self.copy.view.cluster, store.key_count() as u64);
-        let end = SnapshotEnd {
-            epochs: log.epochs_through(*committed),
-            log_time: self.copy.log_time,
-            digest: store.digest(),
-            chunks: 0,
-        };
-        (SnapshotHead { cluster, at, keys }, end)
+        self.copy.snapshot()
     }
 
     /// The last op committed and applied.

@@ -12,11 +12,12 @@ use kvproto::convert::Malformed;
 use kvproto::ids::{Epoch, Member, OpNumber, Position, StorageId};
 use kvproto::message::Digest;
 use kvproto::registration::Held;
+use kvproto::snapshot::SnapshotEnd;
 use kvproto::time::LogTime;
 use kvproto::view::View;
 
 use super::log::Log;
-use crate::journal::SnapshotEnd;
+
 use crate::store::{Items, Store, StoreLimits};
 
 /// What a journal held.

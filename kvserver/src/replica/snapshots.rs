@@ -4,12 +4,12 @@
 //! costs the log nothing to grow meanwhile, so it is written in small steps, no faster than the
 //! journal takes them, and given up without harm when the copy is replaced.
 
-use kvproto::ids::{OpNumber, Position};
+use kvproto::ids::Position;
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 
 use super::Tuning;
 use super::effect::Effect;
-use super::log::Log;
-use crate::journal::{SnapshotEnd, Work};
+use crate::journal::Work;
 use crate::store::{ScanId, Store};
 
 /// Chunks given to the journal and not yet written.
@@ -62,19 +62,29 @@ impl Snapshots {
         }
     }
 
-    /// Begins a snapshot when one is due, and moves the one under way on by one chunk.
-    pub fn advance(
+    /// Whether there is enough to save.
+    #[must_use]
+    pub fn is_due(&self, tuning: &Tuning, store: &Store) -> bool {
+        let due = tuning.snapshot_after_bytes.max(store.bytes() / 2);
+        self.running.is_none() && self.unsaved_bytes >= due
+    }
+
+    /// Begins a snapshot, which this scan of the store yields.
+    pub fn begin(
         &mut self,
-        tuning: &Tuning,
-        store: &mut Store,
-        log: &Log,
-        committed: OpNumber,
+        head: &SnapshotHead,
+        end: SnapshotEnd,
+        scan: ScanId,
         out: &mut Vec<Effect>,
     ) {
-        let due = tuning.snapshot_after_bytes.max(store.bytes() / 2);
-        if self.running.is_none() && self.unsaved_bytes >= due {
-            self.running = begin(store, log, committed, self.unsaved_bytes, out);
-        }
+        let SnapshotHead { at, keys, .. } = *head;
+        let saves_bytes = self.unsaved_bytes;
+        self.running = Some(Running { scan, at, end, written: 0, ended: false, saves_bytes });
+        out.push(Effect::Journal(Work::BeginSnapshot { at, keys }));
+    }
+
+    /// Moves the snapshot under way on by one chunk, if the journal has room.
+    pub fn advance(&mut self, tuning: &Tuning, store: &mut Store, out: &mut Vec<Effect>) {
         let Some(running) = self.running.as_mut().filter(|running| !running.ended) else {
             return;
         };
@@ -92,24 +102,4 @@ impl Snapshots {
             }
         }
     }
-}
-
-fn begin(
-    store: &mut Store,
-    log: &Log,
-    committed: OpNumber,
-    saves_bytes: u64,
-    out: &mut Vec<Effect>,
-) -> Option<Running> {
-    let at = log.position_at(committed).filter(|at| at.op > OpNumber(0))?;
-    let end = SnapshotEnd {
-        epochs: log.epochs().iter().filter(|start| start.op <= at.op).copied().collect(),
-        log_time: store.log_time(),
-        digest: store.digest(),
-        chunks: 0,
-    };
-    let keys = store.key_count() as u64;
-    out.push(Effect::Journal(Work::BeginSnapshot { at, keys }));
-    let scan = store.begin_scan();
-    Some(Running { scan, at, end, written: 0, ended: false, saves_bytes })
 }

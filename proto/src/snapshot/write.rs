@@ -11,7 +11,7 @@ use crate::ids::Position;
 
 /// Makes of chunks a snapshot. What its methods return is to be written at once, and each chunk
 /// after what announces it; chunks themselves are not copied.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Writer {
     keys: u64,
     checksum: u32,

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kvproto::command::Entry;
+use kvproto::snapshot::SnapshotEnd;
 use kvproto::{Epoch, OpNumber, Position, Settings, StorageId};
-use kvserver::journal::{Completion, SnapshotEnd, Work};
+use kvserver::journal::{Completion, Work};
 use kvserver::replica::recovery::Recovered;
 use kvserver::store::{Items, StoreLimits};
 

@@ -1,9 +1,10 @@
 //! Copies that come back with what their journals held.
 
 use kvproto::ids::{Generation, OpNumber, Position, StorageId};
+use kvproto::snapshot::SnapshotEnd;
 
 use super::*;
-use crate::journal::SnapshotEnd;
+
 use crate::replica::recovery::Recovered;
 use crate::store::StoreLimits;
 
