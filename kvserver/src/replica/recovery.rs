@@ -5,6 +5,7 @@
 //! the log kept in memory stays short. Whatever makes no sense is an error: bytes that a checksum
 //! covers and that contradict each other were written by a mistake of ours or somebody's hand.
 
+use std::io;
 use std::sync::Arc;
 
 use kvproto::command::Entry;
@@ -12,11 +13,15 @@ use kvproto::convert::Malformed;
 use kvproto::ids::{Epoch, Member, OpNumber, Position, StorageId};
 use kvproto::message::Digest;
 use kvproto::registration::Held;
-use kvproto::snapshot::SnapshotEnd;
+use kvproto::snapshot::{self, SnapshotEnd};
 use kvproto::time::LogTime;
 use kvproto::view::View;
+use thiserror::Error;
 
 use super::log::Log;
+use crate::journal::disk::Disk;
+use crate::journal::engine::{self, Engine};
+use crate::journal::snapshots::ReadError;
 
 use crate::store::{Items, Store, StoreLimits};
 
@@ -39,6 +44,65 @@ pub struct Recovered {
 
 const fn malformed<T>(what: &'static str) -> Result<T, Malformed> {
     Err(Malformed { what })
+}
+
+/// Entries read at a time.
+const READ_BYTES: u64 = 4 << 20;
+
+/// A journal that cannot be read after all.
+#[derive(Debug, Error)]
+pub enum Unreadable {
+    /// The disk failed, or what it gives now is not what it gave when it was looked through.
+    #[error("{0}")]
+    Disk(#[from] ReadError),
+    /// It can be read, and makes no sense.
+    #[error("{0}")]
+    Contradiction(#[from] Malformed),
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        Unreadable::Disk(error.into())
+    }
+}
+
+/// Rebuilds a copy from a log that was found sound.
+///
+/// # Errors
+/// When it cannot be read, or makes no sense.
+pub fn read<D: Disk>(
+    engine: &Engine<D>,
+    found: &engine::Recovered,
+    items: Items,
+    retain_bytes: usize,
+) -> Result<Recovered, Unreadable> {
+    let mut recovered = Recovered::new(engine.identity().limits, items, retain_bytes);
+    recovered.adopt(found.adopted);
+    if let Some(mut snapshot) = engine.read_snapshot()? {
+        let mut at = Position::default();
+        while let Some(item) = snapshot.next()? {
+            match item {
+                snapshot::Item::Head(head) => {
+                    at = head.at;
+                    recovered.reserve(head.keys);
+                }
+                snapshot::Item::Block(records) => recovered.install(&records)?,
+                snapshot::Item::End(end) => recovered.end_snapshot(at, &end)?,
+            }
+        }
+    }
+    while recovered.log.last().op < found.last.op {
+        let entries = engine.read(recovered.log.last().op.next(), READ_BYTES)?;
+        if entries.is_empty() {
+            return Err(Malformed { what: "the log ends before its end" }.into());
+        }
+        recovered.append(entries)?;
+        recovered.commit(found.committed);
+    }
+    if recovered.log.last() != found.last {
+        return Err(Malformed { what: "the log ends with another op" }.into());
+    }
+    Ok(recovered)
 }
 
 impl Recovered {
