@@ -146,12 +146,12 @@ impl<D: Disk> Engine<D> {
             queue: Vec::new(),
             has_failed: false,
         };
+        for name in &directory.unfinished {
+            engine.disk.remove(name).map_err(Refused::io("remove", name))?;
+        }
         match directory.identity {
             Some(identity) => engine.identity = identity,
             None => engine.write_identity().map_err(Refused::io("write", IDENTITY))?,
-        }
-        for name in &directory.unfinished {
-            engine.disk.remove(name).map_err(Refused::io("remove", name))?;
         }
         for number in &directory.replaced {
             let era = survey::era(&engine.disk, *number, engine.identity.storage)?;
@@ -183,7 +183,14 @@ impl<D: Disk> Engine<D> {
         engine.adopted = era.adopted;
         engine.committed = era.committed;
         engine.snapshot = era.snapshot.clone();
-        engine.log = Some(Log::found(engine.identity.storage, options.sizes, &era));
+        let mut log = Log::found(engine.identity.storage, options.sizes, &era);
+        if era.segments.last().is_some_and(|last| last.records > 0) {
+            // A new segment says that what is before it was safe. Without room, the next write does.
+            let nonce = engine.nonce();
+            log.write(&engine.disk, &[], era.committed, era.adopted, nonce)
+                .map_err(Refused::io("write", &era.dir))?;
+        }
+        engine.log = Some(log);
         let recovered = Recovered {
             last: era.last(),
             epochs: era.epochs(),
