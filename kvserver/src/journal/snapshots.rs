@@ -30,6 +30,17 @@ pub enum ReadError {
     Malformed(#[from] Malformed),
 }
 
+impl ReadError {
+    /// The same as an error of the disk, which it is if the file was just written.
+    #[must_use]
+    pub fn into_io(self) -> io::Error {
+        match self {
+            ReadError::Io(error) => error,
+            ReadError::Malformed(what) => io::Error::new(io::ErrorKind::InvalidData, what),
+        }
+    }
+}
+
 /// A snapshot that is being written.
 #[derive(Debug)]
 pub struct SnapshotWriter<D: Disk> {
