@@ -63,6 +63,8 @@ rules! {
     ReplyNeedsEveryCopy,
     /// REP-2: the primary's own journal is one of the copies.
     OwnJournalCounts,
+    /// REP-2: a copy acknowledges what its journal has.
+    AckWaitsForJournal,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.
@@ -131,6 +133,8 @@ rules! {
     ProofByEveryCopy,
     /// Leases and confirmations: asked copies give one too.
     ProofByTheAsked,
+    /// Leases: who restarts with its data behaves as if it had just granted one.
+    RestartPromises,
     /// Leases: a new primary waits out what it promised to earlier epochs.
     PromisesAreKept,
     /// Confirmations: the round begins after the read arrived.

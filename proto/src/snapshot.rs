@@ -25,7 +25,7 @@ mod tests;
 
 use thiserror::Error;
 
-pub use check::{Check, Counts};
+pub use check::{Check, Counts, Verified, Verifier};
 pub use read::Reader;
 pub use write::Writer;
 
@@ -41,6 +41,9 @@ pub const MAGIC: [u8; 8] = *b"KVSTATE\n";
 
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT_LEVEL: u32 = 1;
+
+/// The name under which a snapshot lies in the data directory of a server that is to begin with it.
+pub const RESTORE_FILE: &str = "restore.snapshot";
 
 /// Most bytes of one block: a record is never larger than a message that brings it.
 pub const BLOCK_SIZE_MAX: usize = MESSAGE_SIZE_MAX;
@@ -68,7 +71,7 @@ pub struct SnapshotHead {
 }
 
 /// What is known of a snapshot only at its end.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SnapshotEnd {
     /// First position of each epoch through the op of the snapshot, oldest first.
     pub epochs: Vec<Position>,

@@ -18,8 +18,11 @@ use kvproto::batch::Batch;
 use kvproto::command::Entry;
 use kvproto::ids::{ClusterId, Epoch, Generation, OpNumber, Position, StorageId};
 use kvproto::limits::BATCH_SIZE_MAX;
+use kvproto::settings::Settings;
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use thiserror::Error;
+
+use crate::store::StoreLimits;
 
 use super::disk::{Disk, DiskFile};
 use super::layout::{self, IDENTITY, Identity, NEW, SET_ASIDE, SUSPECT};
@@ -134,7 +137,11 @@ impl<D: Disk> Engine<D> {
     pub fn open(disk: D, options: Options) -> Result<(Engine<D>, Found), Refused> {
         let directory = survey::survey(&disk)?;
         let mut engine = Engine {
-            identity: Identity { storage: options.storage, cluster: ClusterId::default() },
+            identity: Identity {
+                storage: options.storage,
+                cluster: ClusterId::default(),
+                limits: StoreLimits::from(&Settings::default()),
+            },
             disk,
             options,
             nonces: options.seed,
@@ -232,6 +239,18 @@ impl<D: Disk> Engine<D> {
             return Err(Refused::OtherCluster { theirs, ours: cluster });
         }
         self.identity.cluster = cluster;
+        self.write_identity().map_err(Refused::io("write", IDENTITY))
+    }
+
+    /// From now on entries are applied under these limits, also when the log is read again.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn note_limits(&mut self, limits: StoreLimits) -> Result<(), Refused> {
+        if self.identity.limits == limits {
+            return Ok(());
+        }
+        self.identity.limits = limits;
         self.write_identity().map_err(Refused::io("write", IDENTITY))
     }
 

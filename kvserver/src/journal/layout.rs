@@ -12,6 +12,8 @@
 
 use kvproto::ids::{ClusterId, Generation, OpNumber, StorageId};
 
+use crate::store::StoreLimits;
+
 /// Whose directory it is.
 pub const IDENTITY: &str = "identity";
 /// Marks an era that cannot be relied on.
@@ -85,6 +87,8 @@ pub struct Identity {
     pub storage: StorageId,
     /// The cluster to which it belongs, none before the first registration.
     pub cluster: ClusterId,
+    /// Under which the entries of its log are applied.
+    pub limits: StoreLimits,
 }
 
 /// Why an identity file cannot be used.
@@ -104,8 +108,8 @@ impl Identity {
     #[must_use]
     pub fn encode(&self) -> String {
         let text = format!(
-            "{TITLE}, format {IDENTITY_LEVEL}\nstorage {}\ncluster {}\n",
-            self.storage, self.cluster
+            "{TITLE}, format {IDENTITY_LEVEL}\nstorage {}\ncluster {}\nvalue-size-max {:x}\nsessions-max {:x}\n",
+            self.storage, self.cluster, self.limits.value_size_max, self.limits.sessions_max
         );
         let crc = crc32c::crc32c(text.as_bytes());
         format!("{text}checksum {crc:08x}\n")
@@ -132,11 +136,16 @@ impl Identity {
         }
         let mut field = |name: &str| {
             let line = lines.next()?.strip_prefix(name)?.strip_prefix(' ')?;
-            u128::from_str_radix(line, 16).ok().map(u128::to_be_bytes)
+            u128::from_str_radix(line, 16).ok()
         };
-        let storage = StorageId(field("storage").ok_or(BadIdentity::Corrupt)?);
-        let cluster = ClusterId(field("cluster").ok_or(BadIdentity::Corrupt)?);
-        Ok(Identity { storage, cluster })
+        let mut field = |name| field(name).ok_or(BadIdentity::Corrupt);
+        let number = |field: u128| u64::try_from(field).map_err(|_| BadIdentity::Corrupt);
+        let storage = StorageId(field("storage")?.to_be_bytes());
+        let cluster = ClusterId(field("cluster")?.to_be_bytes());
+        let value_size_max = number(field("value-size-max")?)?;
+        let sessions_max = number(field("sessions-max")?)?;
+        let limits = StoreLimits { value_size_max, sessions_max };
+        Ok(Identity { storage, cluster, limits })
     }
 }
 
@@ -157,7 +166,11 @@ mod tests {
 
     #[test]
     fn an_identity_is_read_as_it_was_written_or_not_at_all() {
-        let identity = Identity { storage: StorageId([0xa5; 16]), cluster: ClusterId([0x0f; 16]) };
+        let identity = Identity {
+            storage: StorageId([0xa5; 16]),
+            cluster: ClusterId([0x0f; 16]),
+            limits: StoreLimits { value_size_max: 8 << 20, sessions_max: 100_000 },
+        };
         let text = identity.encode();
         assert_eq!(Identity::decode(text.as_bytes()), Ok(identity));
         for at in 0..text.len() {

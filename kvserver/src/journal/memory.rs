@@ -28,6 +28,13 @@ impl MemoryJournal {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// One that goes on after this op.
+    #[cfg(test)]
+    #[must_use]
+    pub fn after(last: OpNumber) -> Self {
+        MemoryJournal { pending: Pending::after(last), ..Self::default() }
+    }
 }
 
 impl Journal for MemoryJournal {

@@ -45,6 +45,66 @@ pub enum Completion {
     Snapshot(Position),
 }
 
+/// A call of a [`Journal`], for those who say what is to be done and do not do it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Work {
+    /// [`Journal::adopt`].
+    Adopt(Epoch),
+    /// [`Journal::append`].
+    Append(Vec<Arc<Entry>>),
+    /// [`Journal::truncate`].
+    Truncate {
+        /// Last op kept.
+        after: OpNumber,
+    },
+    /// [`Journal::reset`].
+    Reset {
+        /// The op that the new log begins after.
+        base: Position,
+    },
+    /// [`Journal::trim`].
+    Trim {
+        /// Last op that may go.
+        through: OpNumber,
+    },
+    /// [`Journal::committed`].
+    Committed {
+        /// Last op that is.
+        through: OpNumber,
+    },
+    /// [`Journal::begin_snapshot`].
+    BeginSnapshot {
+        /// The op whose state it is.
+        at: Position,
+        /// How many keys there will be.
+        keys: u64,
+    },
+    /// [`Journal::snapshot_chunk`].
+    SnapshotChunk(Bytes),
+    /// [`Journal::end_snapshot`].
+    EndSnapshot(SnapshotEnd),
+    /// [`Journal::abandon_snapshot`].
+    AbandonSnapshot,
+}
+
+impl Work {
+    /// Makes the call.
+    pub fn give_to(self, journal: &mut (impl Journal + ?Sized)) {
+        match self {
+            Work::Adopt(epoch) => journal.adopt(epoch),
+            Work::Append(entries) => journal.append(&entries),
+            Work::Truncate { after } => journal.truncate(after),
+            Work::Reset { base } => journal.reset(base),
+            Work::Trim { through } => journal.trim(through),
+            Work::Committed { through } => journal.committed(through),
+            Work::BeginSnapshot { at, keys } => journal.begin_snapshot(at, keys),
+            Work::SnapshotChunk(records) => journal.snapshot_chunk(records),
+            Work::EndSnapshot(end) => journal.end_snapshot(end),
+            Work::AbandonSnapshot => journal.abandon_snapshot(),
+        }
+    }
+}
+
 /// Takes the journal effects of a replica in the order in which they were emitted, and says when
 /// they are safe. Safe means what the mode asks: synced to disk, or in memory simply taken on.
 pub trait Journal {

@@ -94,6 +94,11 @@ impl Store {
         *self = Store::new(limits, self.keys.items().clone());
     }
 
+    /// Meets these limits from now on. All copies must do so at the same op.
+    pub fn set_limits(&mut self, limits: StoreLimits) {
+        self.limits = limits;
+    }
+
     /// Applies the next committed entry and says what it did. Every entry has an outcome; one that
     /// is refused changes no key and ends no session.
     ///

@@ -1,10 +1,81 @@
 //! Holds the contents of a snapshot against what its head and its end say of them. Pure.
 
-use super::{Item, Malformed, SnapshotEnd};
+use bytes::Bytes;
+
+use super::{Item, Malformed, Reader, SnapshotEnd, SnapshotHead};
 use crate::convert::{StateRecord, records};
 use crate::digest::{self, Rolling};
 use crate::ids::{OpNumber, Position, SessionId};
 use crate::message::SessionRecord;
+
+/// Takes the pieces of a whole file, for those who only want to know whether it is sound.
+#[derive(Default, Debug)]
+pub struct Verifier {
+    reader: Reader,
+    check: Check,
+    head: Option<SnapshotHead>,
+    end: Option<SnapshotEnd>,
+    bytes: u64,
+}
+
+/// What a sound file holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verified {
+    /// How it begins.
+    pub head: SnapshotHead,
+    /// How it ends.
+    pub end: SnapshotEnd,
+    /// How much is in between.
+    pub counts: Counts,
+    /// The size of the file.
+    pub bytes: u64,
+}
+
+impl Verifier {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// If the file is not sound.
+    pub fn push(&mut self, piece: Bytes) -> Result<(), Malformed> {
+        self.bytes += piece.len() as u64;
+        self.reader.push(piece);
+        while let Some(item) = self.reader.next()? {
+            self.check.take(&item)?;
+            match item {
+                Item::Head(head) => self.head = Some(head),
+                Item::Block(_) => {}
+                Item::End(end) => self.end = Some(end),
+            }
+        }
+        Ok(())
+    }
+
+    /// How it begins, once that was read.
+    #[must_use]
+    pub fn head(&self) -> Option<&SnapshotHead> {
+        self.head.as_ref()
+    }
+
+    /// How much was read.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.check.counts()
+    }
+
+    /// To be called after the last piece.
+    ///
+    /// # Errors
+    /// If there should be more.
+    pub fn finish(self) -> Result<Verified, Malformed> {
+        self.reader.finish()?;
+        match (self.head, self.end) {
+            (Some(head), Some(end)) => {
+                Ok(Verified { head, end, counts: self.check.counts(), bytes: self.bytes })
+            }
+            _ => Err(Malformed::Incomplete { bytes: self.bytes }),
+        }
+    }
+}
 
 /// Takes the items of one snapshot in order. A snapshot is sound once its end was taken: then its
 /// records are in order, as many as they should be, and have the digest of the state that they were

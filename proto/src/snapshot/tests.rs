@@ -85,22 +85,29 @@ fn sound(keys: u64) -> Vec<u8> {
     written(&head(keys), &chunks, &end(&chunks, digest))
 }
 
-/// The items of a file that comes in pieces of these sizes.
+/// The items of a file that comes in pieces of these sizes, if it is sound.
 fn read(file: &[u8], sizes: impl IntoIterator<Item = usize>) -> Result<Vec<Item>, Malformed> {
-    let (mut reader, mut check) = (Reader::new(), Check::default());
+    let (mut reader, mut verifier) = (Reader::new(), Verifier::default());
     let mut items = Vec::new();
     let mut rest = file;
     let mut sizes = sizes.into_iter();
     while !rest.is_empty() {
         let size = sizes.next().unwrap_or(rest.len()).min(rest.len());
-        reader.push(Bytes::copy_from_slice(&rest[..size]));
-        rest = &rest[size..];
+        let (piece, behind) = rest.split_at(size);
+        let piece = Bytes::copy_from_slice(piece);
+        verifier.push(piece.clone())?;
+        reader.push(piece);
+        rest = behind;
         while let Some(item) = reader.next()? {
-            check.take(&item)?;
             items.push(item);
         }
     }
-    reader.finish()?;
+    let verified = verifier.finish()?;
+    assert_eq!(
+        (verified.bytes, items.first()),
+        (file.len() as u64, Some(&Item::Head(verified.head)))
+    );
+    assert_eq!((reader.finish(), items.last()), (Ok(()), Some(&Item::End(verified.end))));
     Ok(items)
 }
 

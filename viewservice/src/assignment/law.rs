@@ -28,7 +28,7 @@ use kvproto::{
 use thiserror::Error;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Most servers registered at once. A view has at most 16; the rest are spares and servers that
 /// are gone and not yet forgotten.
@@ -418,8 +418,9 @@ impl ViewState {
         Ok(Applied::Registered(member))
     }
 
-    /// VIEW-6: a life that comes back with everything that was committed takes the place of the one
-    /// that left it. Not as primary: a part of its log may have been acknowledged by others and not
+    /// VIEW-6: a life that comes back with everything that was committed is eligible in the place of
+    /// the one that left it. The view still names that one, so that a new view, with a number of its
+    /// own, ends whatever its primary had asked for it. And not as primary: a part of its log may have been acknowledged by others and not
     /// be on its disk, so the old epoch could name two ops at one position.
     fn take_back(&mut self, member: &Member, held: &Held) {
         let generation = (held.last.op > OpNumber(0)).then_some(held.last.epoch.generation);
@@ -439,11 +440,6 @@ impl ViewState {
         if former.name != member.name && self.is_present(&former) {
             self.servers.remove(&former.name);
         }
-        if former.name == member.name {
-            for backup in self.view.backups.iter_mut().filter(|backup| **backup == former) {
-                *backup = member.clone();
-            }
-        }
         if self.view.is_primary(&former) && !keeps(Rule::RestartEndsTheRole) {
             self.view.primary = Some(member.clone());
         }
@@ -459,10 +455,6 @@ impl ViewState {
         if let Some(former) = gone {
             before.eligible.remove(&former);
             before.eligible.insert(member.clone());
-            if former.name == member.name {
-                let places = before.backups.iter_mut().filter(|backup| **backup == former);
-                places.for_each(|place| *place = member.clone());
-            }
         }
         before
     }

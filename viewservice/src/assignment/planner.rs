@@ -249,7 +249,8 @@ fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
     state.is_present(primary) && !liveness.is_dead(primary)
 }
 
-/// Fills up the backups with spares: those that died least first, then the senior ones. One that
+/// Fills up the backups with spares: those that hold everything first, since they came back with
+/// their data, then those that died least, then the senior ones. One that
 /// has died too often is taken only when nobody else holds a second copy: a bad copy is better than
 /// none, and nothing is better than moving all the data again and again.
 fn recruit(
@@ -266,7 +267,10 @@ fn recruit(
         .filter(|spare| spare != primary && !backups.contains(spare) && Some(spare) != except)
         .filter(|spare| liveness.is_recruitable(spare))
         .collect();
-    spares.sort_by_key(|spare| (liveness.deaths(&spare.name), spare.incarnation));
+    let eligible = &state.view().eligible;
+    spares.sort_by_key(|spare| {
+        (!eligible.contains(spare), liveness.deaths(&spare.name), spare.incarnation)
+    });
     let (barred, ready): (Vec<_>, Vec<_>) =
         spares.into_iter().partition(|spare| liveness.is_barred(spare, now));
     backups.extend(ready.into_iter().take(wanted.saturating_sub(backups.len())));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-mod returning;
+pub(in crate::assignment) mod returning;
 
 fn state() -> ViewState {
     ViewState::new(ClusterId([1; 16]), Settings::default())
