@@ -27,7 +27,8 @@ pub use dump::{Dump, DumpChunk, GIVEN_UP};
 pub use handle::{Inputs, NodeHandle, Standing, channel};
 
 use crate::journal::engine::Failed;
-use crate::journal::{DiskJournal, Journal, MemoryJournal, Work};
+use crate::journal::writer::DiskJournal;
+use crate::journal::{Journal, MemoryJournal, Work};
 use crate::peers::Peers;
 use crate::replica::effect::{Effect, Notice};
 use crate::replica::event::{Event, Request, Token};
@@ -122,8 +123,7 @@ impl Node {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let me = parts.me.clone();
-        let replica =
-            Replica::resume(me, parts.view, parts.options, parts.recovered, clock::now());
+        let replica = Replica::resume(me, parts.view, parts.options, parts.recovered, clock::now());
         let standing = Standing {
             me: Some(parts.me),
             view: Some(Arc::new(replica.view().clone())),
