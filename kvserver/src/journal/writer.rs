@@ -62,7 +62,8 @@ pub struct DiskJournal {
 #[derive(Debug)]
 struct Queues {
     log: Sender<ToLog>,
-    side: Sender<SideJob>,
+    /// Gone when nothing more will be called: the thread ends when nobody can send to it any more.
+    side: Option<Sender<SideJob>>,
 }
 
 #[derive(Debug)]
@@ -80,7 +81,9 @@ impl Workers for Queues {
     }
 
     fn side(&mut self, job: SideJob) {
-        let _ = self.side.send(job);
+        if let Some(side) = &self.side {
+            let _ = side.send(job);
+        }
     }
 }
 
@@ -94,7 +97,7 @@ impl DiskJournal {
         let (side, side_in) = channel();
         let (reports_out, reports) = unbounded_channel();
         let disk = engine.disk().clone();
-        let queues = Queues { log: log.clone(), side: side.clone() };
+        let queues = Queues { log: log.clone(), side: Some(side.clone()) };
         let front = Front::new(&engine, last, queues);
         let log_worker = LogWorker::new(engine);
         let side_worker = SideWorker::new(disk);
@@ -201,7 +204,9 @@ impl Journal for DiskJournal {
 /// Ends when everything called has been done.
 impl Drop for DiskJournal {
     fn drop(&mut self) {
-        let _ = self.front.workers().log.send(ToLog::Stop);
+        let queues = self.front.workers();
+        let _ = queues.log.send(ToLog::Stop);
+        queues.side = None;
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so.
             let _ = thread.join();
