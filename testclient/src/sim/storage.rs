@@ -355,7 +355,7 @@ impl World<'_> {
             _ => disk::Fault::Full,
         };
         if let Some(storage) = &mut self.machines[node].storage {
-            storage.struck |= fault == disk::Fault::Fails;
+            storage.struck |= fault != disk::Fault::PowerCut;
             storage.disk.go_wrong(storage.disk.operations() + after, fault);
             self.note(|| format!("s{node}: operation {after} of its disk: {fault:?}"));
         }
