@@ -61,7 +61,8 @@ pub struct DiskJournal {
 #[derive(Debug)]
 struct Queues {
     log: Sender<ToLog>,
-    side: Sender<SideJob>,
+    /// Let go of at the end.
+    side: Option<Sender<SideJob>>,
 }
 
 #[derive(Debug)]
@@ -79,7 +80,9 @@ impl Workers for Queues {
     }
 
     fn side(&mut self, job: SideJob) {
-        let _ = self.side.send(job);
+        if let Some(side) = &self.side {
+            let _ = side.send(job);
+        }
     }
 }
 
@@ -93,7 +96,7 @@ impl DiskJournal {
         let (side, side_in) = channel();
         let (reports_out, reports) = unbounded_channel();
         let disk = engine.disk().clone();
-        let queues = Queues { log: log.clone(), side: side.clone() };
+        let queues = Queues { log: log.clone(), side: Some(side.clone()) };
         let front = Front::new(&engine, last, queues);
         let log_worker = LogWorker::new(engine);
         let side_worker = SideWorker::new(disk);
@@ -196,7 +199,9 @@ impl Journal for DiskJournal {
 /// Ends when everything called has been done.
 impl Drop for DiskJournal {
     fn drop(&mut self) {
-        let _ = self.front.workers().log.send(ToLog::Stop);
+        let queues = self.front.workers();
+        let _ = queues.log.send(ToLog::Stop);
+        queues.side = None;
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so.
             let _ = thread.join();
@@ -258,7 +263,6 @@ fn run_side(
     let mut left = None;
     loop {
         let next = match left {
-            // The log's thread ends first, and lets go of the queue.
             None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(Left::Nothing) => jobs.try_recv().map_err(|_| RecvTimeoutError::Timeout),
             Some(Left::WaitsForRoom) => jobs.recv_timeout(TRY_AGAIN_AFTER),
