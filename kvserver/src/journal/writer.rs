@@ -54,6 +54,7 @@ pub struct DiskJournal {
     front: Front<Queues>,
     reports: UnboundedReceiver<Report>,
     has_room: bool,
+    told_room: bool,
     failed: Option<Failed>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -61,7 +62,7 @@ pub struct DiskJournal {
 #[derive(Debug)]
 struct Queues {
     log: Sender<ToLog>,
-    /// Let go of at the end.
+    /// Gone when nothing more will be called: the thread ends when nobody can send to it any more.
     side: Option<Sender<SideJob>>,
 }
 
@@ -109,7 +110,7 @@ impl DiskJournal {
                 .name("snapshots".into())
                 .spawn(move || run_side(side_worker, &side_in, &log, &side_reports))?,
         ];
-        Ok(DiskJournal { front, reports, has_room: true, failed: None, threads })
+        Ok(DiskJournal { front, reports, has_room: true, told_room: true, failed: None, threads })
     }
 
     /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed, or
@@ -192,6 +193,10 @@ impl Journal for DiskJournal {
         if self.failed.is_some() {
             return None;
         }
+        if self.has_room != self.told_room {
+            self.told_room = self.has_room;
+            return Some(Completion::DiskFull(!self.has_room));
+        }
         self.front.poll()
     }
 }
@@ -263,6 +268,7 @@ fn run_side(
     let mut left = None;
     loop {
         let next = match left {
+            // The log's thread ends first, and lets go of the queue.
             None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(Left::Nothing) => jobs.try_recv().map_err(|_| RecvTimeoutError::Timeout),
             Some(Left::WaitsForRoom) => jobs.recv_timeout(TRY_AGAIN_AFTER),
