@@ -8,6 +8,7 @@
 
 pub mod disk;
 pub mod engine;
+pub mod files;
 pub mod index;
 pub mod layout;
 pub mod log;
@@ -16,6 +17,8 @@ pub mod pending;
 pub mod record;
 pub mod snapshots;
 pub mod survey;
+pub mod work;
+pub mod writer;
 
 use std::sync::Arc;
 
