@@ -388,11 +388,11 @@ impl<D: Disk> LogWorker<D> {
 
 impl LogJob {
     fn is_of_the_log(&self) -> bool {
-        let LogJob::Adopt(_) | LogJob::Install(..) | LogJob::Spare(_) | LogJob::Failed(..) = self
-        else {
-            return true;
-        };
-        false
+        // An adoption holds for whatever log comes next.
+        !matches!(
+            self,
+            LogJob::Adopt(_) | LogJob::Install(..) | LogJob::Spare(_) | LogJob::Failed(..)
+        )
     }
 }
 
