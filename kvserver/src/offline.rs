@@ -18,7 +18,7 @@ use crate::journal::disk::Disk;
 use crate::journal::engine::{self, Engine, Found};
 use crate::journal::files::Files;
 use crate::journal::layout::IDENTITY;
-use crate::journal::survey::{Directory, Torn, survey};
+use crate::journal::survey::{Damage, Directory, Torn, survey};
 use crate::replica::recovery::{self, Recovered};
 use crate::store::Items;
 use account::{account, certainty};
@@ -51,6 +51,9 @@ pub enum JournalCommand {
         /// Replace the file if it exists.
         #[arg(long)]
         force: bool,
+        /// Save what stands before the damage, if there is any, and give up what comes after it.
+        #[arg(long)]
+        accept_data_loss: bool,
     },
 }
 
@@ -82,7 +85,7 @@ pub fn run(command: Command) -> Result<()> {
     }
     // Keeps everybody else away.
     let _dir = DataDir::open(&place, "kvserver")?;
-    let directory = survey(&disk).with_context(about)?;
+    let mut directory = survey(&disk).with_context(about)?;
     match command {
         JournalCommand::Inspect(_) => print(&account(&directory, holds(RESTORE_FILE))),
         JournalCommand::Verify(_) => {
@@ -90,12 +93,20 @@ pub fn run(command: Command) -> Result<()> {
             let (mut recovered, _) = rebuild(disk, directory).with_context(about)?;
             print(&verdict(&place, &mut recovered, torn.as_ref()))
         }
-        JournalCommand::Export { file, force, .. } => {
+        JournalCommand::Export { file, force, accept_data_loss, .. } => {
             let cluster =
                 directory.identity.map_or(ClusterId::default(), |identity| identity.cluster);
+            let damage = directory.era.as_mut().and_then(|era| era.damage.take());
+            if let Some(damage) = damage.as_ref().filter(|_| !accept_data_loss) {
+                bail!(
+                    "{}: damaged: {damage}; with --accept-data-loss what stands before that is \
+                     exported",
+                    about()
+                );
+            }
             let (mut recovered, found) = rebuild(disk, directory).with_context(about)?;
             let written = export(&mut recovered, cluster, &file, force)?;
-            print(&exported(&file, &written, &found))
+            print(&exported(&file, &written, &found, damage.as_ref()))
         }
     }
 }
@@ -151,10 +162,18 @@ fn export(
     Ok(file.finish(|_| {})?)
 }
 
-fn exported(path: &Path, written: &Verified, found: &engine::Recovered) -> String {
+fn exported(
+    path: &Path,
+    written: &Verified,
+    found: &engine::Recovered,
+    damage: Option<&Damage>,
+) -> String {
     let Verified { head, end, counts, bytes } = written;
+    let damage = damage.map_or(String::new(), |damage| {
+        format!("\ngiven up is what {damage} held, and everything after it")
+    });
     format!(
-        "exported to {}: op {} of generation {}, {} keys, {} sessions, {}, digest {}; {}\n",
+        "exported to {}: op {} of generation {}, {} keys, {} sessions, {}, digest {}; {}{damage}\n",
         path.display(),
         head.at.op,
         head.at.epoch.generation,

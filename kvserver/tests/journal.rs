@@ -147,6 +147,12 @@ fn damage_is_named_with_its_place_and_nothing_is_exported() {
     assert_eq!(code, 1);
     assert!(errors.contains("damaged"), "{errors}");
     assert!(!file.exists());
+    let args = ["journal", "export", name, "--data-dir", place, "--accept-data-loss"];
+    let (code, said, errors) = kvserver(&args);
+    assert_eq!((code, &errors[..]), (0, ""));
+    assert!(said.contains("given up is what"), "{said}");
+    let written = verify(&file, |_| {}).expect("it is sound");
+    assert_eq!(written.head.at, entry(1, 1).position, "what stands before the damage");
     let (code, said, _) = kvserver(&["journal", "inspect", "--data-dir", place]);
     assert_eq!(code, 0, "what can be said is said");
     assert!(said.contains("DAMAGE"), "{said}");
