@@ -27,7 +27,8 @@ pub use dump::{Dump, DumpChunk, GIVEN_UP};
 pub use handle::{Inputs, NodeHandle, Standing, channel};
 
 use crate::journal::engine::Failed;
-use crate::journal::{DiskJournal, Journal, MemoryJournal, Work};
+use crate::journal::writer::DiskJournal;
+use crate::journal::{Journal, MemoryJournal, Work};
 use crate::peers::Peers;
 use crate::replica::effect::{Effect, Notice};
 use crate::replica::event::{Event, Request, Token};

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::journal::engine::{self, Engine, Found};
 use crate::journal::files::Files;
 use crate::journal::snapshots::SnapshotReader;
-use crate::journal::{DiskJournal, writer};
+use crate::journal::writer::{self, DiskJournal};
 use crate::replica::recovery::{self, Recovered};
 use crate::store::{Items, StoreLimits};
 

@@ -54,6 +54,7 @@ pub struct DiskJournal {
     front: Front<Queues>,
     reports: UnboundedReceiver<Report>,
     has_room: bool,
+    told_room: bool,
     failed: Option<Failed>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -106,7 +107,7 @@ impl DiskJournal {
                 .name("snapshots".into())
                 .spawn(move || run_side(side_worker, &side_in, &log, &side_reports))?,
         ];
-        Ok(DiskJournal { front, reports, has_room: true, failed: None, threads })
+        Ok(DiskJournal { front, reports, has_room: true, told_room: true, failed: None, threads })
     }
 
     /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed, or
@@ -188,6 +189,10 @@ impl Journal for DiskJournal {
         }
         if self.failed.is_some() {
             return None;
+        }
+        if self.has_room != self.told_room {
+            self.told_room = self.has_room;
+            return Some(Completion::DiskFull(!self.has_room));
         }
         self.front.poll()
     }
