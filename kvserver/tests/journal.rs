@@ -49,7 +49,7 @@ fn server() -> (TempDir, PathBuf) {
     let _owned = DataDir::open(&path, "kvserver").expect("it is new");
     let (mut engine, _) = Engine::open(Files::new(&path), OPTIONS).expect("it can be used");
     engine.claim(ClusterId([9; 16])).expect("it belongs to nobody");
-    let mut flush = |engine: &mut Engine<Files>| {
+    let flush = |engine: &mut Engine<Files>| {
         assert!(engine.flush().expect("the disk is sound"), "and has room");
     };
     for op in 1..=14 {
