@@ -131,8 +131,7 @@ pub async fn run_watched(
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
         let (reads, mut tuning, durable) = (config.reads, config.tuning, storage.is_some());
-        let mut recovered = Recovered::nothing(inputs.items());
-        let mut journal = NodeJournal::Memory(MemoryJournal::new());
+        let (mut recovered, mut journal) = (None, NodeJournal::Memory(MemoryJournal::new()));
         if let Some(storage) = storage {
             tuning.snapshot_after_bytes = SNAPSHOT_AFTER_BYTES;
             let (found, mut disk, dir) = storage.begin(view.cluster, (&view.settings).into())?;
@@ -143,10 +142,11 @@ pub async fn run_watched(
                 );
                 disk.reset(Position::default());
             } else {
-                recovered = found;
+                recovered = Some(found);
             }
             journal = NodeJournal::Disk(disk, dir);
         }
+        let recovered = recovered.unwrap_or_else(|| Recovered::nothing(inputs.items()));
         let options = ReplicaOptions { reads, tuning, durable };
         let halt = halt.clone();
         let parts = Parts { me, view, options, recovered, journal, peers, wishes, halt };

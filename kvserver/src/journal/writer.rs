@@ -53,8 +53,6 @@ pub fn open(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
 pub struct DiskJournal {
     front: Front<Queues>,
     reports: UnboundedReceiver<Report>,
-    has_room: bool,
-    told_room: bool,
     failed: Option<Failed>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -62,7 +60,8 @@ pub struct DiskJournal {
 #[derive(Debug)]
 struct Queues {
     log: Sender<ToLog>,
-    side: Sender<SideJob>,
+    /// Gone when nothing more will be called: the thread ends when nobody can send to it any more.
+    side: Option<Sender<SideJob>>,
 }
 
 #[derive(Debug)]
@@ -80,7 +79,9 @@ impl Workers for Queues {
     }
 
     fn side(&mut self, job: SideJob) {
-        let _ = self.side.send(job);
+        if let Some(side) = &self.side {
+            let _ = side.send(job);
+        }
     }
 }
 
@@ -94,7 +95,7 @@ impl DiskJournal {
         let (side, side_in) = channel();
         let (reports_out, reports) = unbounded_channel();
         let disk = engine.disk().clone();
-        let queues = Queues { log: log.clone(), side: side.clone() };
+        let queues = Queues { log: log.clone(), side: Some(side.clone()) };
         let front = Front::new(&engine, last, queues);
         let log_worker = LogWorker::new(engine);
         let side_worker = SideWorker::new(disk);
@@ -107,23 +108,16 @@ impl DiskJournal {
                 .name("snapshots".into())
                 .spawn(move || run_side(side_worker, &side_in, &log, &side_reports))?,
         ];
-        Ok(DiskJournal { front, reports, has_room: true, told_room: true, failed: None, threads })
+        Ok(DiskJournal { front, reports, failed: None, threads })
     }
 
-    /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed, or
-    /// there is room again or no more.
+    /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed.
     pub async fn changed(&mut self) {
         match self.reports.recv().await {
             Some(report) => self.take(report),
             // The threads have ended, and have said why.
             None => std::future::pending().await,
         }
-    }
-
-    /// Whether the disk has room for more data.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.has_room
     }
 
     /// Why nothing is safe any more, if that is so: this server must leave at once.
@@ -134,10 +128,8 @@ impl DiskJournal {
 
     fn take(&mut self, report: Report) {
         self.front.take(&report);
-        match report {
-            Report::Room(has_room) => self.has_room = has_room,
-            Report::Failed(failed) => self.failed = Some(failed),
-            Report::Finished(_) | Report::Chunks(..) | Report::Snapshot(..) => {}
+        if let Report::Failed(failed) = report {
+            self.failed = Some(failed);
         }
     }
 }
@@ -190,10 +182,6 @@ impl Journal for DiskJournal {
         if self.failed.is_some() {
             return None;
         }
-        if self.has_room != self.told_room {
-            self.told_room = self.has_room;
-            return Some(Completion::DiskFull(!self.has_room));
-        }
         self.front.poll()
     }
 }
@@ -201,7 +189,9 @@ impl Journal for DiskJournal {
 /// Ends when everything called has been done.
 impl Drop for DiskJournal {
     fn drop(&mut self) {
-        let _ = self.front.workers().log.send(ToLog::Stop);
+        let queues = self.front.workers();
+        let _ = queues.log.send(ToLog::Stop);
+        queues.side = None;
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so.
             let _ = thread.join();
