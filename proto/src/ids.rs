@@ -4,12 +4,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::rules::{Rule, keeps};
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+        )]
         pub struct $name(pub u64);
 
         impl $name {
@@ -135,7 +139,7 @@ impl fmt::Display for Position {
 }
 
 /// Address of a server as it stands in views, `host:port`. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ServerName(Arc<str>);
 
 impl ServerName {
@@ -176,7 +180,7 @@ impl fmt::Debug for ServerName {
 }
 
 /// One life of a server. A server that restarted without its data is another member.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Member {
     /// Its address.
     pub name: ServerName,
@@ -197,8 +201,31 @@ impl fmt::Debug for Member {
 }
 
 /// Identity of a cluster: random, made once. All zero stands for "none yet".
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ClusterId(pub [u8; 16]);
+
+impl From<ClusterId> for String {
+    fn from(id: ClusterId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for ClusterId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<ClusterId, &'static str> {
+        const WRONG: &str = "a cluster id has 32 hexadecimal digits";
+        let mut id = [0; 16];
+        if text.len() != 2 * id.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(WRONG);
+        }
+        for (at, byte) in id.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| WRONG)?;
+        }
+        Ok(ClusterId(id))
+    }
+}
 
 impl ClusterId {
     /// True for the id that stands for "belongs to no cluster yet".

@@ -23,6 +23,7 @@ use kvproto::{
     ClusterId, Generation, Incarnation, Member, OpNumber, Rule, ServerName, Settings, View,
     ViewNumber, ViewStatus, keeps,
 };
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 #[cfg(test)]
@@ -36,7 +37,7 @@ pub const SERVERS_MAX: usize = 1024;
 pub const NAME_SIZE_MAX: usize = 260;
 
 /// How the servers of a cluster talk to the view service.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Kind {
     /// Registers, attends and reports.
     Full,
@@ -45,7 +46,7 @@ pub enum Kind {
 }
 
 /// Names one view; what commands are conditional on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ViewId {
     /// Its generation.
     pub generation: Generation,
@@ -62,7 +63,7 @@ impl ViewId {
 }
 
 /// Something to be done, if the law allows.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// A server begins a life. Whether its former life is over is for the proposer to know.
     Register {
@@ -187,7 +188,7 @@ pub enum Refusal {
 }
 
 /// One registered server.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 struct Server {
     incarnation: Incarnation,
     /// A plain server that has pinged with a number other than 0 in this life.
@@ -195,7 +196,7 @@ struct Server {
 }
 
 /// Everything that must never be forgotten: the whole truth about views.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ViewState {
     /// The current record. Written by `renew` only.
     view: View,
