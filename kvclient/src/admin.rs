@@ -1,20 +1,17 @@
-//! What operators ask: the state of the cluster, the content of one copy, and the one command that
-//! may lose data.
+//! What operators ask: the state of the cluster, and the one command that may lose data.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use kvproto::pb::kvserver::{DumpRequest, DumpResponse, dump_response};
 use kvproto::pb::viewservice as pb;
 use kvproto::registration::Memory;
-use kvproto::{Digest, Incarnation, Member, OpNumber, Record, ServerName, View};
+use kvproto::{Incarnation, Member, OpNumber, View};
 use tokio::time::timeout;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::servers::{failed, kv_server, too_late, view_service};
+use crate::servers::{failed, too_late, view_service};
 use crate::views::ANSWER_WITHIN;
 use crate::wire;
 
@@ -78,38 +75,6 @@ impl Client {
         .await
     }
 
-    /// Every pair that one server's copy holds, in key order as of one op; the primary's without a
-    /// name. A copy that is behind shows what it has applied.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] when the server does not answer in time.
-    pub async fn dump(&self, server: Option<&str>) -> Result<Dump> {
-        let server = match server {
-            Some(server) => ServerName::from(server),
-            None => self.view().await?.primary_name().cloned().ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Unavailable,
-                    "there is no primary to dump; name a server with --server, or see `kvctl status`",
-                )
-            })?,
-        };
-        let opened = async {
-            let channel = self.shared().servers.connect(&server).await?;
-            kv_server(channel).dump(DumpRequest {}).await.map_err(|status| failed(&server, &status))
-        };
-        let opened =
-            timeout(self.timeout(), opened).await.unwrap_or_else(|_| Err(too_late(&server)));
-        match opened {
-            Ok(response) => Ok(Dump {
-                server,
-                pairs: response.into_inner(),
-                patience: self.timeout(),
-                summary: None,
-            }),
-            Err(error) => Err(dump_failed(&error)),
-        }
-    }
-
     /// Starts a new generation from the data of one server, and gives up whatever only others hold.
     /// The caller asserts that no other server still serves: stop them first. The view service
     /// refuses while a server that is known to hold everything is alive.
@@ -154,83 +119,6 @@ impl Client {
             )),
         }
     }
-}
-
-/// The pairs of one copy, as they arrive.
-pub struct Dump {
-    server: ServerName,
-    pairs: Streaming<DumpResponse>,
-    patience: Duration,
-    summary: Option<DumpSummary>,
-}
-
-/// What a dump ends with.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DumpSummary {
-    /// Pairs in the copy.
-    pub count: u64,
-    /// Digest of the store: equal in all copies at the same op.
-    pub digest: Digest,
-    /// The op that the dump reflects.
-    pub op: OpNumber,
-    /// primary, backup, joining or spare, as the server sees itself.
-    pub role: String,
-}
-
-impl Dump {
-    /// The server whose copy this is.
-    #[must_use]
-    pub fn server(&self) -> &ServerName {
-        &self.server
-    }
-
-    /// The next pair; `None` after the last, when the summary is there.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] when the server stops before the end: what was seen so far is not
-    /// the whole copy.
-    pub async fn next(&mut self) -> Result<Option<(Bytes, Record)>> {
-        let message = timeout(self.patience, self.pairs.message())
-            .await
-            .map_err(|_| dump_failed(&format!("{}: nothing more arrives", self.server)))?
-            .map_err(|status| dump_failed(&failed(&self.server, &status)))?;
-        let incomplete = |what: &str| dump_failed(&format!("{}: {what}", self.server));
-        match message.and_then(|message| message.body) {
-            Some(dump_response::Body::Record(pair)) => {
-                let record = pair.record.map(Record::try_from).transpose();
-                match record {
-                    Ok(Some(record)) => Ok(Some((pair.key, record))),
-                    Ok(None) => Err(incomplete("a pair without a value")),
-                    Err(error) => Err(incomplete(&error.to_string())),
-                }
-            }
-            Some(dump_response::Body::Summary(summary)) => {
-                let digest = Digest::try_from(summary.digest)
-                    .map_err(|error| incomplete(&error.to_string()))?;
-                self.summary = Some(DumpSummary {
-                    count: summary.count,
-                    digest,
-                    op: OpNumber(summary.op_number),
-                    role: summary.role,
-                });
-                Ok(None)
-            }
-            None => Err(incomplete("the dump ended before its summary")),
-        }
-    }
-
-    /// The summary, once [`Dump::next`] has returned `None`.
-    #[must_use]
-    pub fn summary(&self) -> Option<&DumpSummary> {
-        self.summary.as_ref()
-    }
-}
-
-fn dump_failed(why: &str) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("the dump is not complete ({why}); check that the server runs, then try again"),
-    )
 }
 
 /// Whether the view service decided, as opposed to not being reached or not being the leader.

@@ -49,7 +49,8 @@
 //! client, each from its first attempt to its end) and what it is made of: [`session`] (numbers,
 //! window, floor), [`route`] (whom to ask), [`attempts`] (what a call may conclude), [`backoff`] (how
 //! long to wait), and [`Error`].
-//! Plumbing: `client` (the API), `admin` (what operators ask), `call` (does what [`caller`] says),
+//! Plumbing: `client` (the API), `admin` (what operators ask),
+//! `dump` (all of one copy), `call` (does what [`caller`] says),
 //! `views` (pushed views), `servers` (connections), `wire` (messages). The program `kvctl` is in
 //! `src/bin`.
 
@@ -59,6 +60,7 @@ pub mod backoff;
 mod call;
 pub mod caller;
 mod client;
+mod dump;
 mod error;
 pub mod route;
 mod servers;
@@ -66,7 +68,8 @@ pub mod session;
 mod views;
 mod wire;
 
-pub use admin::{ClusterStatus, Dump, DumpSummary, ServerStatus};
+pub use admin::{ClusterStatus, ServerStatus};
 pub use client::{CasResult, Client, ClientConfig};
+pub use dump::{Dump, DumpSummary, Snapshot};
 pub use error::{Error, ErrorKind, Result};
 pub use kvproto::{Action, Change, Changed, Expect, Record, Version, View};

@@ -54,8 +54,11 @@ impl Servers {
     }
 }
 
+/// The calls of a server.
+pub(crate) type KvServer = KvServerClient<Channel>;
+
 /// The key-value service at the other end.
-pub(crate) fn kv_server(channel: Channel) -> KvServerClient<Channel> {
+pub(crate) fn kv_server(channel: Channel) -> KvServer {
     KvServerClient::new(channel)
         .max_decoding_message_size(MESSAGE_SIZE_MAX)
         .max_encoding_message_size(MESSAGE_SIZE_MAX)

@@ -8,6 +8,7 @@ use fakes::{Act, Cluster, PATIENCE, nobody, until};
 use kvclient::{CasResult, Client, ClientConfig, ErrorKind, Expect};
 use kvproto::command::SESSION_WINDOW;
 use kvproto::convert::ExecuteOperation;
+use kvproto::snapshot::{Malformed, Verifier};
 use kvproto::{Generation, LogPoint, NotDone, OpNumber, Refusal, RequestNumber};
 
 async fn client(cluster: &Cluster) -> Client {
@@ -334,6 +335,24 @@ async fn a_dump_is_every_pair_in_order_and_a_summary() {
 }
 
 #[tokio::test]
+async fn a_snapshot_tells_by_itself_whether_it_is_whole() {
+    let (cluster, server) = Cluster::with_primary().await;
+    let client = client(&cluster).await;
+    client.put("a", "1").await.unwrap();
+    let snapshot = async || {
+        let mut snapshot = client.snapshot(None).await.unwrap();
+        let mut verifier = Verifier::default();
+        while let Some(piece) = snapshot.next().await.unwrap() {
+            verifier.push(piece).unwrap();
+        }
+        verifier.finish()
+    };
+    assert_eq!(snapshot().await.expect("whole").counts.keys, 1);
+    server.script([Act::CutShort]);
+    assert!(matches!(snapshot().await, Err(Malformed::Incomplete { .. })));
+}
+
+#[tokio::test]
 async fn newer_views_can_be_waited_for() {
     let (cluster, server) = Cluster::with_primary().await;
     let client = client(&cluster).await;
@@ -354,6 +373,7 @@ fn calls_can_move_between_threads() {
     sendable(|client| async move { client.view().await });
     sendable(|client| async move { client.status().await });
     sendable(|client| async move { client.dump(None).await.map(|_| ()) });
+    sendable(|client| async move { client.snapshot(None).await.map(|_| ()) });
     sendable(|client| async move { client.force_accepting_data_loss("a").await });
     sendable(|client| async move { client.close().await });
 }

@@ -176,7 +176,7 @@ async fn a_dump_without_a_server_is_refused_while_nobody_is_primary() {
     let cluster = Cluster::start().await;
     let (code, stdout, stderr) = run(&cluster, &["dump"]).await;
     assert_eq!((code, &stdout[..]), (4, ""), "{stderr}");
-    assert!(stderr.contains("--server NAME"), "{stderr}");
+    assert!(stderr.contains("name a server with --server"), "{stderr}");
     let spare = cluster.server().await;
     let (code, _, stderr) = run(&cluster, &["dump", "--server", spare.name.as_str()]).await;
     assert_eq!(code, 0, "{stderr}");
@@ -271,4 +271,85 @@ async fn view_watch_prints_every_change() {
     child.kill().expect("still watching");
     child.wait().expect("ended");
     assert!(seen.expect("in time").expect("no panic"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_saved_inspected_and_restored() {
+    let (cluster, _) = Cluster::with_primary().await;
+    run(&cluster, &["put", "a", "1"]).await;
+    run(&cluster, &["put", "b", "2"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (file, data) = (path("nightly"), path("data"));
+    let (code, stdout, stderr) = run(&cluster, &["snapshot", "save", &file]).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("2 keys") && stdout.contains("generation 1"), "{stdout}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the file itself is left");
+
+    // From here on nothing is served any more.
+    let away = nobody().await.to_string();
+    let offline = async |args: &[&str]| {
+        let mut command = kvctl_at(&away);
+        command.args(args);
+        finished(output(command).await)
+    };
+    let (code, stdout, stderr) = offline(&["snapshot", "inspect", &file, "-o", "json"]).await;
+    assert_eq!((code, &stderr[..]), (0, ""));
+    assert!(stdout.contains(r#""keys":2"#) && stdout.contains(r#""data_bytes":4"#), "{stdout}");
+    let (code, stdout, stderr) =
+        offline(&["snapshot", "restore", &file, "--data-dir", &data]).await;
+    assert_eq!((code, &stderr[..]), (0, ""));
+    assert!(stdout.contains(&format!("kvserver --data-dir {data} --vs {away}")), "{stdout}");
+    let restored = std::fs::read(dir.path().join("data/restore.snapshot")).unwrap();
+    assert_eq!(restored, std::fs::read(&file).unwrap());
+    let (code, _, stderr) = offline(&["snapshot", "restore", &file, "--data-dir", &data]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("it is not empty"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_replaced_only_when_asked_and_only_by_a_whole_one() {
+    let (cluster, server) = Cluster::with_primary().await;
+    run(&cluster, &["put", "a", "1"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("nightly");
+    let name = file.display().to_string();
+    std::fs::write(&file, "of yesterday").unwrap();
+    let (code, _, stderr) = run(&cluster, &["snapshot", "save", &name]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("exists already; --force replaces it"), "{stderr}");
+    server.script([Act::CutShort]);
+    let (code, _, stderr) = run(&cluster, &["snapshot", "save", &name, "--force"]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("incomplete"), "{stderr}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"of yesterday");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+    let (code, _, stderr) = run(&cluster, &["snapshot", "inspect", &name]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("no snapshot"), "{stderr}");
+    let (code, _, stderr) = run(&cluster, &["snapshot", "save", &name, "--force"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(run(&cluster, &["snapshot", "inspect", &name]).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_backup_is_neither_passed_nor_restored() {
+    let (cluster, _) = Cluster::with_primary().await;
+    run(&cluster, &["put", "a", "some value"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (file, data) = (path("nightly"), path("data"));
+    run(&cluster, &["snapshot", "save", &file]).await;
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    for args in
+        [&["snapshot", "inspect", &file][..], &["snapshot", "restore", &file, "--data-dir", &data]]
+    {
+        let (code, stdout, stderr) = run(&cluster, args).await;
+        assert_eq!((code, &stdout[..]), (1, ""));
+        assert!(stderr.contains("damaged"), "{stderr}");
+    }
+    assert!(!dir.path().join("data").exists());
 }

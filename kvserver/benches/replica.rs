@@ -14,6 +14,7 @@ use kvproto::registration::Wish;
 use kvproto::{
     ClusterId, Command, Incarnation, Member, Settings, Timestamp, View, ViewNumber, ViewStatus,
 };
+use kvserver::journal::{Journal, MemoryJournal};
 use kvserver::replica::effect::Effect;
 use kvserver::replica::event::{Event, Operation, Request, Token};
 use kvserver::replica::{Reads, Replica, ReplicaOptions, Tuning};
@@ -35,6 +36,7 @@ struct Pair {
     view: View,
     primary: Replica,
     backup: Replica,
+    journals: [MemoryJournal; 2],
     replies: usize,
 }
 
@@ -44,12 +46,14 @@ impl Pair {
             ["a", "b"].map(|name| Member { name: name.into(), incarnation: Incarnation(1) });
         let now = Timestamp::from_nanos(1_000_000_000);
         let view = View::none(ClusterId([7; 16]), Settings::default());
-        let options = ReplicaOptions { reads: Reads::Lease, tuning: Tuning::default() };
+        let (reads, tuning) = (Reads::Lease, Tuning::default());
+        let options = ReplicaOptions { reads, tuning, durable: false };
         let start = |me: &Member| {
             Replica::new(me.clone(), view.clone(), options.clone(), Items::of_a_server(), now)
         };
         let (primary, backup) = (start(&a), start(&b));
-        let mut pair = Pair { now, view, primary, backup, replies: 0 };
+        let mut pair =
+            Pair { now, view, primary, backup, journals: Default::default(), replies: 0 };
         pair.view.primary = Some(a);
         pair.view.primary_since = ViewNumber(1);
         for backups in [vec![], vec![b]] {
@@ -99,22 +103,20 @@ impl Pair {
     fn step(&mut self, who: Who, event: Event, mut perform: impl FnMut(&mut View, Effect)) {
         let mut next = Some(event);
         let mut effects = Vec::new();
+        let (replica, journal) = match who {
+            Who::Primary => (&mut self.primary, &mut self.journals[0]),
+            Who::Backup => (&mut self.backup, &mut self.journals[1]),
+        };
         while let Some(event) = next.take() {
-            let replica = match who {
-                Who::Primary => &mut self.primary,
-                Who::Backup => &mut self.backup,
-            };
             replica.step(self.now, event, &mut effects);
             for effect in effects.drain(..) {
                 match effect {
-                    Effect::Append(entries) => {
-                        next = entries.last().map(|entry| Event::Appended(entry.position));
-                    }
-                    Effect::Reset { base } => next = Some(Event::Appended(base)),
+                    Effect::Journal(work) => work.give_to(journal),
                     Effect::Reply { .. } => self.replies += 1,
                     other => perform(&mut self.view, other),
                 }
             }
+            next = journal.poll().map(Event::Journal);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a server is told at its start: flags in, a checked [`Config`] out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -45,6 +45,15 @@ pub struct Flags {
     /// Address under which others reach this server, and its name in views. Default: --addr.
     #[arg(long, env = "KVSERVER_ADVERTISE", value_name = "HOST:PORT", value_parser = address)]
     pub advertise: Option<String>,
+
+    /// Directory for the data. Default: data/kvserver-PORT.
+    #[arg(long, env = "KVSERVER_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Keep the data in memory only: it survives as long as one complete copy keeps running. The
+    /// first server of a cluster decides for all.
+    #[arg(long, env = "KVSERVER_IN_MEMORY", conflicts_with = "data_dir")]
+    pub in_memory: bool,
 
     /// How a primary proves that it still leads before it answers a read.
     #[arg(long, env = "KVSERVER_READS", default_value = "lease", value_name = "HOW")]
@@ -102,6 +111,15 @@ pub enum MaxMemory {
     Percent(u64),
 }
 
+/// Where a server keeps its data.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Keeping {
+    /// In memory.
+    InMemory,
+    /// In this directory; `None` stands for one named after the port.
+    OnDisk(Option<PathBuf>),
+}
+
 /// What a server needs to know, checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -109,6 +127,8 @@ pub struct Config {
     pub view_servers: Vec<String>,
     /// Address of this server in views; port 0 stands for the port it really has.
     pub advertise: String,
+    /// Where the data is kept.
+    pub keeping: Keeping,
     /// How reads are proven.
     pub reads: Reads,
     /// An attempt to leave the cluster that takes longer has gone wrong.
@@ -144,6 +164,10 @@ impl Flags {
         Ok(Config {
             view_servers: self.vs.clone(),
             advertise: advertise.clone(),
+            keeping: match self.in_memory {
+                true => Keeping::InMemory,
+                false => Keeping::OnDisk(self.data_dir.clone()),
+            },
             reads: self.reads.into(),
             leave_within: LEAVE_WITHIN,
             memory_max: shares.memory_max,
@@ -176,6 +200,17 @@ impl Flags {
 }
 
 impl Config {
+    /// The directory for the data when the server listens at `port`; `None` if it is kept in
+    /// memory.
+    #[must_use]
+    pub fn data_dir(&self, port: u16) -> Option<PathBuf> {
+        match &self.keeping {
+            Keeping::InMemory => None,
+            Keeping::OnDisk(Some(path)) => Some(path.clone()),
+            Keeping::OnDisk(None) => Some(Path::new("data").join(format!("kvserver-{port}"))),
+        }
+    }
+
     /// The server's name in views when it listens at `port`.
     #[must_use]
     pub fn name(&self, port: u16) -> ServerName {
@@ -275,6 +310,15 @@ mod tests {
         let error = flags(&["--max-memory", "1mb"]).expect("well formed").checked();
         let error = error.expect_err("too little").to_string();
         assert!(error.contains("--max-memory") && error.contains("64 MiB"), "{error}");
+    }
+
+    #[test]
+    fn data_is_on_disk_under_a_name_of_the_port_unless_a_flag_says_otherwise() {
+        assert_eq!(config(&[]).data_dir(8001), Some("data/kvserver-8001".into()));
+        assert_eq!(config(&["--data-dir", "/srv/kv"]).data_dir(1), Some("/srv/kv".into()));
+        assert_eq!(config(&["--in-memory"]).data_dir(8001), None);
+        let both = flags(&["--in-memory", "--data-dir", "x"]).expect_err("they contradict");
+        assert_eq!(both.exit_code(), 2);
     }
 
     #[test]

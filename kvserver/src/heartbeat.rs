@@ -12,8 +12,8 @@ use anyhow::{Context, anyhow, bail};
 use kvprocess::dial;
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
-use kvproto::registration::{FromServer, PROTOCOL_LEVEL, RefusedReason, ToServer, Wish};
-use kvproto::{Member, ServerName, View};
+use kvproto::registration::{FromServer, Held, PROTOCOL_LEVEL, RefusedReason, ToServer, Wish};
+use kvproto::{ClusterId, Member, ServerName, View};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -38,6 +38,8 @@ pub struct Heartbeat {
     view_servers: Vec<String>,
     node: NodeHandle,
     wishes: mpsc::Receiver<Wish>,
+    /// What the server found on its disk, and of which cluster.
+    found: Option<(Held, Option<ClusterId>)>,
     /// Taken by the first registration.
     registered: Option<oneshot::Sender<(Member, View)>>,
     /// This life, once registered.
@@ -62,11 +64,12 @@ impl<E: Into<anyhow::Error>> From<E> for Ended {
 
 impl Heartbeat {
     /// For the server of this name, which gives its number and first view to `registered` and then
-    /// every newer view to `node`.
+    /// every newer view to `node`. On its disk, if it has one, it `found` this, of that cluster.
     #[must_use]
     pub fn new(
         name: ServerName,
         view_servers: Vec<String>,
+        found: Option<(Held, Option<ClusterId>)>,
         node: NodeHandle,
         wishes: mpsc::Receiver<Wish>,
         registered: oneshot::Sender<(Member, View)>,
@@ -76,6 +79,7 @@ impl Heartbeat {
             view_servers,
             node,
             wishes,
+            found,
             registered: Some(registered),
             me: None,
             pause: PAUSES.0,
@@ -147,11 +151,13 @@ impl Heartbeat {
         let channel = timeout(ANSWER_WITHIN, dial::connect(address)).await??;
         let (up, queued) = mpsc::channel(SENT_QUEUED_MAX);
         let known = self.node.standing().view;
+        let found = self.found.clone();
         let register = FromServer::Register {
             name: self.name.clone(),
             incarnation: self.me.as_ref().map(|me| me.incarnation),
-            cluster: known.map(|view| view.cluster),
+            cluster: known.map(|view| view.cluster).or(found.as_ref().and_then(|(_, of)| *of)),
             protocol_level: PROTOCOL_LEVEL,
+            held: found.map(|(held, _)| held),
         };
         up.try_send(register.into())?;
         let mut client = RegistrationClient::new(channel);

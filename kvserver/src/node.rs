@@ -21,10 +21,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-pub use dump::{Dump, DumpChunk, DumpSummary};
+pub use dump::{Dump, DumpChunk, GIVEN_UP};
 pub use handle::{Inputs, NodeHandle, Standing, channel};
 
-use crate::journal::{Journal, MemoryJournal};
+use crate::journal::{Journal, MemoryJournal, Work};
 use crate::peers::Peers;
 use crate::replica::effect::{Effect, Notice};
 use crate::replica::event::{Event, Request, Token};
@@ -136,8 +136,8 @@ impl Node {
     /// else waits for it anyway. Clients come last: no load of theirs may hold up a heartbeat, an
     /// acknowledgement or a view.
     async fn next_event(&mut self) -> Option<Event> {
-        if let Some(position) = self.journal.poll_safe() {
-            return Some(Event::Appended(position));
+        if let Some(done) = self.journal.poll() {
+            return Some(Event::Journal(done));
         }
         loop {
             tokio::select! {
@@ -179,13 +179,12 @@ impl Node {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Publish(published) => self.inputs.table.publish(published),
-            Effect::Append(entries) => self.journal.append(&entries),
-            Effect::Truncate { after } => self.journal.truncate(after),
-            Effect::Reset { base } => {
-                self.dumps.abandon();
-                self.journal.reset(base);
+            Effect::Journal(work) => {
+                if matches!(work, Work::Reset { .. }) {
+                    self.dumps.abandon();
+                }
+                work.give_to(&mut self.journal);
             }
-            Effect::Trim { through } => self.journal.trim(through),
             Effect::OpenStream { to, stream } => self.peers.open(to, stream),
             Effect::CloseStream { to, stream } => self.peers.close(&to, stream),
             Effect::Send(message) => self.peers.send(message),

@@ -89,7 +89,8 @@ pub async fn run_watched(
         ReplicationDoor { node: node.clone(), inbound: Arc::clone(&inbound), halt: halt.clone() };
     tokio::spawn(door.attend(from_copies));
     let health = api::keep_health(reporter, node.clone());
-    let heartbeat = Heartbeat::new(name, config.view_servers, node.clone(), wishes_out, registered);
+    let heartbeat =
+        Heartbeat::new(name, config.view_servers, None, node.clone(), wishes_out, registered);
     let refusal = attend_apart(heartbeat, halt.clone())?;
     let sequencer = async {
         let Ok((me, view)) = registration.await else {
@@ -107,7 +108,7 @@ pub async fn run_watched(
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
-        let options = ReplicaOptions { reads: config.reads, tuning: config.tuning };
+        let options = ReplicaOptions { reads: config.reads, tuning: config.tuning, durable: false };
         let parts = Parts { me, view, options, peers, wishes, halt: halt.clone() };
         tokio::spawn(node::run(parts, inputs)).await?;
         anyhow::Ok(())

@@ -5,7 +5,7 @@
 //! - [`args`]: command line, environment and configuration file
 //! - [`logging`], [`clock`]
 //! - [`shutdown`]: signals become a token
-//! - [`data_dir`]: where it keeps what must outlive it
+//! - [`data_dir`]: where it keeps what must outlive it; [`snapshot_file`]: backups
 //! - [`listen`], [`serve`]: its own address; [`dial`]: other people's
 //! - [`machine`]: what there is to share; [`size`]: bytes in words
 //!
@@ -25,6 +25,7 @@ pub mod machine;
 pub mod serve;
 pub mod shutdown;
 pub mod size;
+pub mod snapshot_file;
 
 /// Version of all programs of the store.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -109,7 +109,9 @@ impl Version {
 }
 
 /// Fences replication: an epoch names one primaryship. Membership-only changes keep it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+)]
 pub struct Epoch {
     /// The generation.
     pub generation: Generation,
@@ -124,7 +126,9 @@ impl fmt::Display for Epoch {
 }
 
 /// Place of an op in the log. Two ops never share one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+)]
 pub struct Position {
     /// The epoch in which the op was ordered.
     pub epoch: Epoch,
@@ -200,31 +204,61 @@ impl fmt::Debug for Member {
     }
 }
 
-/// Identity of a cluster: random, made once. All zero stands for "none yet".
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct ClusterId(pub [u8; 16]);
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+        )]
+        #[serde(into = "String", try_from = "String")]
+        pub struct $name(pub [u8; 16]);
 
-impl From<ClusterId> for String {
-    fn from(id: ClusterId) -> String {
-        id.to_string()
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = &'static str;
+
+            fn try_from(text: String) -> Result<$name, &'static str> {
+                from_hex(&text).map($name).ok_or("an identity has 32 hexadecimal digits")
+            }
+        }
+    };
 }
 
-impl TryFrom<String> for ClusterId {
-    type Error = &'static str;
+identity! {
+    /// Identity of a cluster: random, made once. All zero stands for "none yet".
+    ClusterId
+}
+identity! {
+    /// Identity of a data directory: random, made once.
+    StorageId
+}
 
-    fn try_from(text: String) -> Result<ClusterId, &'static str> {
-        const WRONG: &str = "a cluster id has 32 hexadecimal digits";
-        let mut id = [0; 16];
-        if text.len() != 2 * id.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(WRONG);
-        }
-        for (at, byte) in id.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| WRONG)?;
-        }
-        Ok(ClusterId(id))
+fn from_hex(text: &str) -> Option<[u8; 16]> {
+    let mut id = [0; 16];
+    if text.len() != 2 * id.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
     }
+    for (at, byte) in id.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(id)
 }
 
 impl ClusterId {
@@ -232,17 +266,5 @@ impl ClusterId {
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.0 == [0; 16]
-    }
-}
-
-impl fmt::Display for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }

@@ -6,6 +6,7 @@
 //! - [`command`], [`reply`], [`limits`]: what can be asked, what is answered, what is allowed
 //! - [`message`]: what copies say to each other, entries in a [`batch`], all of it on a [`wire`];
 //!   [`registration`]: servers and the view service
+//! - [`snapshot`]: the file format of a state at one op, and the [`digest`] that it is checked by
 //! - [`rules`]: the single rules of the protocol by name, for tests that drop one; [`codec`]: how
 //!   calls are buffered; [`memory`]: what things take
 //! - [`pb`]: the generated wire types; only [`convert`] and [`wire`] know their gaps, and [`status`] is
@@ -15,6 +16,7 @@ pub mod batch;
 pub mod codec;
 pub mod command;
 pub mod convert;
+pub mod digest;
 pub mod ids;
 pub mod limits;
 pub mod memory;
@@ -23,6 +25,7 @@ pub mod registration;
 pub mod reply;
 pub mod rules;
 pub mod settings;
+pub mod snapshot;
 pub mod status;
 pub mod time;
 pub mod view;
@@ -34,7 +37,7 @@ pub use command::{
 };
 pub use ids::{
     ClusterId, Epoch, Generation, Incarnation, Member, Nonce, OpNumber, Position, RequestNumber,
-    Revision, ServerName, SessionId, StreamNumber, Version, ViewNumber,
+    Revision, ServerName, SessionId, StorageId, StreamNumber, Version, ViewNumber,
 };
 pub use message::Digest;
 pub use reply::{LogPoint, NotDone, NotReady, Reply};

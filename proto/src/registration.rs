@@ -1,8 +1,12 @@
 //! What a full server and the view service say to each other. Meanings of the fields:
 //! `viewservice.proto`.
 
-use crate::ids::{ClusterId, Generation, Incarnation, Member, OpNumber, ServerName, ViewNumber};
+use crate::ids::{
+    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Position, ServerName, StorageId,
+    ViewNumber,
+};
 use crate::view::{Role, View, ViewOrder};
+use serde::{Deserialize, Serialize};
 
 /// Level of the protocol between our own programs. It rises with every kind of message or op that
 /// an older program would not understand.
@@ -21,11 +25,32 @@ pub enum FromServer {
         cluster: Option<ClusterId>,
         /// Highest level the server speaks.
         protocol_level: u32,
+        /// What it found on its disk; `None` if it keeps its data in memory.
+        held: Option<Held>,
     },
     /// Sign of life.
     Ping(Progress),
     /// A wish that only the view service can grant.
     Wish(Wish),
+}
+
+/// What a server found in its data directory when it started. What is damaged counts as not there.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Held {
+    /// Which directory.
+    pub storage: StorageId,
+    /// Position of the last op, the default if there is none.
+    pub last: Position,
+    /// The epochs of which it holds the beginning, oldest first.
+    pub epochs: Vec<Epoch>,
+}
+
+impl Held {
+    /// A new directory.
+    #[must_use]
+    pub fn nothing(storage: StorageId) -> Held {
+        Held { storage, last: Position::default(), epochs: Vec::new() }
+    }
 }
 
 /// What a replica wants of the view service. Conditional on a view, so repeats do no harm.
@@ -127,6 +152,8 @@ pub enum RefusedReason {
     StaleIncarnation,
     /// The cluster is made of lab-style servers.
     WrongKind,
+    /// The cluster keeps its data elsewhere: on disk, or in memory.
+    WrongMode,
     /// The protocol level does not fit, or the message made no sense.
     Incompatible,
 }

@@ -41,6 +41,14 @@ rules! {
     SyncedByIncarnation,
     /// VIEW-6: whoever restarted empty is a new server.
     RestartedIsNew,
+    /// VIEW-6: who comes back with its data begins no longer as primary.
+    RestartEndsTheRole,
+    /// VIEW-6: what an eligible server left behind counts if it holds the last activated barrier.
+    ReturnHoldsTheBarrier,
+    /// VIEW-6: it counts if it reaches the highest op that was said to be committed.
+    ReturnIsComplete,
+    /// VIEW-6: data of a server that was not eligible does not count, however fresh it looks.
+    FormerMembersStayOut,
     /// A name that registered through the full protocol is driven only by it.
     PlainPingIsInert,
     /// REP-1: entries are taken only after the very position that they name.
@@ -55,6 +63,8 @@ rules! {
     ReplyNeedsEveryCopy,
     /// REP-2: the primary's own journal is one of the copies.
     OwnJournalCounts,
+    /// REP-2: a copy acknowledges what its journal has.
+    AckWaitsForJournal,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.
@@ -123,6 +133,8 @@ rules! {
     ProofByEveryCopy,
     /// Leases and confirmations: asked copies give one too.
     ProofByTheAsked,
+    /// Leases: who restarts with its data behaves as if it had just granted one.
+    RestartPromises,
     /// Leases: a new primary waits out what it promised to earlier epochs.
     PromisesAreKept,
     /// Confirmations: the round begins after the read arrived.
@@ -162,12 +174,12 @@ mod switch {
 
     thread_local! {
         /// One bit for each rule dropped on this thread.
-        static DROPPED: Cell<u64> = const { Cell::new(0) };
+        static DROPPED: Cell<u128> = const { Cell::new(0) };
     }
 
-    const _: () = assert!(Rule::ALL.len() <= u64::BITS as usize, "a bit for each rule");
+    const _: () = assert!(Rule::ALL.len() <= u128::BITS as usize, "a bit for each rule");
 
-    fn bit(rule: Rule) -> u64 {
+    fn bit(rule: Rule) -> u128 {
         1 << (rule as u32)
     }
 
@@ -180,7 +192,7 @@ mod switch {
     /// Runs `work` on this thread with these rules dropped. They are kept again afterwards, also
     /// when `work` panics.
     pub fn without<T>(rules: &[Rule], work: impl FnOnce() -> T) -> T {
-        struct Restore(u64);
+        struct Restore(u128);
         impl Drop for Restore {
             fn drop(&mut self) {
                 DROPPED.set(self.0);

@@ -44,6 +44,11 @@ fn views_change_and_servers_restart_in_every_order() {
 }
 
 #[test]
+fn servers_come_back_with_their_data_in_every_order() {
+    all_sound(models::disks());
+}
+
+#[test]
 fn newcomers_join_in_every_order() {
     all_sound(models::joins());
 }
@@ -127,6 +132,10 @@ mod rules {
         (&[CommitWaitsForCopies], "pair3v", 100),
         (&[ReplyNeedsEveryCopy], "failover3", 1000),
         (&[OwnJournalCounts], "journal", 1000),
+        (&[RestartEndsTheRole], "durable", 100),
+        (&[FormerMembersStayOut], "durable", 3000),
+        (&[AckWaitsForJournal], "journal", 40_000),
+        (&[RestartPromises], "durable-lease", 40_000),
         (&[AskedIsRequired], "join-break", 10_000),
         (&[AskedEnds], "pair3v", 2000),
         (&[ShrinkWaits], "pair3v", 40_000),
@@ -136,7 +145,7 @@ mod rules {
         (&[ReadIsCommitted], "lease", 100),
         (&[SyncedHoldsEverything], "pair-restart", 20_000),
         (&[SessionsTravel], "once-transfer", 100),
-        (&[PrimaryDropsTails], "pair3v", 2000),
+        (&[PrimaryDropsTails], "pair3v", 5000),
         (&[LeavingMayResume], "release", 2000),
         (&[LeaseIsChecked], "lease", 30_000),
         (&[LeaseIsCheckedPerRead], "sleep", 60_000),

@@ -201,10 +201,11 @@ impl Door {
             Ok(Err(malformed)) => return self.refuse(&malformed.to_string()).await,
             Err(_late) => return self.refuse("no `register` came in time").await,
         };
-        let FromServer::Register { name, incarnation, cluster, protocol_level } = message else {
+        let FromServer::Register { name, incarnation, cluster, protocol_level, held } = message
+        else {
             return self.refuse("the first message must be `register`").await;
         };
-        let registration = Registration { name, incarnation, cluster, protocol_level };
+        let registration = Registration { name, incarnation, cluster, protocol_level, held };
         match self.monitor.register(registration, tell).await {
             Ok(Ok(attended)) => Ok(attended),
             Ok(Err(Refused { reason, message })) => {

@@ -215,6 +215,7 @@ fn newcomer(name: &str) -> FromServer {
         incarnation: None,
         cluster: None,
         protocol_level: PROTOCOL_LEVEL,
+        held: None,
     }
 }
 
@@ -224,6 +225,7 @@ fn again(member: &Member, cluster: ClusterId) -> FromServer {
         incarnation: Some(member.incarnation),
         cluster: Some(cluster),
         protocol_level: PROTOCOL_LEVEL,
+        held: None,
     }
 }
 
@@ -388,6 +390,7 @@ async fn a_server_of_another_cluster_or_an_old_program_is_refused() {
         incarnation: None,
         cluster: None,
         protocol_level: 0,
+        held: None,
     };
     assert_eq!(service.refusal(old).await, RefusedReason::Incompatible);
 }

@@ -8,16 +8,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvproto::convert::{Execute, ExecuteOperation};
+use kvproto::convert::{Execute, ExecuteOperation, RecordsWriter};
+use kvproto::digest::{self, Rolling};
 use kvproto::pb::kvserver as kv;
 use kvproto::pb::kvserver::kv_server_server::{KvServer, KvServerServer};
 use kvproto::pb::viewservice as vs;
 use kvproto::pb::viewservice::view_service_server::{ViewService, ViewServiceServer};
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead, Writer};
 use kvproto::status::not_done_status;
 use kvproto::{
-    Action, Change, Changed, ClusterId, Command, Digest, Expect, Generation, Incarnation, LogPoint,
-    Member, NotDone, OpNumber, Outcome, Query, Record, Refusal, Reply, RequestId, Revision,
-    ServerName, SessionId, Settings, Version, View, ViewNumber, ViewStatus,
+    Action, Change, Changed, ClusterId, Command, Digest, Epoch, Expect, Generation, Incarnation,
+    LogPoint, LogTime, Member, NotDone, OpNumber, Outcome, Position, Query, Record, Refusal, Reply,
+    RequestId, Revision, ServerName, SessionId, Settings, Version, View, ViewNumber, ViewStatus,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -43,6 +45,8 @@ pub(crate) enum Act {
     RefuseInLog(Refusal),
     /// Answers a read as of this point.
     AnswerAsOf(LogPoint),
+    /// Ends a snapshot in the middle, as if that were all.
+    CutShort,
 }
 
 /// What all fake servers share.
@@ -59,6 +63,36 @@ pub(crate) struct Store {
 impl Store {
     fn point(&self) -> LogPoint {
         LogPoint { generation: Generation(1), op: OpNumber(self.op) }
+    }
+
+    /// The data as a snapshot file.
+    fn snapshot(&self) -> Vec<u8> {
+        let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(1) };
+        let position = |op| Position { epoch, op: OpNumber(op) };
+        let keys = self.data.len() as u64;
+        let head = SnapshotHead { cluster: ClusterId([1; 16]), at: position(self.op), keys };
+        let (mut rolling, mut room) = (Rolling::default(), Vec::new());
+        let mut chunk = RecordsWriter::new(1 << 20);
+        for (key, Record { value, version }) in &self.data {
+            rolling.add(digest::of_key(key, value, *version, &mut room));
+            assert!(chunk.key(key, value, *version), "the fakes hold little");
+        }
+        let (mut writer, mut file) = {
+            let (writer, head) = Writer::new(&head);
+            (writer, head.to_vec())
+        };
+        let chunk = chunk.finish();
+        if let Some(chunk) = &chunk {
+            file.extend_from_slice(&writer.block(chunk));
+            file.extend_from_slice(chunk);
+        }
+        file.extend_from_slice(&writer.end(&SnapshotEnd {
+            epochs: vec![position(1)],
+            log_time: LogTime::default(),
+            digest: rolling.with(Rolling::default()),
+            chunks: chunk.iter().count() as u64,
+        }));
+        file
     }
 
     fn execute(&mut self, operation: ExecuteOperation) -> Reply {
@@ -199,6 +233,7 @@ fn is_change(operation: &ExecuteOperation) -> bool {
 #[tonic::async_trait]
 impl KvServer for Server {
     type DumpStream = Streamed<kv::DumpResponse>;
+    type SnapshotStream = Streamed<kv::SnapshotResponse>;
 
     async fn get(&self, _: Request<kv::GetRequest>) -> Result<Response<kv::GetResponse>, Status> {
         Err(Status::unimplemented("not part of the fakes"))
@@ -234,6 +269,7 @@ impl KvServer for Server {
                 std::future::pending().await
             }
             Some(Act::Hang) => std::future::pending().await,
+            Some(Act::CutShort) => panic!("only a snapshot is cut short"),
             Some(Act::RefuseInLog(refusal)) => Reply::Done {
                 at: self.store.lock().expect("nobody panics under it").point(),
                 outcome: Outcome::Refused(refusal),
@@ -271,6 +307,21 @@ impl KvServer for Server {
         }));
         let messages = bodies.into_iter().map(|body| Ok(kv::DumpResponse { body: Some(body) }));
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.collect::<Vec<_>>()))))
+    }
+
+    async fn snapshot(
+        &self,
+        _: Request<kv::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let mut bytes = self.store.lock().expect("nobody panics under it").snapshot();
+        let act = self.script.lock().expect("nobody panics under it").pop_front();
+        if let Some(Act::CutShort) = act {
+            bytes.truncate(bytes.len() / 2);
+        }
+        let pieces = bytes
+            .chunks(100)
+            .map(|piece| Ok(kv::SnapshotResponse { piece: Bytes::copy_from_slice(piece) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces.collect::<Vec<_>>()))))
     }
 }
 

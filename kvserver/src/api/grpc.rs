@@ -1,5 +1,5 @@
-//! The door for clients: the lab's two calls, `Execute` and `Dump`. Shell: it checks form and
-//! limits, hands the operation to the node, and words the answer.
+//! The door for clients: the lab's two calls, `Execute`, `Dump` and `Snapshot`. Shell: it checks form
+//! and limits, hands the operation to the node, and words the answer.
 //!
 //! One implementation serves the package `kvserver` and the older name `proto`.
 
@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 use tracing::error;
 
 use super::deadline;
-use super::dumped::Dumped;
+use super::dumped::{Dumped, Snapshot};
 use crate::node::NodeHandle;
 use crate::replica::event::Operation;
 
@@ -146,6 +146,12 @@ impl KvServer for ClientDoor {
 
     async fn dump(&self, _: Request<pb::DumpRequest>) -> Answer<Self::DumpStream> {
         Ok(Response::new(Dumped::new(self.node.dump().await)))
+    }
+
+    type SnapshotStream = Snapshot;
+
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+        Ok(Response::new(Snapshot::new(self.node.dump().await)))
     }
 }
 

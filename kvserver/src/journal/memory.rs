@@ -6,26 +6,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kvproto::command::Entry;
-use kvproto::ids::{OpNumber, Position};
+use kvproto::ids::{Epoch, OpNumber, Position};
+use kvproto::snapshot::SnapshotEnd;
 
-use super::Journal;
+use super::pending::Pending;
+use super::{Completion, Journal};
 
 /// Reports everything as safe at once.
 #[derive(Default, Debug)]
 pub struct MemoryJournal {
-    /// The last op taken on.
-    last: OpNumber,
-    /// Positions that the next poll has to cover, in order: the last one of each epoch. A
-    /// truncation may fall back into an older epoch, whose position must then be named.
-    unreported: Vec<Run>,
-}
-
-/// Contiguous ops of one epoch that have not been reported.
-#[derive(Debug)]
-struct Run {
-    first: OpNumber,
-    last: Position,
+    pending: Pending,
+    /// The op of the snapshot under way, and its chunks so far.
+    snapshot: (Position, u64),
 }
 
 impl MemoryJournal {
@@ -34,109 +28,81 @@ impl MemoryJournal {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// One that goes on after this op.
+    #[cfg(test)]
+    #[must_use]
+    pub fn after(last: OpNumber) -> Self {
+        MemoryJournal { pending: Pending::after(last), ..Self::default() }
+    }
 }
 
 impl Journal for MemoryJournal {
+    fn adopt(&mut self, epoch: Epoch) {
+        self.pending.adopt(epoch);
+    }
+
     fn append(&mut self, entries: &[Arc<Entry>]) {
-        for entry in entries {
-            assert_eq!(entry.op(), self.last.next(), "OneOrder: ops are contiguous");
-            self.last = entry.op();
-            match self.unreported.last_mut() {
-                Some(run) if run.last.epoch == entry.position.epoch => run.last = entry.position,
-                _ => self.unreported.push(Run { first: entry.op(), last: entry.position }),
-            }
-        }
+        self.pending.append(entries);
     }
 
     fn truncate(&mut self, after: OpNumber) {
-        self.last = self.last.min(after);
-        self.unreported.retain(|run| run.first <= after);
-        if let Some(run) = self.unreported.last_mut() {
-            run.last.op = run.last.op.min(after);
-        }
+        self.pending.truncate(after);
     }
 
     fn reset(&mut self, base: Position) {
-        self.last = base.op;
-        self.unreported = vec![Run { first: base.op, last: base }];
+        self.pending.reset(base);
     }
 
     fn trim(&mut self, _through: OpNumber) {}
 
-    fn poll_safe(&mut self) -> Option<Position> {
-        let safe = self.unreported.last().map(|run| run.last);
-        self.unreported.clear();
-        safe
+    fn committed(&mut self, _through: OpNumber) {}
+
+    fn begin_snapshot(&mut self, at: Position, _keys: u64) {
+        self.snapshot = (at, 0);
+        self.pending.begin_snapshot();
+    }
+
+    fn snapshot_chunk(&mut self, _records: Bytes) {
+        if let Some(number) = self.pending.snapshot() {
+            self.snapshot.1 += 1;
+            self.pending.chunks_written(number, self.snapshot.1);
+        }
+    }
+
+    fn end_snapshot(&mut self, _end: SnapshotEnd) {
+        if let Some(number) = self.pending.snapshot() {
+            self.pending.snapshot_done(number, self.snapshot.0);
+        }
+    }
+
+    fn abandon_snapshot(&mut self) {
+        self.pending.abandon_snapshot();
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        self.pending.all_finished();
+        self.pending.poll()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use kvproto::command::Command;
-    use kvproto::ids::{Epoch, Generation, ViewNumber};
-    use kvproto::time::LogTime;
-
+    use super::super::pending::tests::{entries, position};
     use super::*;
 
-    fn position(view: u64, op: u64) -> Position {
-        let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(view) };
-        Position { epoch, op: OpNumber(op) }
-    }
-
-    fn entries(view: u64, ops: std::ops::RangeInclusive<u64>) -> Vec<Arc<Entry>> {
-        let entry = |op| Entry {
-            position: position(view, op),
-            at: LogTime::default(),
-            id: None,
-            command: Command::Barrier,
-        };
-        ops.map(|op| Arc::new(entry(op))).collect()
-    }
-
     #[test]
-    fn what_was_appended_is_reported_once() {
+    fn everything_is_safe_at_once() {
         let mut journal = MemoryJournal::new();
-        assert_eq!(journal.poll_safe(), None);
+        assert_eq!(journal.poll(), None);
         journal.append(&entries(1, 1..=3));
-        journal.append(&entries(1, 4..=4));
-        assert_eq!(journal.poll_safe(), Some(position(1, 4)));
-        assert_eq!(journal.poll_safe(), None);
         journal.append(&[]);
-        assert_eq!(journal.poll_safe(), None);
-    }
-
-    #[test]
-    fn a_truncated_position_is_not_reported() {
-        let mut journal = MemoryJournal::new();
-        journal.append(&entries(1, 1..=3));
-        journal.append(&entries(2, 4..=6));
+        assert_eq!(journal.poll(), Some(Completion::Safe(position(1, 3))));
         journal.truncate(OpNumber(2));
-        assert_eq!(journal.poll_safe(), Some(position(1, 2)), "named in its own epoch");
-        journal.append(&entries(3, 3..=4));
-        journal.truncate(OpNumber(2));
-        assert_eq!(journal.poll_safe(), None, "what is left was reported before");
-        journal.append(&entries(4, 3..=3));
-        assert_eq!(journal.poll_safe(), Some(position(4, 3)));
-    }
-
-    #[test]
-    fn a_truncation_beyond_the_end_changes_nothing() {
-        let mut journal = MemoryJournal::new();
-        journal.append(&entries(1, 1..=3));
-        journal.truncate(OpNumber(9));
-        assert_eq!(journal.poll_safe(), Some(position(1, 3)));
-        journal.append(&entries(1, 4..=4));
-        assert_eq!(journal.poll_safe(), Some(position(1, 4)));
-    }
-
-    #[test]
-    fn a_reset_reports_its_base_and_the_log_goes_on_after_it() {
-        let mut journal = MemoryJournal::new();
-        journal.append(&entries(1, 1..=3));
-        journal.reset(position(2, 40));
-        assert_eq!(journal.poll_safe(), Some(position(2, 40)));
-        journal.append(&entries(2, 41..=42));
-        journal.trim(OpNumber(41));
-        assert_eq!(journal.poll_safe(), Some(position(2, 42)));
+        journal.adopt(position(2, 0).epoch);
+        journal.append(&entries(2, 3..=3));
+        assert_eq!(journal.poll(), Some(Completion::Adopted(position(2, 0).epoch)));
+        assert_eq!(journal.poll(), Some(Completion::Safe(position(2, 3))));
+        assert_eq!(journal.poll(), None);
     }
 }

@@ -1,22 +1,113 @@
 //! Where log entries are kept so that they survive what the mode of the cluster promises. Pure:
 //! this file is the contract, [`memory`] keeps it for clusters without disks.
 //!
-//! The contract is *append, then completion*: a call only takes work on, and nothing that depends
-//! on that work being safe may happen before [`Journal::poll_safe`] has named a position at or
-//! after it.
+//! The contract is *take on, then completion*: a call only takes work on, and nothing that depends
+//! on that work being safe may happen before [`Journal::poll`] has said so. What comes out late,
+//! from before a truncation or a reset, is sorted out in [`pending`], in one place for every
+//! journal.
 
+pub mod disk;
+pub mod engine;
+pub mod index;
+pub mod layout;
+pub mod log;
 pub mod memory;
+pub mod pending;
+pub mod record;
+pub mod snapshots;
+pub mod survey;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kvproto::command::Entry;
-use kvproto::ids::{OpNumber, Position};
+use kvproto::ids::{Epoch, OpNumber, Position};
+use kvproto::snapshot::SnapshotEnd;
 
 pub use memory::MemoryJournal;
+
+/// Work that is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Completion {
+    /// Everything through this position is safe, and so is everything called before its append,
+    /// truncations included. After a reset its base is named: the state that reflects it is safe,
+    /// and what was there before is gone.
+    Safe(Position),
+    /// The adoption of this epoch is safe.
+    Adopted(Epoch),
+    /// This many chunks of the snapshot under way have been written. For pacing only.
+    ChunksWritten(u64),
+    /// The snapshot at this op has been written and verified. Not said of one that a reset made
+    /// the beginning of the log: there the base is reported instead.
+    Snapshot(Position),
+}
+
+/// A call of a [`Journal`], for those who say what is to be done and do not do it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Work {
+    /// [`Journal::adopt`].
+    Adopt(Epoch),
+    /// [`Journal::append`].
+    Append(Vec<Arc<Entry>>),
+    /// [`Journal::truncate`].
+    Truncate {
+        /// Last op kept.
+        after: OpNumber,
+    },
+    /// [`Journal::reset`].
+    Reset {
+        /// The op that the new log begins after.
+        base: Position,
+    },
+    /// [`Journal::trim`].
+    Trim {
+        /// Last op that may go.
+        through: OpNumber,
+    },
+    /// [`Journal::committed`].
+    Committed {
+        /// Last op that is.
+        through: OpNumber,
+    },
+    /// [`Journal::begin_snapshot`].
+    BeginSnapshot {
+        /// The op whose state it is.
+        at: Position,
+        /// How many keys there will be.
+        keys: u64,
+    },
+    /// [`Journal::snapshot_chunk`].
+    SnapshotChunk(Bytes),
+    /// [`Journal::end_snapshot`].
+    EndSnapshot(SnapshotEnd),
+    /// [`Journal::abandon_snapshot`].
+    AbandonSnapshot,
+}
+
+impl Work {
+    /// Makes the call.
+    pub fn give_to(self, journal: &mut (impl Journal + ?Sized)) {
+        match self {
+            Work::Adopt(epoch) => journal.adopt(epoch),
+            Work::Append(entries) => journal.append(&entries),
+            Work::Truncate { after } => journal.truncate(after),
+            Work::Reset { base } => journal.reset(base),
+            Work::Trim { through } => journal.trim(through),
+            Work::Committed { through } => journal.committed(through),
+            Work::BeginSnapshot { at, keys } => journal.begin_snapshot(at, keys),
+            Work::SnapshotChunk(records) => journal.snapshot_chunk(records),
+            Work::EndSnapshot(end) => journal.end_snapshot(end),
+            Work::AbandonSnapshot => journal.abandon_snapshot(),
+        }
+    }
+}
 
 /// Takes the journal effects of a replica in the order in which they were emitted, and says when
 /// they are safe. Safe means what the mode asks: synced to disk, or in memory simply taken on.
 pub trait Journal {
+    /// This server helps no older epoch from now on.
+    fn adopt(&mut self, epoch: Epoch);
+
     /// Takes on entries, which follow everything taken on before.
     fn append(&mut self, entries: &[Arc<Entry>]);
 
@@ -24,15 +115,33 @@ pub trait Journal {
     /// entries of older epochs.
     fn truncate(&mut self, after: OpNumber);
 
-    /// Forgets everything: the log now begins after `base`, which is reported as safe once the
-    /// state that reflects it is.
+    /// Forgets everything: the log now begins after `base`. With op 0 it is empty; with any other a
+    /// snapshot at `base` must have been ended since the last reset to op 0, and the log now begins
+    /// with it. What was there before stays until the new log begins.
     fn reset(&mut self, base: Position);
 
     /// Entries through this op are no longer needed for other copies.
     fn trim(&mut self, through: OpNumber);
 
-    /// The newest position that has become safe since the last call, to be handed to the replica as
-    /// `Event::Appended`. Everything called before the append of that position is safe with it,
-    /// truncations included; a position that was truncated away is never reported afterwards.
-    fn poll_safe(&mut self) -> Option<Position>;
+    /// Everything through this op is in every required copy. A hint, for whoever looks at the log
+    /// later; written with the next record.
+    fn committed(&mut self, through: OpNumber);
+
+    /// Begins a snapshot of the state at an op; ends one that was under way. After a reset to op 0
+    /// it is the state that is received, otherwise that of this log.
+    fn begin_snapshot(&mut self, at: Position, keys: u64);
+
+    /// The next records of the snapshot under way. The caller keeps few of them unwritten.
+    fn snapshot_chunk(&mut self, records: Bytes);
+
+    /// The snapshot under way is whole.
+    fn end_snapshot(&mut self, end: SnapshotEnd);
+
+    /// Gives the snapshot under way up, if there is one.
+    fn abandon_snapshot(&mut self);
+
+    /// What has been done since the last call, the newest of its kind where one says all. A
+    /// position that was truncated away, or an op of a log that was reset, is never reported
+    /// afterwards.
+    fn poll(&mut self) -> Option<Completion>;
 }

@@ -1,4 +1,5 @@
-//! Dumps: every pair of this copy at one op, for people. Shell: they have no part in the protocol.
+//! Dumps: this copy as it is at one op, for people and for backups. Shell: they have no part in the
+//! protocol.
 //!
 //! The store scans itself at one op while writes go on. Each tick a dump gets one chunk if its
 //! reader has room, so that neither a large store nor a slow reader holds up the loop.
@@ -7,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvproto::convert::{StateRecord, records};
-use kvproto::{Digest, OpNumber, Record, Role};
+use kvproto::Role;
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -25,26 +26,19 @@ pub(super) const DUMPS_MAX: usize = 4;
 /// A reader that takes nothing for this long has given up.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// Part of a dump. One that ends without its summary was given up and is worth nothing.
+/// What a reader hears when its dump ends before its end.
+pub const GIVEN_UP: &str = "the dump was given up: a state transfer is replacing this copy, too \
+                            many dumps are under way, or this one was read too slowly; try again";
+
+/// Part of a dump. One that stops before its end was given up and is worth nothing.
 #[derive(Clone, PartialEq, Debug)]
 pub enum DumpChunk {
-    /// The next pairs in key order.
-    Records(Vec<(Bytes, Record)>),
-    /// The end: what the pairs were taken from.
-    Summary(DumpSummary),
-}
-
-/// What the pairs of a dump were taken from.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct DumpSummary {
-    /// How many pairs there are.
-    pub count: u64,
-    /// Digest of the store, its sessions included.
-    pub digest: Digest,
-    /// The op at which it was taken.
-    pub op: OpNumber,
-    /// The part that the server played.
-    pub role: Role,
+    /// The beginning: what it is of, and the part that the server played.
+    Begin(SnapshotHead, Role),
+    /// The next sessions, then keys in order, as [`records`](kvproto::convert::records) reads them.
+    Records(Bytes),
+    /// The end.
+    End(SnapshotEnd),
 }
 
 /// What a reader has of its dump. It holds a place among those that there may be at once until it is
@@ -80,8 +74,9 @@ pub(super) struct Dumps {
 
 struct Running {
     scan: ScanId,
-    summary: DumpSummary,
-    sent: u64,
+    /// What comes before the first records, until it was handed out.
+    begin: Option<DumpChunk>,
+    end: SnapshotEnd,
     reader: mpsc::Sender<DumpChunk>,
     took_at: Instant,
 }
@@ -92,14 +87,10 @@ impl Dumps {
         if reader.is_closed() || !replica.is_complete() {
             return;
         }
-        let summary = DumpSummary {
-            count: replica.store().key_count() as u64,
-            digest: replica.store().digest(),
-            op: replica.committed(),
-            role: replica.role(),
-        };
+        let (head, end) = replica.snapshot();
+        let begin = Some(DumpChunk::Begin(head, replica.role()));
         let scan = replica.store_mut().begin_scan();
-        self.running.push(Running { scan, summary, sent: 0, reader, took_at: Instant::now() });
+        self.running.push(Running { scan, begin, end, reader, took_at: Instant::now() });
     }
 
     /// Moves every dump on by one chunk at most, and begins those that wait: in this order, so that
@@ -136,29 +127,20 @@ impl Running {
             Err(TrySendError::Closed(())) => return false,
         };
         self.took_at = Instant::now();
+        if let Some(begin) = self.begin.take() {
+            room.send(begin);
+            return true;
+        }
         match replica.store_mut().next_chunk(self.scan, CHUNK_BYTES) {
             Some(chunk) => {
-                let pairs: Vec<_> = pairs(&chunk).collect();
-                self.sent += pairs.len() as u64;
-                room.send(DumpChunk::Records(pairs));
+                self.end.chunks += 1;
+                room.send(DumpChunk::Records(chunk));
                 true
             }
             None => {
-                if self.sent == self.summary.count {
-                    room.send(DumpChunk::Summary(self.summary));
-                }
+                room.send(DumpChunk::End(self.end.clone()));
                 false
             }
         }
     }
-}
-
-/// The keys of a chunk; keys and values share its memory.
-fn pairs(chunk: &Bytes) -> impl Iterator<Item = (Bytes, Record)> {
-    records(chunk).filter_map(|record| match record.expect("a scan writes what can be read") {
-        StateRecord::Key { key, value, version } => {
-            Some((chunk.slice_ref(key), Record { value: chunk.slice_ref(value), version }))
-        }
-        StateRecord::Session(_) => None,
-    })
 }

@@ -187,7 +187,7 @@ impl NodeHandle {
         let _ = self.events.try_send(event);
     }
 
-    /// Begins a dump of all pairs that this copy holds. One that ends without a summary was given
+    /// Begins a dump of all that this copy holds. One that stops before its end was given
     /// up: too many are under way, a transfer replaced the copy, or its reader was too slow.
     pub async fn dump(&self) -> Dump {
         let place = Arc::clone(&self.dump_places).try_acquire_owned().ok();

@@ -10,6 +10,7 @@ use kvproto::ids::{Epoch, Member, OpNumber, Position, StreamNumber};
 use kvproto::message::{Body, Message};
 use kvproto::registration::Memory;
 use kvproto::reply::LogPoint;
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::time::LogTime;
 use kvproto::view::View;
 
@@ -17,7 +18,10 @@ use super::ReplicaOptions;
 use super::effect::Effect;
 use super::log::Log;
 use super::promise::Promises;
-use crate::store::{Items, Store, StoreLimits};
+use super::recovery::Recovered;
+use super::snapshots::Snapshots;
+use crate::journal::Work;
+use crate::store::{Store, StoreLimits};
 
 /// Committed entries are kept up to this part of the data, or what suits a little of it: they save
 /// a copy that comes back a full transfer, which costs the less the less there is.
@@ -34,6 +38,10 @@ pub struct Copy {
     pub(super) options: ReplicaOptions,
     /// The newest epoch heard of; older ones are refused.
     pub(super) epoch: Epoch,
+    /// The newest epoch given to the journal, and the newest one that is safe there. Nothing is
+    /// acknowledged in an epoch that is not (REP-3).
+    adopting: Epoch,
+    pub(super) adopted: Epoch,
     pub(super) log: Log,
     pub(super) store: Store,
     /// Everything through here is in the journal, as safe as the mode asks.
@@ -47,27 +55,42 @@ pub struct Copy {
     pub(super) promises: Promises,
     /// The last epoch in which this server was primary.
     pub(super) led: Option<Epoch>,
+    /// What this copy writes of itself to disk.
+    pub(super) snapshots: Snapshots,
+    /// Through here the journal knows that all is committed.
+    told_committed: OpNumber,
     /// Rises over the whole life, so that a stream number names one stream of this server.
     pub(super) last_stream: StreamNumber,
 }
 
 impl Copy {
-    /// A copy that holds nothing; its items will be in this table.
-    pub(super) fn empty(me: Member, view: View, options: ReplicaOptions, items: Items) -> Copy {
-        let limits = StoreLimits::from(&view.settings);
+    /// A copy that goes on from what its journal held.
+    pub(super) fn new(
+        me: Member,
+        view: View,
+        options: ReplicaOptions,
+        recovered: Recovered,
+    ) -> Copy {
+        let Recovered { mut store, log, committed, adopted, log_time, unsaved_bytes, .. } =
+            recovered;
+        store.set_limits(StoreLimits::from(&view.settings));
         Copy {
             me,
-            epoch: view.epoch(),
+            epoch: view.epoch().max(adopted),
+            adopting: adopted,
+            adopted,
             view,
             options,
-            log: Log::default(),
-            store: Store::new(limits, items),
-            safe: OpNumber(0),
-            committed: OpNumber(0),
-            log_time: LogTime::default(),
+            safe: log.last().op,
+            log,
+            store,
+            committed,
+            log_time,
             complete: true,
             promises: Promises::default(),
             led: None,
+            snapshots: Snapshots::new(unsaved_bytes),
+            told_committed: committed,
             last_stream: StreamNumber(0),
         }
     }
@@ -89,17 +112,20 @@ impl Copy {
         self.log.reset(base, epochs);
         self.safe = OpNumber(0);
         self.committed = base.op;
-        out.push(Effect::Reset { base });
+        self.told_committed = base.op;
+        self.snapshots = Snapshots::new(0);
+        out.push(Effect::Journal(Work::Reset { base }));
     }
 
     /// Adds entries to the log and gives them to the journal.
     pub(super) fn append(&mut self, entries: Vec<Arc<Entry>>, out: &mut Vec<Effect>) {
         for entry in &entries {
             self.log_time = self.log_time.max(entry.at);
+            self.snapshots.note_appended(entry.weight());
             self.log.append(Arc::clone(entry));
         }
         if !entries.is_empty() {
-            out.push(Effect::Append(entries));
+            out.push(Effect::Journal(Work::Append(entries)));
         }
     }
 
@@ -111,7 +137,7 @@ impl Copy {
     ) -> Option<(Position, Position)> {
         let dropped = self.log.truncate_after(after)?;
         self.safe = self.safe.min(after);
-        out.push(Effect::Truncate { after });
+        out.push(Effect::Journal(Work::Truncate { after }));
         Some(dropped)
     }
 
@@ -121,6 +147,46 @@ impl Copy {
         if self.log.position_at(position.op) == Some(position) {
             self.safe = self.safe.max(position.op);
         }
+    }
+
+    /// Gives the journal what it should know besides: the epoch, what is committed, and a snapshot
+    /// when one is due. Called at the end of each step.
+    pub(super) fn keep_up_journal(&mut self, out: &mut Vec<Effect>) {
+        if self.adopting < self.epoch {
+            self.adopting = self.epoch;
+            out.push(Effect::Journal(Work::Adopt(self.epoch)));
+        }
+        // Of what is committed no more than is on this disk too: there its place may still be taken
+        // by an old tail.
+        let committed = self.committed.min(self.safe);
+        if self.told_committed < committed {
+            self.told_committed = committed;
+            out.push(Effect::Journal(Work::Committed { through: committed }));
+        }
+        if !self.complete {
+            return;
+        }
+        let tuning = &self.options.tuning;
+        if self.snapshots.is_due(tuning, &self.store) && self.committed > OpNumber(0) {
+            let (head, end) = self.snapshot();
+            self.snapshots.begin(&head, end, self.store.begin_scan(), out);
+        }
+        self.snapshots.advance(&self.options.tuning, &mut self.store, out);
+    }
+
+    /// What a copy of the store that is taken now is of, and what it ends with, but for its chunks.
+    pub(super) fn snapshot(&self) -> (SnapshotHead, SnapshotEnd) {
+        assert!(self.complete, "half a copy is no state");
+        let at = self.log.position_at(self.committed);
+        let at = at.expect("the epoch of what is committed is remembered");
+        let (cluster, keys) = (self.view.cluster, self.store.key_count() as u64);
+        let end = SnapshotEnd {
+            epochs: self.log.epochs_through(self.committed),
+            log_time: self.log_time,
+            digest: self.store.digest(),
+            chunks: 0,
+        };
+        (SnapshotHead { cluster, at, keys }, end)
     }
 
     /// Commits and applies everything through `op`, telling `done` what each entry did.
@@ -166,7 +232,7 @@ impl Copy {
         let soft = self.log.trim(retain, needed.min(self.committed));
         let hard = self.log.trim(tuning.retain_bytes_max, self.committed);
         if let Some(through) = hard.or(soft) {
-            out.push(Effect::Trim { through });
+            out.push(Effect::Journal(Work::Trim { through }));
         }
     }
 

@@ -1,14 +1,11 @@
 //! What a replica wants done.
 //!
-//! The contract: effects are performed in the order in which they were emitted. `Append` and
-//! `Truncate` go to the journal, whose completion comes back as
-//! [`Event::Appended`](super::event::Event::Appended); nothing that depends on an append being safe
-//! is emitted before that event. Sends of one stream keep their order or the stream breaks.
+//! The contract: effects are performed in the order in which they were emitted. What the journal has
+//! done comes back as [`Event::Journal`](super::event::Event::Journal); nothing that depends on an
+//! append being safe is emitted before that event. Sends of one stream keep their order or the stream breaks.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use kvproto::command::Entry;
 use kvproto::ids::{Member, OpNumber, Position, StreamNumber};
 use kvproto::message::Message;
 use kvproto::registration::{Memory, Wish};
@@ -17,6 +14,7 @@ use kvproto::time::Timestamp;
 use kvproto::view::Role;
 
 use super::event::Token;
+use crate::journal::Work;
 
 /// Something to do.
 #[derive(Clone, PartialEq, Hash, Debug)]
@@ -26,23 +24,9 @@ pub enum Effect {
     /// may let another primary serve. From the beginning of the step until then nobody may read: the
     /// items are those of the new state already.
     Publish(Published),
-    /// Write these entries after everything written before, and say when they are safe.
-    Append(Vec<Arc<Entry>>),
-    /// Forget every entry after this op, then go on from there.
-    Truncate {
-        /// Last op kept.
-        after: OpNumber,
-    },
-    /// Forget everything: the log now begins after this position.
-    Reset {
-        /// The op that an installed copy of the state reflects.
-        base: Position,
-    },
-    /// Entries through this op are no longer needed for other copies.
-    Trim {
-        /// Last op that may go.
-        through: OpNumber,
-    },
+    /// For the journal. What comes of it returns as
+    /// [`Event::Journal`](super::event::Event::Journal).
+    Journal(Work),
     /// Dial a copy for this stream. Messages of the stream that follow are queued until it stands;
     /// failure comes back as `StreamBroken`.
     OpenStream {

@@ -1,9 +1,11 @@
 //! What happens to a replica.
 
 use kvproto::command::{Command, Query, RequestId};
-use kvproto::ids::{Member, Position, SessionId, StreamNumber};
+use kvproto::ids::{Member, SessionId, StreamNumber};
 use kvproto::message::Message;
 use kvproto::view::View;
+
+use crate::journal::Completion;
 
 /// Something that happened. Its caller passes the clock read *after* the event was taken from its
 /// queue, so that no request is judged by a moment before its arrival.
@@ -23,8 +25,8 @@ pub enum Event {
     },
     /// A view record, pushed or answered by the view service. Old ones do no harm.
     View(Box<View>),
-    /// The journal holds everything through this position as safely as the mode asks.
-    Appended(Position),
+    /// The journal has done something.
+    Journal(Completion),
     /// Time has passed. Expected every few milliseconds.
     Tick,
     /// The operator wants this server to stop: hand over or leave the view first.

@@ -12,11 +12,13 @@ use kvproto::command::Entry;
 use kvproto::ids::{Member, Nonce, OpNumber, Position, StreamNumber};
 use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
 use kvproto::rules::{Rule, keeps};
+use kvproto::snapshot::SnapshotEnd;
 use kvproto::time::Timestamp;
 
 use super::broken;
 use super::copy::Copy;
 use super::effect::{Effect, Notice};
+use crate::journal::Work;
 
 /// What a copy knows of the primary of its epoch.
 #[derive(Clone, Hash, Debug, Default)]
@@ -35,8 +37,9 @@ pub struct Following {
     /// A transfer has begun on the open stream. There is never a second: a repeated start must not
     /// empty a copy that has been counted in since.
     filled: bool,
-    /// Chunks of the last transfer received.
+    /// Chunks of the last transfer received, and of them those that the journal has.
     chunks: u64,
+    chunks_written: u64,
 }
 
 /// A transfer under way.
@@ -199,20 +202,34 @@ impl Following {
 
     /// Acknowledges what has become safe since entries were appended.
     pub(super) fn acknowledge_safe(&mut self, copy: &Copy, out: &mut Vec<Effect>) {
-        if self.ack_owed {
+        if self.ack_owed && copy.adopted >= copy.epoch {
             self.ack_owed = copy.safe < self.matched;
             self.acknowledge(copy, None, out);
         }
     }
 
-    fn acknowledge(&self, copy: &Copy, digest: Option<kvproto::Digest>, out: &mut Vec<Effect>) {
+    /// Acknowledges chunks of a transfer that the journal has taken: the primary sends no faster
+    /// than they are written.
+    pub(super) fn acknowledge_chunks(&mut self, copy: &Copy, written: u64, out: &mut Vec<Effect>) {
+        if self.receiving.is_some() {
+            self.chunks_written = written.min(self.chunks);
+            self.acknowledge(copy, None, out);
+        }
+    }
+
+    fn acknowledge(&mut self, copy: &Copy, digest: Option<kvproto::Digest>, out: &mut Vec<Effect>) {
+        if copy.adopted < copy.epoch {
+            self.ack_owed = true;
+            return;
+        }
+        let safe = if keeps(Rule::AckWaitsForJournal) { copy.safe } else { copy.log.last().op };
         let ack = Ack {
-            matched: self.counts_as_matched(copy).min(copy.safe),
+            matched: self.counts_as_matched(copy).min(safe),
             applied: copy.committed,
             nonce: self.nonce,
             sent_at: self.sent_at,
             digest,
-            chunks: self.chunks,
+            chunks: self.chunks_written,
         };
         self.answer(copy, Body::Ack(ack), out);
     }
@@ -243,7 +260,9 @@ impl Following {
         copy.complete = false;
         self.matched = OpNumber(0);
         self.chunks = 0;
+        self.chunks_written = 0;
         self.receiving = Some(Receiving { at, began_at: now });
+        out.push(Effect::Journal(Work::BeginSnapshot { at, keys }));
         Ok(())
     }
 
@@ -262,7 +281,7 @@ impl Following {
             return Err(malformed.what);
         }
         self.chunks = number;
-        self.acknowledge(copy, None, out);
+        out.push(Effect::Journal(Work::SnapshotChunk(records.clone())));
         Ok(())
     }
 
@@ -279,6 +298,12 @@ impl Following {
         if end.chunks != self.chunks || end.digest != copy.store.digest() {
             return Err("a transfer that does not add up");
         }
+        out.push(Effect::Journal(Work::EndSnapshot(SnapshotEnd {
+            epochs: end.epochs.clone(),
+            log_time: end.log_time,
+            digest: end.digest,
+            chunks: end.chunks,
+        })));
         copy.begin_at(receiving.at, end.epochs, out);
         if copy.log.position_at(receiving.at.op) != Some(receiving.at) {
             return Err("a transfer whose epochs do not lead to its op");

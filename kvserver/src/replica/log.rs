@@ -9,6 +9,7 @@ use std::sync::Arc;
 use kvproto::command::Entry;
 use kvproto::ids::{OpNumber, Position};
 use kvproto::message::Opened;
+use kvproto::time::LogTime;
 
 /// Epochs remembered. One is added by each promotion; a copy that is further behind than this gets
 /// a full transfer.
@@ -32,6 +33,12 @@ impl Log {
         self.entries.back().map_or(self.base, |entry| entry.position)
     }
 
+    /// Log time of the last entry, if one is retained.
+    #[must_use]
+    pub fn last_time(&self) -> Option<LogTime> {
+        self.entries.back().map(|entry| entry.at)
+    }
+
     /// The op before the first retained entry.
     #[must_use]
     pub fn base(&self) -> Position {
@@ -42,6 +49,12 @@ impl Log {
     #[must_use]
     pub fn epochs(&self) -> &[Position] {
         &self.epochs
+    }
+
+    /// First position of each epoch that begins at this op or before it, oldest first.
+    #[must_use]
+    pub fn epochs_through(&self, op: OpNumber) -> Vec<Position> {
+        self.epochs.iter().filter(|start| start.op <= op).copied().collect()
     }
 
     /// Position of an op through the last one, as far as the epochs are remembered. Op 0 stands

@@ -11,6 +11,8 @@
 //! - [`progress`]: what a primary knows of one other copy
 //! - [`primary`]: ordering, commit, promotion, reads, who is counted in and who is left out
 //! - [`divergence`]: comparing digests, and who leaves when they differ
+//! - [`snapshots`]: when a copy writes its state to disk, and at which pace
+//! - [`recovery`]: a copy rebuilt from what its journal holds
 //! - `broken`: what breaking a rule would do, for tests that drop one
 //!
 //! The invariants, named here and told in `docs/protocol.md`; [`Replica::check_invariants`] looks
@@ -36,6 +38,8 @@ pub mod log;
 pub mod primary;
 pub mod progress;
 pub mod promise;
+pub mod recovery;
+pub mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -46,9 +50,11 @@ use kvproto::message::{Body, Message};
 use kvproto::registration::{Progress, Wish};
 use kvproto::reply::{LogPoint, NotDone, Reply};
 use kvproto::rules::{Rule, keeps};
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::time::Timestamp;
 use kvproto::view::{Role, View};
 
+use crate::journal::Completion;
 use crate::store::{Items, Store};
 use copy::Copy;
 use effect::{Effect, Notice, Published, Serves};
@@ -56,6 +62,7 @@ use event::{Event, Request};
 use following::Following;
 use log::Log;
 use primary::Primary;
+use recovery::Recovered;
 
 /// How a primary proves that it still leads before it answers a read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -73,6 +80,8 @@ pub struct ReplicaOptions {
     pub reads: Reads,
     /// Windows and budgets.
     pub tuning: Tuning,
+    /// What the journal says is safe survives this process.
+    pub durable: bool,
 }
 
 /// Windows and budgets in bytes and counts. The defaults suit production; simulations shrink them.
@@ -99,6 +108,9 @@ pub struct Tuning {
     pub waiting_reads_max: usize,
     /// Memory that there is for the data; a primary refuses writes that grow it beyond.
     pub data_max: u64,
+    /// A copy writes its state to disk when so much was appended since it did so last, or half of
+    /// what its data takes if that is more.
+    pub snapshot_after_bytes: u64,
 }
 
 impl Default for Tuning {
@@ -114,6 +126,7 @@ impl Default for Tuning {
             uncommitted_bytes_max: 64 << 20,
             waiting_reads_max: 16_384,
             data_max: u64::MAX,
+            snapshot_after_bytes: u64::MAX,
         }
     }
 }
@@ -173,8 +186,27 @@ impl Replica {
         items: Items,
         now: Timestamp,
     ) -> Replica {
+        Replica::resume(me, view, options, Recovered::nothing(items), now)
+    }
+
+    /// A copy that goes on from what its journal held when this life began. Of leases it granted it
+    /// knows nothing any more, so it waits as long as one granted at this moment would last.
+    #[must_use]
+    pub fn resume(
+        me: Member,
+        view: View,
+        options: ReplicaOptions,
+        recovered: Recovered,
+        now: Timestamp,
+    ) -> Replica {
+        let held_nothing = recovered.is_nothing();
+        let mut copy = Copy::new(me, view, options, recovered);
+        if !held_nothing && keeps(Rule::RestartPromises) {
+            let until = now + copy.view.settings.lease;
+            copy.promises.promise(&Member::default(), Epoch::default(), until);
+        }
         let mut replica = Replica {
-            copy: Copy::empty(me, view, options, items),
+            copy,
             following: Following::default(),
             primary: None,
             leaving: false,
@@ -205,10 +237,7 @@ impl Replica {
                 }
             }
             Event::View(view) => self.learn(now, *view, effects),
-            Event::Appended(position) => {
-                self.copy.note_safe(position);
-                self.following.acknowledge_safe(&self.copy, effects);
-            }
+            Event::Journal(completion) => self.on_journal(completion, effects),
             Event::Tick => self.copy.promises.forget_past(now),
             Event::Leave => self.leaving = true,
             Event::Stay => self.stay(),
@@ -220,6 +249,7 @@ impl Replica {
         self.advance_leaving(now, effects);
         let keep_from = self.primary.as_ref().and_then(Primary::keep_from);
         self.copy.trim(keep_from, effects);
+        self.copy.keep_up_journal(effects);
         let role = self.present_role();
         if role != self.role {
             effects.push(Effect::Notice(Notice::RoleChanged { from: self.role, to: role }));
@@ -308,6 +338,15 @@ impl Replica {
         self.copy.epoch
     }
 
+    /// What a copy of the store that is taken now is of, and what it ends with, but for its chunks.
+    ///
+    /// # Panics
+    /// If this copy is only half there.
+    #[must_use]
+    pub fn snapshot(&self) -> (SnapshotHead, SnapshotEnd) {
+        self.copy.snapshot()
+    }
+
     /// The last op committed and applied.
     #[must_use]
     pub fn committed(&self) -> OpNumber {
@@ -340,6 +379,26 @@ impl Replica {
                 reply: Reply::NotDone(reply),
                 valid_until: None,
             });
+        }
+    }
+
+    fn on_journal(&mut self, completion: Completion, out: &mut Vec<Effect>) {
+        match completion {
+            Completion::Safe(position) => {
+                self.copy.note_safe(position);
+                self.following.acknowledge_safe(&self.copy, out);
+            }
+            Completion::Adopted(epoch) => {
+                self.copy.adopted = self.copy.adopted.max(epoch);
+                self.following.acknowledge_safe(&self.copy, out);
+            }
+            Completion::ChunksWritten(chunks) if self.copy.complete => {
+                self.copy.snapshots.note_written(chunks);
+            }
+            Completion::ChunksWritten(chunks) => {
+                self.following.acknowledge_chunks(&self.copy, chunks, out);
+            }
+            Completion::Snapshot(at) => self.copy.snapshots.note_done(at),
         }
     }
 
@@ -458,6 +517,11 @@ impl Replica {
 
     fn on_nobody_to_take_over(&mut self, out: &mut Vec<Effect>) {
         if !self.leaving {
+            return;
+        }
+        if self.copy.options.durable {
+            // Everything acknowledged is on disk, and waits there for the next start.
+            out.push(Effect::Left);
             return;
         }
         self.stay();

@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use kvproto::command::{Action, Change, Changed, Expect, Refusal};
+use kvproto::digest::{self, Rolling};
 use kvproto::ids::Version;
 
-use super::digest::{self, Rolling};
 use super::item::Item;
 use super::items::Items;
 use super::names::{self, Names};
@@ -156,7 +156,7 @@ impl Keys {
 
     /// Puts the item of a key in its place, and returns the one that was there.
     pub(super) fn set(&mut self, key: &[u8], item: Item) -> Option<Item> {
-        self.rolling.add(digest::of_item(&item));
+        self.rolling.add(digest::of_contents(item.contents()));
         self.bytes += item.bytes();
         let old = self.items.set(item);
         match &old {
@@ -179,7 +179,7 @@ impl Keys {
     }
 
     fn forget(&mut self, old: &Item) {
-        self.rolling.remove(digest::of_item(old));
+        self.rolling.remove(digest::of_contents(old.contents()));
         self.bytes -= old.bytes();
     }
 
@@ -191,7 +191,7 @@ impl Keys {
         assert_eq!(self.names.len(), self.items.len(), "every item has a name");
         let (mut rolling, mut bytes) = (Rolling::default(), 0);
         for item in self.iter() {
-            rolling.add(digest::of_item(&item));
+            rolling.add(digest::of_contents(item.contents()));
             bytes += Keys::bytes_for(item.key().len(), item.value().len());
         }
         (rolling, bytes)

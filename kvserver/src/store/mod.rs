@@ -18,7 +18,6 @@
 //! - **EqualStatesEqualDigests**: whatever the history, transfers included.
 //! - **CopyAtOneOp**: a scan yields the state at the op at which it began.
 
-mod digest;
 mod growth;
 pub mod item;
 pub mod items;
@@ -93,6 +92,11 @@ impl Store {
     /// reads it finds nothing any more.
     pub fn clear(&mut self, limits: StoreLimits) {
         *self = Store::new(limits, self.keys.items().clone());
+    }
+
+    /// Meets these limits from now on. All copies must do so at the same op.
+    pub fn set_limits(&mut self, limits: StoreLimits) {
+        self.limits = limits;
     }
 
     /// Applies the next committed entry and says what it did. Every entry has an outcome; one that

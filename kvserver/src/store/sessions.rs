@@ -11,11 +11,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use kvproto::command::{Command, Outcome, Refusal, RequestId, SESSION_WINDOW};
+use kvproto::digest::{self, Rolling};
 use kvproto::ids::{RequestNumber, SessionId};
 use kvproto::message::{AnswerRecord, SessionRecord};
 use kvproto::rules::{Rule, keeps};
-
-use super::digest::{self, Rolling};
 
 /// All sessions.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]

@@ -5,8 +5,9 @@ mod twin;
 use bytes::Bytes;
 use kvproto::command::{Action, Change, Changed, Expect, SESSION_WINDOW};
 use kvproto::convert::RecordsWriter;
-use kvproto::ids::{Epoch, Generation, RequestNumber, ViewNumber};
+use kvproto::ids::{ClusterId, Epoch, Generation, RequestNumber, ViewNumber};
 use kvproto::message::{AnswerRecord, SessionRecord};
+use kvproto::snapshot::{Check, Item as Part, SnapshotEnd, SnapshotHead};
 
 use super::*;
 
@@ -55,16 +56,25 @@ impl Fixture {
         self.store.query(&Query::Get(vec![bytes(key)]))[0].clone().map(|record| record.value)
     }
 
-    /// A store filled by a scan of this one in the smallest chunks, whose log goes on the same.
+    /// A store filled by a scan of this one in the smallest chunks, whose log goes on the same. The
+    /// chunks alone tell the digest too.
     fn transferred(&mut self) -> Fixture {
         let scan = self.store.begin_scan();
         let mut store = Store::new(LIMITS, Items::default());
+        let (mut check, mut chunks) = (Check::default(), 0);
+        let (at, keys) = (Position::default(), self.store.key_count() as u64);
+        check.take(&Part::Head(SnapshotHead { cluster: ClusterId::default(), at, keys })).unwrap();
         while let Some(chunk) = self.store.next_chunk(scan, 1) {
             assert_eq!(records(&chunk).count(), 1);
             store.install(&chunk).unwrap();
+            check.take(&Part::Block(chunk)).unwrap();
+            chunks += 1;
         }
         store.check_invariants();
-        assert_eq!(store.digest(), self.store.digest());
+        let digest = store.digest();
+        assert_eq!(digest, self.store.digest());
+        let end = SnapshotEnd { epochs: Vec::new(), log_time: self.at, digest, chunks };
+        check.take(&Part::End(end)).unwrap();
         Fixture { store, next: self.next, generation: self.generation, at: self.at }
     }
 }

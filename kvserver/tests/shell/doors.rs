@@ -7,6 +7,7 @@ use bytes::Bytes;
 use kvproto::limits::MESSAGE_SIZE_MAX;
 use kvproto::pb::kvserver::{self as pb, dump_response};
 use kvproto::pb::legacy::kv_server_client::KvServerClient as LegacyClient;
+use kvproto::snapshot::Verifier;
 use kvproto::status::{Attempt, from_status};
 use kvproto::wire::{Frame, FrameReader, GREETING};
 use kvproto::{
@@ -286,6 +287,33 @@ async fn a_dump_shows_one_moment_while_writes_go_on() {
     assert!(keys.is_sorted());
     assert_eq!((summary.count, keys.len()), (201, 201));
     assert_eq!(summary.role, "primary");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_a_sound_file_of_one_moment_with_the_sessions_in_it() {
+    let Alone { server, .. } = alone().await;
+    let mut client = server.client();
+    let value = "x".repeat(10_000);
+    client.execute(execute(Command::OpenSession, None)).await.unwrap();
+    for n in 0..200 {
+        let key = Bytes::from(format!("key{n:04}"));
+        let value = value.clone().into();
+        client.put(pb::PutRequest { key, value }).await.unwrap();
+    }
+    let mut pieces = client.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+    let mut verifier = Verifier::default();
+    verifier.push(pieces.message().await.unwrap().expect("a head").piece).unwrap();
+    for n in 0..200 {
+        let key = Bytes::from(format!("key{n:04}"));
+        client.put(pb::PutRequest { key, value: "new".into() }).await.unwrap();
+    }
+    while let Some(message) = pieces.message().await.unwrap() {
+        verifier.push(message.piece).unwrap();
+    }
+    let verified = verifier.finish().expect("the whole file");
+    assert_eq!((verified.counts.keys, verified.counts.sessions), (201, 1));
+    assert!(verified.counts.bytes > 2_000_000, "as it was before the later writes");
+    assert!(!verified.end.epochs.is_empty() && !verified.head.cluster.is_none());
 }
 
 /// A dump gave its place up when the node had no more to say, while all of it still lay in queues:

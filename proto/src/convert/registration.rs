@@ -2,18 +2,20 @@
 
 use super::{
     Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, op, required,
+    sixteen,
 };
-use crate::ids::{Incarnation, Member, Revision, ViewNumber};
+use crate::ids::{Epoch, Incarnation, Member, Position, Revision, StorageId, ViewNumber};
 use crate::pb::viewservice as pb;
-use crate::registration::{FromServer, Memory, Progress, RefusedReason, ToServer, Wish};
+use crate::registration::{FromServer, Held, Memory, Progress, RefusedReason, ToServer, Wish};
 use crate::view::{Role, View, ViewOrder};
 
 impl From<FromServer> for pb::FromServer {
     fn from(message: FromServer) -> Self {
         use pb::from_server::Body;
         let body = match message {
-            FromServer::Register { name, incarnation, cluster, protocol_level } => {
+            FromServer::Register { name, incarnation, cluster, protocol_level, held } => {
                 Body::Register(pb::Register {
+                    held: held.map(Into::into),
                     name: name.as_str().to_owned(),
                     incarnation: incarnation.unwrap_or_default().0,
                     cluster_id: cluster_bytes(cluster.unwrap_or_default()),
@@ -70,6 +72,45 @@ impl TryFrom<pb::Register> for FromServer {
             incarnation: (register.incarnation != 0).then_some(Incarnation(register.incarnation)),
             cluster: cluster(&register.cluster_id)?,
             protocol_level: register.protocol_level,
+            held: register.held.map(Held::try_from).transpose()?,
+        })
+    }
+}
+
+impl From<Held> for pb::Held {
+    fn from(held: Held) -> Self {
+        let epoch = |epoch: Epoch| pb::HeldEpoch {
+            generation: epoch.generation.0,
+            primary_since: epoch.primary_since.0,
+        };
+        Self {
+            storage_id: held.storage.0.to_vec().into(),
+            generation: held.last.epoch.generation.0,
+            primary_since: held.last.epoch.primary_since.0,
+            op_number: held.last.op.0,
+            epochs: held.epochs.into_iter().map(epoch).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Held> for Held {
+    type Error = Malformed;
+    fn try_from(held: pb::Held) -> Result<Self, Malformed> {
+        let epoch = |of: u64, since: u64| -> Result<Epoch, Malformed> {
+            Ok(Epoch { generation: generation(of)?, primary_since: ViewNumber(since) })
+        };
+        let storage = sixteen(&held.storage_id, "a storage id has 16 bytes")?;
+        Ok(Held {
+            storage: StorageId(required(storage, "what is held names no storage")?),
+            last: Position {
+                epoch: epoch(held.generation, held.primary_since)?,
+                op: op(held.op_number)?,
+            },
+            epochs: held
+                .epochs
+                .into_iter()
+                .map(|held| epoch(held.generation, held.primary_since))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -182,6 +223,7 @@ impl From<RefusedReason> for pb::refused::Reason {
             RefusedReason::NameInUse => Self::NameInUse,
             RefusedReason::StaleIncarnation => Self::StaleIncarnation,
             RefusedReason::WrongKind => Self::WrongKind,
+            RefusedReason::WrongMode => Self::WrongMode,
             RefusedReason::Incompatible => Self::Incompatible,
         }
     }
@@ -196,6 +238,7 @@ impl From<pb::refused::Reason> for RefusedReason {
             Reason::NameInUse => Self::NameInUse,
             Reason::StaleIncarnation => Self::StaleIncarnation,
             Reason::WrongKind => Self::WrongKind,
+            Reason::WrongMode => Self::WrongMode,
             Reason::Incompatible | Reason::Unspecified => Self::Incompatible,
         }
     }

@@ -293,6 +293,11 @@ impl Gen {
                     incarnation: self.maybe(|g| Incarnation(g.number() | 1)),
                     cluster: self.maybe(Self::cluster),
                     protocol_level: self.small(),
+                    held: self.maybe(|g| Held {
+                        storage: StorageId(g.cluster().0),
+                        last: g.position(),
+                        epochs: g.several(Self::epoch),
+                    }),
                 };
             }
             1 => return FromServer::Ping(self.progress()),

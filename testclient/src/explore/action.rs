@@ -15,7 +15,7 @@ use viewservice::assignment::law::Command as Law;
 use super::explain::{brief_law, brief_view};
 use super::goals::Goal;
 use super::model::{Model, Start};
-use super::state::{Seen, Server, State, name};
+use super::state::{Seen, Server, State, index, name};
 
 /// One thing that may happen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,7 +42,7 @@ pub enum Action {
     Again(u8),
     /// A client asks a server to read.
     Read(u8),
-    /// A server restarts empty.
+    /// A server restarts, empty or with its data.
     Restart(u8),
     /// A server will pause between deciding and acting.
     Pause(u8),
@@ -274,8 +274,22 @@ impl State {
             seen.goals.reach(Goal::CountedOnRestarted);
         }
         let replaces = self.law.present(&name(at)).map(|member| member.incarnation);
+        let counted_on = self.law.view().eligible.clone();
         self.end_life(at);
         self.begin_life(model, at, replaces, seen);
+        let eligible = &self.law.view().eligible;
+        if model.durable
+            && counted_on
+                .iter()
+                .any(|member| !eligible.contains(member) && index(&member.name) == at)
+        {
+            let is_back = eligible.iter().any(|member| index(&member.name) == at);
+            if !is_back {
+                seen.broken(|| {
+                    format!("ReturnIsComplete: S{at} was counted on, and its data is not")
+                });
+            }
+        }
         self.forget_wishes(model);
         self.forget_mail(model);
         self.loose.retain(|message| self.law.is_present(&message.to));
@@ -339,6 +353,7 @@ impl State {
             Action::Write(at) => format!("a client asks S{at} to write"),
             Action::Again(at) => format!("a client asks S{at} again for its last write"),
             Action::Read(at) => format!("a client asks S{at} to read"),
+            Action::Restart(at) if model.durable => format!("S{at} restarts with its data"),
             Action::Restart(at) => format!("S{at} restarts empty"),
             Action::Pause(at) => format!("S{at} will pause before it acts"),
             Action::Resume(at) => format!("S{at} goes on"),

@@ -45,6 +45,8 @@ pub enum Goal {
     ActedAfterPause,
     /// A repeated write was answered.
     RepeatAnswered,
+    /// A server that was counted on restarted, and still is.
+    CameBack,
 }
 
 /// All goals, in the order of their bits.
@@ -70,6 +72,7 @@ pub const ALL: &[Goal] = &[
     Goal::LateMessage,
     Goal::ActedAfterPause,
     Goal::RepeatAnswered,
+    Goal::CameBack,
 ];
 
 /// A set of goals.

@@ -15,6 +15,7 @@
 
 pub mod action;
 pub mod command;
+mod disk;
 pub mod explain;
 pub mod goals;
 pub mod heal;

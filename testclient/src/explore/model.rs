@@ -13,7 +13,7 @@ use super::goals::Goal;
 pub struct Budget {
     /// Proposals of the policy, right or wrong.
     pub proposals: u8,
-    /// Servers that restart empty.
+    /// Servers that restart, empty or with their data.
     pub restarts: u8,
     /// Streams that break though both ends live.
     pub breaks: u8,
@@ -66,6 +66,8 @@ pub struct Model {
     pub sleepy: bool,
     /// The journal finishes as an event of its own, not at once.
     pub slow_journal: bool,
+    /// Servers restart with what their disks hold: all that their journals finished.
+    pub durable: bool,
     /// Nothing committed is kept in the log, so that only a full transfer brings a copy up; windows,
     /// batches and chunks are as small as can be.
     pub forgetful: bool,
@@ -108,6 +110,7 @@ impl Model {
             reads: Reads::Lease,
             sleepy: false,
             slow_journal: false,
+            durable: false,
             forgetful: false,
             stale: false,
             sessions: false,
@@ -144,6 +147,6 @@ impl Model {
                 ..tuning
             };
         }
-        ReplicaOptions { reads: self.reads, tuning }
+        ReplicaOptions { reads: self.reads, tuning, durable: self.durable }
     }
 }

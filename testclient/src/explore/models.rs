@@ -12,7 +12,7 @@ const NOTHING: Budget = Model::new("", "").budget;
 /// All models.
 #[must_use]
 pub fn all() -> Vec<Model> {
-    [calm(), views(), joins(), repeats(), reads(), big()].concat()
+    [calm(), views(), disks(), joins(), repeats(), reads(), big()].concat()
 }
 
 /// One client, and nothing that fails.
@@ -85,6 +85,51 @@ pub fn views() -> Vec<Model> {
             goals: &[Goal::WriteAfterFailover, Goal::TailDropped, Goal::ShrinkConfirmed],
             ..Model::new("failover3", "failover among three copies")
         },
+    ]
+}
+
+/// Servers that come back with their data.
+#[must_use]
+pub fn disks() -> Vec<Model> {
+    let durable = Model {
+        durable: true,
+        slow_journal: true,
+        reads: Reads::Confirm,
+        budget: Budget { proposals: 2, writes: 1, restarts: 1, ..NOTHING },
+        goals: &[Goal::WriteAfterFailover, Goal::CameBack],
+        ..Model::new("durable", "a copy or the primary restarts with what it had synced")
+    };
+    vec![
+        Model {
+            name: "durable-join",
+            about: "a newcomer restarts with what it had, at any moment of joining",
+            start: Start::Joining,
+            slow_journal: false,
+            budget: Budget { proposals: 1, writes: 1, restarts: 1, ..NOTHING },
+            goals: &[Goal::NewcomerSynced, Goal::CameBack],
+            ..durable.clone()
+        },
+        Model {
+            name: "durable-transfer",
+            about: "a newcomer restarts at any moment of a full transfer",
+            start: Start::Joining,
+            slow_journal: false,
+            forgetful: true,
+            budget: Budget { proposals: 1, writes: 1, restarts: 1, ..NOTHING },
+            goals: &[Goal::NewcomerSynced, Goal::Transferred, Goal::CameBack],
+            ..durable.clone()
+        },
+        Model {
+            name: "durable-lease",
+            about: "a backup that restarts has forgotten the lease that it granted",
+            slow_journal: false,
+            reads: Reads::Lease,
+            budget: Budget { proposals: 1, writes: 1, restarts: 1, reads: 1, passes: 1, ..NOTHING },
+            quanta: &[40],
+            goals: &[Goal::LeaseRead, Goal::CameBack, Goal::WriteAfterFailover],
+            ..durable.clone()
+        },
+        durable,
     ]
 }
 

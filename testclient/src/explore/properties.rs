@@ -24,7 +24,9 @@ use std::sync::Arc;
 
 use kvproto::OpNumber;
 use kvproto::command::{Action, Command, Entry, Query, Record};
+use kvserver::journal::Completion;
 
+use super::disk::completion;
 use super::state::{KEY, OpenRead, Seen, Server, State};
 
 /// Looks at everything that a state alone can show.
@@ -44,9 +46,13 @@ fn check_eligible(server: &Server, committed: &[Arc<Entry>], seen: &mut Seen) {
         seen.broken(|| format!("EligibleIsWhole: {} is half transferred", server.member));
     }
     let (log, through) = (server.replica.log(), server.replica.committed());
-    let early = server.unfinished.iter().find(|position| {
-        position.op <= through && log.position_at(position.op) == Some(**position)
+    let appends = server.unfinished.iter().filter_map(|work| match completion(work) {
+        Some(Completion::Safe(position)) => Some(position),
+        _ => None,
     });
+    let early = appends
+        .into_iter()
+        .find(|position| position.op <= through && log.position_at(position.op) == Some(*position));
     if let Some(position) = early {
         seen.broken(|| format!("CommittedIsSafe: {} has yet to write {position}", server.member));
     }

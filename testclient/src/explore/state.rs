@@ -12,15 +12,17 @@ use kvproto::command::Entry;
 use kvproto::message::Message;
 use kvproto::view::Role;
 use kvproto::{
-    ClusterId, Incarnation, Member, OpNumber, Position, ServerName, SessionId, StreamNumber,
-    Timestamp, View,
+    ClusterId, Incarnation, Member, OpNumber, ServerName, SessionId, StreamNumber, Timestamp, View,
 };
+use kvserver::journal::Work;
 use kvserver::replica::Replica;
 use kvserver::replica::effect::Effect;
 use kvserver::replica::event::{Event, Token};
+use kvserver::replica::recovery::Recovered;
 use kvserver::store::Items;
 use viewservice::assignment::law::{Applied, Command as Law, Kind, ViewState};
 
+use super::disk::{Disk, storage};
 use super::explain::{brief_outcome, brief_view};
 use super::goals::{Goal, Goals};
 use super::model::{Budget, Model};
@@ -42,8 +44,8 @@ pub struct Server {
     pub pausing: bool,
     /// Time passed while the server was paused, or overslept.
     pub slept: bool,
-    /// Positions that the journal has still to finish.
-    pub unfinished: VecDeque<Position>,
+    /// What the journal has still to finish.
+    pub unfinished: VecDeque<Work>,
 }
 
 /// One stream of a primary to a copy. Each direction keeps its order. When it is over, what was
@@ -90,6 +92,8 @@ pub struct State {
     pub wishes: Vec<Shared<Law>>,
     /// By index; `None` for one that has left.
     pub servers: Vec<Option<Shared<Server>>>,
+    /// What is on each server's disk, if the model has disks.
+    pub disks: Vec<Shared<Disk>>,
     /// By who opened them, to whom, and number.
     pub streams: Vec<Shared<Stream>>,
     /// Messages outside streams, which may arrive any number of times.
@@ -155,6 +159,10 @@ impl State {
             records: Vec::new(),
             wishes: Vec::new(),
             servers: vec![None; model.servers],
+            disks: match model.durable {
+                true => (0..model.servers).map(|_| Shared::new(Disk::default())).collect(),
+                false => Vec::new(),
+            },
             streams: Vec::new(),
             loose: Vec::new(),
             committed: Shared::new(Vec::new()),
@@ -172,8 +180,8 @@ impl State {
     #[must_use]
     pub fn hash(&self) -> u64 {
         let State { now, law, records, wishes, servers, streams, loose, committed, .. } = self;
-        let State { session, reads, budget, .. } = self;
-        let clients = (session, reads, budget);
+        let State { session, reads, budget, disks, .. } = self;
+        let clients = (session, reads, budget, disks);
         hash_of(&(now, law, records, wishes, servers, streams, loose, committed, clients))
     }
 
@@ -190,7 +198,7 @@ impl State {
         self.server(at).is_some_and(|server| server.member == *member).then_some(at)
     }
 
-    /// A new life registers and starts, empty.
+    /// A new life registers and starts, with what its disk holds if it has one.
     pub(super) fn begin_life(
         &mut self,
         model: &Model,
@@ -198,13 +206,21 @@ impl State {
         replaces: Option<Incarnation>,
         seen: &mut Seen,
     ) {
-        let register = Law::Register { name: name(server), kind: Kind::Full, replaces };
+        let (mut recovered, mut held) = (Recovered::nothing(Items::default()), None);
+        if let Some(left) = self.disks.get_mut(server) {
+            let mut disk = Disk::clone(left);
+            disk.is_left();
+            recovered = disk.recovered(&model.settings(), model.options().tuning.retain_bytes);
+            held = Some(recovered.held(storage(server)));
+            *left = Shared::new(disk);
+        }
+        let register = Law::Register { name: name(server), kind: Kind::Full, replaces, held };
         let Some(Applied::Registered(member)) = self.law(model, register, seen) else {
             return;
         };
         let view = self.law.view().clone();
-        let items = Items::default();
-        let replica = Replica::new(member.clone(), view.clone(), model.options(), items, self.now);
+        let (me, options) = (member.clone(), model.options());
+        let replica = Replica::resume(me, view.clone(), options, recovered, self.now);
         let unfinished = VecDeque::new();
         let life =
             Server { member, replica, held: vec![], pausing: false, slept: false, unfinished };
@@ -242,6 +258,7 @@ impl State {
         let (was_activated, old_eligible) = (before.is_activated(), before.eligible.clone());
         let proposes = matches!(command, Law::Propose { .. });
         let activates = matches!(command, Law::Activate { .. });
+        let registers = matches!(command, Law::Register { .. });
         let outcome = law.apply(command);
         seen.line(|| format!("the law: {}", brief_outcome(&outcome)));
         let outcome = outcome.ok()?;
@@ -254,6 +271,10 @@ impl State {
         }
         if activates && old_eligible.iter().any(|member| !after.eligible.contains(member)) {
             seen.goals.reach(Goal::ShrinkConfirmed);
+        }
+        let returned = |member: &Member| !old_eligible.contains(member);
+        if registers && after.eligible.iter().any(returned) {
+            seen.goals.reach(Goal::CameBack);
         }
         if !proposes && !activates && after.eligible.len() > old_eligible.len() {
             seen.goals.reach(Goal::NewcomerSynced);

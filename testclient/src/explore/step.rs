@@ -8,10 +8,12 @@ use std::time::Duration;
 use kvproto::command::{Action, Change, Command, Outcome, Query, RequestId};
 use kvproto::registration::Wish;
 use kvproto::{OpNumber, Reply, RequestNumber};
+use kvserver::journal::Work;
 use kvserver::replica::effect::{Effect, Notice};
 use kvserver::replica::event::{Event, Operation, Request, Token};
 use viewservice::assignment::law::{Command as Law, ViewId};
 
+use super::disk::{Disk, completion};
 use super::explain::{brief_law, brief_reply};
 use super::goals::Goal;
 use super::model::{Budget, Model};
@@ -64,15 +66,20 @@ impl State {
         effects: Vec<Effect>,
         seen: &mut Seen,
     ) {
-        let mut written = VecDeque::new();
+        let (mut written, mut at_once) = (VecDeque::new(), Vec::new());
         for effect in effects {
             match effect {
-                Effect::Append(entries) => {
-                    written.extend(entries.last().map(|entry| entry.position));
-                }
-                Effect::Reset { base } => written.push_back(base),
+                Effect::Journal(work) => match work {
+                    Work::Append(_) | Work::Reset { .. } => written.push_back(work),
+                    // Their place among the appends makes no difference here.
+                    Work::Adopt(_) | Work::SnapshotChunk(_) | Work::Committed { .. } => {
+                        at_once.push(work);
+                    }
+                    _ if model.durable => written.push_back(work),
+                    _ => {}
+                },
                 // Readers ask the replica here.
-                Effect::Publish(_) | Effect::Truncate { .. } | Effect::Trim { .. } => {}
+                Effect::Publish(_) => {}
                 Effect::OpenStream { to, stream } => self.open_stream(at, to, stream),
                 Effect::CloseStream { to, stream } => self.close_stream(at, &to, stream),
                 Effect::Send(message) => self.send(message, seen),
@@ -90,6 +97,9 @@ impl State {
                 }
             }
         }
+        for work in at_once {
+            self.finish(model, at, &work, seen);
+        }
         if model.slow_journal {
             if let Some(server) = self.servers[at].as_ref().filter(|_| !written.is_empty()) {
                 let mut server = Server::clone(server);
@@ -97,8 +107,8 @@ impl State {
                 self.servers[at] = Some(Shared::new(server));
             }
         } else {
-            for position in written {
-                self.step(model, at, Event::Appended(position), seen);
+            for work in written {
+                self.finish(model, at, &work, seen);
             }
         }
     }
@@ -112,7 +122,8 @@ impl State {
         seen: &mut Seen,
     ) {
         let committed = after.replica.committed();
-        let reset = effects.iter().any(|effect| matches!(effect, Effect::Reset { .. }));
+        let reset =
+            effects.iter().any(|effect| matches!(effect, Effect::Journal(Work::Reset { .. })));
         if committed < before.replica.committed() && !reset {
             seen.broken(|| format!("CommittedIsKept: {} forgot", after.member));
         }
@@ -123,7 +134,7 @@ impl State {
         for op in (log.len() as u64 + 1..=committed.0).map(OpNumber) {
             let appended = || {
                 let entries = effects.iter().filter_map(|effect| match effect {
-                    Effect::Append(entries) => Some(entries),
+                    Effect::Journal(Work::Append(entries)) => Some(entries),
                     _ => None,
                 });
                 entries.flatten().find(|entry| entry.op() == op)
@@ -267,9 +278,21 @@ impl State {
             return;
         };
         let mut server = Server::clone(server);
-        if let Some(position) = server.unfinished.pop_front() {
+        if let Some(work) = server.unfinished.pop_front() {
             self.servers[at] = Some(Shared::new(server));
-            self.step(model, at, Event::Appended(position), seen);
+            self.finish(model, at, &work, seen);
+        }
+    }
+
+    /// The journal of a server has done this.
+    fn finish(&mut self, model: &Model, at: usize, work: &Work, seen: &mut Seen) {
+        if let Some(disk) = self.disks.get_mut(at) {
+            let mut written = Disk::clone(disk);
+            written.take(work);
+            *disk = Shared::new(written);
+        }
+        if let Some(done) = completion(work) {
+            self.step(model, at, Event::Journal(done), seen);
         }
     }
 

@@ -294,9 +294,11 @@ impl World<'_> {
         if let (Some(name), Some(call)) = (attempt.id, self.clients.calls.get_mut(&(client, id))) {
             let name = (name.session, name.number);
             if call.names.last() != Some(&name) {
+                // What was answered to the former name says nothing of this one.
+                let answered = self.clients.clients[client].points.remove(&id);
                 if let Some(former) = call.names.last().copied() {
                     // The client logic is sure that nothing came of it, or it would not go on.
-                    self.ledgers.never_request(former);
+                    self.ledgers.never_request(former, answered);
                 }
                 call.names.push(name);
             }
@@ -419,7 +421,7 @@ impl World<'_> {
             }
             Err(_) => {
                 self.visits.note(Path::CertainlyNotDone);
-                self.never(&call);
+                self.never(&call, point);
             }
         }
     }
@@ -437,14 +439,15 @@ impl World<'_> {
         }
     }
 
-    /// NotDoneIsNever: the client logic said that this call did nothing and will do nothing.
-    fn never(&mut self, call: &Call) {
+    /// NotDoneIsNever: the client logic said that this call did nothing and will do nothing. The
+    /// point is that of the last answer to its last name; the former ones are known already.
+    fn never(&mut self, call: &Call, answered: Option<LogPoint>) {
         let Operation::Command(command) = &call.operation else {
             return;
         };
         if call.repeat == Repeat::Named {
-            for name in &call.names {
-                self.ledgers.never_request(*name);
+            if let Some(name) = call.names.last() {
+                self.ledgers.never_request(*name, answered);
             }
         } else if let Some(value) = value_of(command) {
             self.ledgers.never_value(value.clone());

@@ -66,7 +66,7 @@ pub(super) fn chaos(random: &mut Random) -> Plan {
     let settings = settings(random);
     let servers = random.between(2, 6) as usize;
     let reads = if random.chance(700) { Reads::Lease } else { Reads::Confirm };
-    let options = ReplicaOptions { reads, tuning: tuning(random) };
+    let options = ReplicaOptions { reads, tuning: tuning(random), durable: false };
     let chaos_until = random.between(4000, 14_000) * MS;
     let late = random.chance(300);
     let starts = (0..servers)

@@ -5,6 +5,9 @@
 //! server of the operator's choice knew to be committed. What must never repeat, over all
 //! generations, is in [`Ledgers`].
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,6 +26,8 @@ use super::histories::Beginning;
 pub struct Ledger {
     log: Vec<Arc<Entry>>,
     digests: Vec<Digest>,
+    /// The generation that it was forced from, and the op through which it holds that one's log.
+    forced_from: Option<LogPoint>,
     reference: Store,
     history: BTreeMap<Bytes, Vec<(u64, Option<Record>)>>,
     answers: BTreeMap<(SessionId, RequestNumber), (u64, Outcome)>,
@@ -36,6 +41,7 @@ impl Ledger {
         Ledger {
             log: Vec::new(),
             digests: vec![Digest::default()],
+            forced_from: None,
             reference: Store::new(StoreLimits::from(settings), Items::default()),
             history: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -176,8 +182,10 @@ pub struct Ledgers {
     positions: BTreeMap<Position, (Arc<Entry>, Position)>,
     /// Generation and op of what was committed: versions and session ids are made of them.
     stamps: BTreeMap<(Generation, OpNumber), Arc<Entry>>,
-    /// Requests and values of calls that certainly did nothing and never will (NotDoneIsNever).
-    never_requests: BTreeSet<(SessionId, RequestNumber)>,
+    /// Requests and values of calls that certainly did nothing and never will (NotDoneIsNever), in
+    /// any generation, or in those that hold the op by which that was decided: what an operator
+    /// gives up by forcing another one includes answers that were refusals.
+    never_requests: BTreeMap<(SessionId, RequestNumber), Option<LogPoint>>,
     never_values: BTreeSet<Bytes>,
     /// When a session was last told that its lease begins anew, in microseconds.
     kept_alive: BTreeMap<SessionId, u64>,
@@ -193,7 +201,7 @@ impl Ledgers {
             beginnings: vec![Beginning { generation: Generation(1), ..Beginning::default() }],
             positions: BTreeMap::new(),
             stamps: BTreeMap::new(),
-            never_requests: BTreeSet::new(),
+            never_requests: BTreeMap::new(),
             never_values: BTreeSet::new(),
             kept_alive: BTreeMap::new(),
             beginning: None,
@@ -230,14 +238,44 @@ impl Ledgers {
         assert_eq!(known.1, before, "OneOrder: s{node} has another op before {at}");
     }
 
-    /// A client is sure that this request did nothing.
-    pub(super) fn never_request(&mut self, request: (SessionId, RequestNumber)) {
+    /// A client is sure that this request did nothing: by an answer taken from the log through
+    /// this point, or because it was never ordered.
+    pub(super) fn never_request(
+        &mut self,
+        request: (SessionId, RequestNumber),
+        answered: Option<LogPoint>,
+    ) {
+        let decided = answered.map(|at| {
+            let answer =
+                self.of.get(&at.generation).and_then(|ledger| ledger.answers.get(&request));
+            LogPoint { op: answer.map_or(at.op, |(op, _)| at.op.min(OpNumber(*op))), ..at }
+        });
         let done = |ledger: &Ledger| {
             let answer = ledger.answers.get(&request);
             answer.is_some_and(|(_, outcome)| !matches!(outcome, Outcome::Refused(_)))
         };
-        assert!(!self.of.values().any(done), "NotDoneIsNever: {request:?} was done before");
-        self.never_requests.insert(request);
+        let mut bound = self.of.iter().filter(|(of, _)| self.is_bound(**of, decided));
+        assert!(
+            !bound.any(|(_, ledger)| done(ledger)),
+            "NotDoneIsNever: {request:?} was done before"
+        );
+        self.never_requests.insert(request, decided);
+    }
+
+    /// Whether a generation is bound by what was decided at this point, or never ordered.
+    fn is_bound(&self, generation: Generation, decided: Option<LogPoint>) -> bool {
+        let Some(decided) = decided else {
+            return true;
+        };
+        let mut held = LogPoint { generation, op: OpNumber(u64::MAX) };
+        while held.generation > decided.generation {
+            let from = self.of.get(&held.generation).and_then(|ledger| ledger.forced_from);
+            let Some(from) = from else {
+                return false;
+            };
+            held = LogPoint { op: from.op.min(held.op), ..from };
+        }
+        held.generation == decided.generation && decided.op <= held.op
     }
 
     /// A client is sure that the only call with this value did nothing.
@@ -268,7 +306,10 @@ impl Ledgers {
         if committed == Committed::Done {
             let request = entry.id.map(|id| (id.session, id.number));
             let never = match (request, value_of(&entry.command)) {
-                (Some(request), _) => self.never_requests.contains(&request),
+                (Some(request), _) => {
+                    let decided = self.never_requests.get(&request);
+                    decided.is_some_and(|decided| self.is_bound(generation, *decided))
+                }
                 (None, Some(value)) => self.never_values.contains(value),
                 (None, None) => false,
             };
@@ -305,6 +346,7 @@ impl Ledgers {
     pub(super) fn begin(&mut self, now: u64, generation: Generation, from: Generation, base: u64) {
         let before = self.of.get(&from).expect("only what was committed somewhere is known to be");
         let mut ledger = Ledger::new(&self.settings);
+        ledger.forced_from = Some(LogPoint { generation: from, op: OpNumber(base) });
         for entry in before.log.iter().take(usize::try_from(base).unwrap_or(usize::MAX)) {
             ledger.commit(entry);
         }

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvproto::registration::RefusedReason;
-use kvproto::{Member, NotDone, NotReady, OpNumber, Position, Reply, ServerName, View};
+use kvproto::{Member, NotDone, NotReady, OpNumber, Reply, ServerName, View};
+use kvserver::journal::Work;
+use kvserver::journal::pending::{Pending, SnapshotNumber, Ticket};
 use kvserver::replica::effect::{Effect, Notice};
 use kvserver::replica::event::{Event, Operation, Request, Token};
 use kvserver::replica::{Reads, Replica, ReplicaOptions};
@@ -51,8 +53,8 @@ pub enum Input {
         /// Which.
         stream: u64,
     },
-    /// The journal has finished this much.
-    Written(u64, Option<Position>),
+    /// The journal has come this far.
+    Written(Ticket),
 }
 
 impl Input {
@@ -69,11 +71,50 @@ impl Input {
 /// The journal of one process, which finishes in order and late.
 #[derive(Debug, Default)]
 pub struct SlowJournal {
-    next: u64,
+    pending: Pending,
     done_at: u64,
-    finished: u64,
-    /// By op, the piece of work that wrote it.
-    written: BTreeMap<OpNumber, u64>,
+    finished: Ticket,
+    /// By op, the call that wrote it.
+    written: BTreeMap<OpNumber, Ticket>,
+    /// Snapshot under way, and its chunks so far.
+    snapshot: (SnapshotNumber, u64),
+}
+
+impl SlowJournal {
+    /// The call that will be done later; `None` for what nobody waits for.
+    fn take(&mut self, work: Work) -> Option<Ticket> {
+        Some(match work {
+            Work::Adopt(epoch) => self.pending.adopt(epoch),
+            Work::Append(entries) => {
+                let ticket = self.pending.append(&entries);
+                self.written.extend(entries.iter().map(|entry| (entry.op(), ticket)));
+                ticket
+            }
+            Work::Truncate { after } => {
+                self.written.split_off(&after.next());
+                self.pending.truncate(after)
+            }
+            Work::Reset { base } => {
+                let ticket = self.pending.reset(base);
+                self.written = BTreeMap::from([(base.op, ticket)]);
+                ticket
+            }
+            Work::BeginSnapshot { .. } => {
+                self.snapshot = (self.pending.begin_snapshot(), 0);
+                self.pending.silent()
+            }
+            Work::SnapshotChunk(_) => {
+                self.snapshot.1 += 1;
+                let (number, chunks) = self.snapshot;
+                self.pending.chunks_written(number, chunks);
+                self.pending.silent()
+            }
+            Work::EndSnapshot(_)
+            | Work::AbandonSnapshot
+            | Work::Trim { .. }
+            | Work::Committed { .. } => return None,
+        })
+    }
 }
 
 /// One life of a process.
@@ -200,8 +241,8 @@ impl World<'_> {
         let machine = &mut self.machines[node];
         match &mut machine.process {
             Some(process) if process.life == life => {
-                if let Input::Written(work, _) = &input {
-                    process.journal.finished = *work;
+                if let Input::Written(ticket) = &input {
+                    process.journal.finished = *ticket;
                 }
             }
             _ => return,
@@ -238,6 +279,9 @@ impl World<'_> {
                 break;
             };
             self.take(node, life, input);
+        }
+        if same(self) {
+            self.hear_journal(node);
         }
     }
 
@@ -288,10 +332,11 @@ impl World<'_> {
                     }
                 }
             }
-            Input::Written(_, position) => {
-                if let Some(position) = position {
-                    self.step(node, Event::Appended(position));
+            Input::Written(ticket) => {
+                if let Some(process) = &mut self.machines[node].process {
+                    process.journal.pending.finished(ticket);
                 }
+                self.hear_journal(node);
             }
         }
     }
@@ -377,18 +422,7 @@ impl World<'_> {
                         process.table.publish(published);
                     }
                 }
-                Effect::Append(entries) => {
-                    let position = entries.last().map(|entry| entry.position);
-                    let ops = entries.iter().map(|entry| entry.op());
-                    self.write(node, life, position, ops.collect(), None);
-                }
-                Effect::Truncate { after } => {
-                    self.write(node, life, None, Vec::new(), Some(after));
-                }
-                Effect::Reset { base } => {
-                    self.write(node, life, Some(base), vec![base.op], Some(OpNumber(0)));
-                }
-                Effect::Trim { .. } => {}
+                Effect::Journal(work) => self.write(node, life, work),
                 Effect::OpenStream { to, stream } => self.open_channel(node, life, to, stream),
                 Effect::CloseStream { to, stream } => self.close_channel(node, life, &to, stream),
                 Effect::Send(message) => {
@@ -428,14 +462,7 @@ impl World<'_> {
         }
     }
 
-    fn write(
-        &mut self,
-        node: Node,
-        life: u64,
-        position: Option<Position>,
-        ops: Vec<OpNumber>,
-        keep: Option<OpNumber>,
-    ) {
+    fn write(&mut self, node: Node, life: u64, work: Work) {
         let now = self.now;
         let delay_max = self.machines[node].journal_delay;
         let delay = self.random.between(1, delay_max.max(1));
@@ -443,19 +470,27 @@ impl World<'_> {
             return;
         };
         let journal = &mut process.journal;
-        journal.next += 1;
-        let work = journal.next;
-        if let Some(keep) = keep {
-            journal.written.split_off(&keep.next());
-            if position.is_some() {
-                journal.written.clear();
-            }
-        }
-        journal.written.extend(ops.into_iter().map(|op| (op, work)));
+        let Some(ticket) = journal.take(work) else {
+            return;
+        };
         journal.done_at = (journal.done_at + 1).max(now + delay);
         let at = journal.done_at - now;
-        let input = Input::Written(work, position);
+        let input = Input::Written(ticket);
         self.later(at, Happening::ToServer { to: node, life, input });
+    }
+
+    /// Tells a replica what its journal has done.
+    fn hear_journal(&mut self, node: Node) {
+        loop {
+            let machine = &mut self.machines[node];
+            let Some(process) = machine.process.as_mut().filter(|_| !machine.paused) else {
+                return;
+            };
+            let Some(done) = process.journal.pending.poll() else {
+                return;
+            };
+            self.step(node, Event::Journal(done));
+        }
     }
 
     /// Whether the journal has finished everything through an op.
@@ -464,8 +499,8 @@ impl World<'_> {
             return false;
         };
         let journal = &process.journal;
-        let work = journal.written.range(OpNumber(1)..=op.max(OpNumber(1))).next_back();
-        op == OpNumber(0) || work.is_none_or(|(_, work)| *work <= journal.finished)
+        let wrote = journal.written.range(OpNumber(1)..=op.max(OpNumber(1))).next_back();
+        op == OpNumber(0) || wrote.is_none_or(|(_, ticket)| *ticket <= journal.finished)
     }
 
     fn check_ack_is_safe(&self, node: Node, matched: OpNumber) {

@@ -114,7 +114,7 @@ impl<'a> Story<'a> {
             .collect();
         let plan = Plan {
             settings: stage.settings,
-            options: ReplicaOptions { reads: stage.reads, tuning: stage.tuning },
+            options: ReplicaOptions { reads: stage.reads, tuning: stage.tuning, durable: false },
             starts: vec![None; stage.servers],
             twins: Vec::new(),
             clients: stage.clients,

@@ -227,6 +227,7 @@ impl World<'_> {
             incarnation,
             cluster: None,
             protocol_level: PROTOCOL_LEVEL,
+            held: None,
         };
         self.step_views(Event::Register { stream, registration }, Some((node, life)));
         let holds = self.views.state().present(&name);

@@ -10,24 +10,26 @@
 //!   change; the generation rises by at most one and never without the number.
 //! - **PrimaryIsComplete**: once a view was ever activated, a new primary is eligible.
 //! - **ActivatedIsClosed**: in an activated view the primary is eligible, and every eligible server
-//!   is a member.
+//!   is a member, but for lives that are over and those that came back with their data.
 //! - **EligibleIsEarned**: nobody becomes eligible but a backup declared synced, the primary of the
-//!   first activation, and the server that a forced generation starts from.
+//!   first activation, and the server that a forced generation starts from. One that comes back with
+//!   its data takes the place of its own former life.
 //! - **EpochNamesOnePrimary**: epoch and primary incarnation change together.
 //! - **NobodyTwice**: no server name stands twice in a view.
 //! - **IncarnationsAreNew**: an incarnation is given once, to one name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kvproto::registration::Held;
 use kvproto::{
-    ClusterId, Generation, Incarnation, Member, OpNumber, Rule, ServerName, Settings, View,
-    ViewNumber, ViewStatus, keeps,
+    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Rule, ServerName, Settings,
+    StorageId, View, ViewNumber, ViewStatus, keeps,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Most servers registered at once. A view has at most 16; the rest are spares and servers that
 /// are gone and not yet forgotten.
@@ -43,6 +45,15 @@ pub enum Kind {
     Full,
     /// Sends the pings of the lab, nothing else.
     Plain,
+}
+
+/// Where the servers of a cluster keep what was acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Mode {
+    /// Synced to disk: a server that comes back with its data may be the member that it was.
+    Durable,
+    /// In memory only: a server that restarts is a new one.
+    InMemory,
 }
 
 /// Names one view; what commands are conditional on.
@@ -73,6 +84,9 @@ pub enum Command {
         kind: Kind,
         /// The incarnation it had when this was proposed, so that a repetition ends nobody.
         replaces: Option<Incarnation>,
+        /// What it has on disk; `None` in memory. Whether the life that left it is over is for the
+        /// proposer to know.
+        held: Option<Held>,
     },
     /// A registered server outside the view is struck off the list.
     Forget {
@@ -173,6 +187,9 @@ pub enum Refusal {
     /// The other kind came first.
     #[error("the cluster is made of {0:?} servers; kinds do not mix")]
     WrongKind(Kind),
+    /// The first server decided otherwise.
+    #[error("the servers of this cluster are {0:?}; modes do not mix")]
+    WrongMode(Mode),
     /// Not a usable address.
     #[error("a server name has 1 to {NAME_SIZE_MAX} bytes")]
     BadName,
@@ -195,6 +212,14 @@ struct Server {
     adopted: bool,
 }
 
+/// What is known of the data that a life began with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+struct Storage {
+    id: StorageId,
+    /// Generation of the last op in it; `None` if it was empty.
+    generation: Option<Generation>,
+}
+
 /// Everything that must never be forgotten: the whole truth about views.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ViewState {
@@ -204,7 +229,12 @@ pub struct ViewState {
     ever_activated: bool,
     /// Decided by the first server.
     kind: Option<Kind>,
+    mode: Option<Mode>,
     servers: BTreeMap<ServerName, Server>,
+    /// What is on the disks of present lives and of eligible ones.
+    storages: BTreeMap<Incarnation, Storage>,
+    /// Epoch of the last view that was activated.
+    activated: Epoch,
     /// The last incarnation given, over all names.
     last_incarnation: Incarnation,
     /// Highest op that a primary of this generation said is committed.
@@ -219,7 +249,10 @@ impl ViewState {
             view: View::none(cluster, settings),
             ever_activated: false,
             kind: None,
+            mode: None,
             servers: BTreeMap::new(),
+            storages: BTreeMap::new(),
+            activated: Epoch::default(),
             last_incarnation: Incarnation(0),
             committed_heard: OpNumber(0),
         }
@@ -241,6 +274,38 @@ impl ViewState {
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
         self.kind
+    }
+
+    /// The mode that the first server decided.
+    #[must_use]
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode
+    }
+
+    /// The eligible life that left this data behind, if it is known to be complete (VIEW-6): it is
+    /// the storage of an eligible life, holds the barrier of the last activated epoch, and reaches
+    /// the highest op that was said to be committed.
+    #[must_use]
+    pub fn left_by(&self, held: &Held) -> Option<&Member> {
+        let holds_barrier =
+            held.epochs.contains(&self.activated) || !keeps(Rule::ReturnHoldsTheBarrier);
+        let reaches = held.last.op >= self.committed_heard || !keeps(Rule::ReturnIsComplete);
+        let mut eligible = self.view.eligible.iter().filter(|_| holds_barrier && reaches);
+        eligible.find(|member| {
+            let storage = self.storages.get(&member.incarnation);
+            storage.is_some_and(|storage| storage.id == held.storage)
+        })
+    }
+
+    /// Whether this life began with data. Before the first activation it is restored data, which
+    /// the cluster begins with.
+    #[must_use]
+    pub fn began_with_data(&self, member: &Member) -> bool {
+        self.restored(member).is_some()
+    }
+
+    fn restored(&self, member: &Member) -> Option<Generation> {
+        self.storages.get(&member.incarnation)?.generation
     }
 
     /// Whether any view was ever activated. Until then nobody holds data.
@@ -295,7 +360,9 @@ impl ViewState {
         let before = self.view.clone();
         let was_activated = self.ever_activated;
         let outcome = match command {
-            Command::Register { name, kind, replaces } => self.register(name, kind, replaces),
+            Command::Register { name, kind, replaces, held } => {
+                self.register(name, kind, replaces, held)
+            }
             Command::Forget { server } => self.forget(&server),
             Command::Adopted { by } => self.adopted(&by),
             Command::Propose { after, primary, backups } => self.propose(after, primary, backups),
@@ -305,6 +372,10 @@ impl ViewState {
             Command::Force { after, server } => self.force(after, server),
         };
         self.check_invariants();
+        let before = match &outcome {
+            Ok(Applied::Registered(member)) => self.as_if_returned(before, member),
+            _ => before,
+        };
         self.check_step(&before, was_activated);
         outcome
     }
@@ -314,10 +385,13 @@ impl ViewState {
         name: ServerName,
         kind: Kind,
         replaces: Option<Incarnation>,
+        held: Option<Held>,
     ) -> Result<Applied, Refusal> {
         let present = self.servers.get(&name).map(|server| server.incarnation);
+        let mode = if held.is_some() { Mode::Durable } else { Mode::InMemory };
         name_is_usable(&name)?;
         kind_fits(self.kind, kind)?;
+        mode_fits(self.mode, mode)?;
         if present != replaces {
             return Err(Refusal::Overtaken {
                 based_on: match replaces {
@@ -330,6 +404,7 @@ impl ViewState {
             return Err(Refusal::TooManyServers);
         }
         self.kind = Some(kind);
+        self.mode = Some(mode);
         if let (Some(incarnation), false) = (present, keeps(Rule::RestartedIsNew)) {
             return Ok(Applied::Registered(Member { name, incarnation }));
         }
@@ -337,8 +412,52 @@ impl ViewState {
         let member = Member { name: name.clone(), incarnation: self.last_incarnation };
         let server = Server { incarnation: self.last_incarnation, adopted: false };
         self.servers.insert(name, server);
+        if let Some(held) = held {
+            self.take_back(&member, &held);
+        }
         self.renew();
         Ok(Applied::Registered(member))
+    }
+
+    /// VIEW-6: a life that comes back with everything that was committed is eligible in the place of
+    /// the one that left it. The view still names that one, so that a new view, with a number of its
+    /// own, ends whatever its primary had asked for it. And not as primary: a part of its log may have been acknowledged by others and not
+    /// be on its disk, so the old epoch could name two ops at one position.
+    fn take_back(&mut self, member: &Member, held: &Held) {
+        let generation = (held.last.op > OpNumber(0)).then_some(held.last.epoch.generation);
+        let storage = Storage { id: held.storage, generation };
+        let former = self.left_by(held).cloned();
+        self.storages.insert(member.incarnation, storage);
+        let former = match former {
+            Some(former) => former,
+            None if !keeps(Rule::FormerMembersStayOut) && self.ever_activated => {
+                self.view.eligible.insert(member.clone());
+                return;
+            }
+            None => return,
+        };
+        self.view.eligible.remove(&former);
+        self.view.eligible.insert(member.clone());
+        if former.name != member.name && self.is_present(&former) {
+            self.servers.remove(&former.name);
+        }
+        if self.view.is_primary(&former) && !keeps(Rule::RestartEndsTheRole) {
+            self.view.primary = Some(member.clone());
+        }
+    }
+
+    /// The record before a registration, as if the life that came back had stood in it from the
+    /// beginning: all else must be as it was.
+    fn as_if_returned(&self, mut before: View, member: &Member) -> View {
+        if before.eligible.contains(member) || !self.view.eligible.contains(member) {
+            return before;
+        }
+        let gone = before.eligible.difference(&self.view.eligible).next().cloned();
+        if let Some(former) = gone {
+            before.eligible.remove(&former);
+            before.eligible.insert(member.clone());
+        }
+        before
     }
 
     fn forget(&mut self, server: &Member) -> Result<Applied, Refusal> {
@@ -387,6 +506,10 @@ impl ViewState {
         if !same_epoch {
             self.view.primary_since = number;
         }
+        if let Some(restored) = self.restored(&primary).filter(|_| !self.ever_activated) {
+            // What was restored was acknowledged by another cluster, which may have gone on.
+            self.view.generation = self.view.generation.max(restored.next());
+        }
         self.view.number = number;
         self.view.status = ViewStatus::Proposed;
         self.view.primary = Some(primary);
@@ -413,6 +536,7 @@ impl ViewState {
         self.view.eligible = self.eligible_after(by, reconciled);
         self.view.status = ViewStatus::Activated;
         self.ever_activated = true;
+        self.activated = self.view.epoch();
         self.renew();
         Ok(Applied::Changed)
     }
@@ -490,6 +614,10 @@ impl ViewState {
 
     fn renew(&mut self) {
         self.view.revision = self.view.revision.next();
+        let present = self.servers.values().map(|server| server.incarnation);
+        let eligible = self.view.eligible.iter().map(|member| member.incarnation);
+        let needed: BTreeSet<_> = present.chain(eligible).collect();
+        self.storages.retain(|incarnation, _| needed.contains(incarnation));
     }
 
     fn must_be_current(&self, view: ViewId) -> Result<(), Refusal> {
@@ -542,14 +670,18 @@ impl ViewState {
         if let Some(primary) = &view.primary {
             assert!(nobody_twice(primary, &view.backups).is_ok(), "NobodyTwice: {view:?}");
             assert!(
-                !self.ever_activated || view.eligible.contains(primary),
+                !self.ever_activated
+                    || view.eligible.contains(primary)
+                    || !self.is_present(primary),
                 "PrimaryIsComplete: {view:?}"
             );
         }
         if view.is_activated() {
             let members: BTreeSet<_> = view.members().cloned().collect();
+            let mut others = view.eligible.difference(&members);
             assert!(
-                view.eligible.is_subset(&members) && self.ever_activated,
+                others.all(|other| self.storages.contains_key(&other.incarnation))
+                    && self.ever_activated,
                 "ActivatedIsClosed: {view:?}"
             );
         }
@@ -578,7 +710,7 @@ impl ViewState {
             after.revision == before.revision.next(),
             "OneRecordPerRevision: {before:?} {after:?}"
         );
-        let forced = after.generation != before.generation;
+        let forced = was_activated && after.generation != before.generation;
         let moved = after.number != before.number;
         let changed = after
             .primary
@@ -587,7 +719,8 @@ impl ViewState {
         assert!(
             moved == changed
                 && (!moved || after.number == before.number.next())
-                && (!forced || (moved && after.generation == before.generation.next())),
+                && (!forced || (moved && after.generation == before.generation.next()))
+                && after.generation >= before.generation,
             "NumbersRiseByOne: {before:?} {after:?}"
         );
         assert!(
@@ -622,6 +755,13 @@ fn name_is_usable(name: &ServerName) -> Result<(), Refusal> {
 fn kind_fits(cluster: Option<Kind>, kind: Kind) -> Result<(), Refusal> {
     match cluster {
         Some(other) if other != kind => Err(Refusal::WrongKind(other)),
+        _ => Ok(()),
+    }
+}
+
+fn mode_fits(cluster: Option<Mode>, mode: Mode) -> Result<(), Refusal> {
+    match cluster {
+        Some(other) if other != mode => Err(Refusal::WrongMode(other)),
         _ => Ok(()),
     }
 }

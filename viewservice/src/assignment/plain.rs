@@ -49,7 +49,7 @@ pub fn ping(state: &ViewState, server: &ServerName, number: ViewNumber) -> Meani
 }
 
 fn begin(server: &ServerName, replaces: Option<Incarnation>) -> Command {
-    Command::Register { name: server.clone(), kind: Kind::Plain, replaces }
+    Command::Register { name: server.clone(), kind: Kind::Plain, replaces, held: None }
 }
 
 fn says(state: &ViewState, member: &Member, number: ViewNumber) -> Vec<Command> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvproto::{Member, ServerName, Timestamp, View};
 
-use super::law::{Command, Kind, ViewState};
+use super::law::{Command, Kind, Mode, ViewState};
 use super::liveness::{Liveness, State};
 
 /// A dead server outside the view is struck off the list after this long.
@@ -99,11 +99,20 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
         .eligible
         .iter()
         .partition(|member| !state.is_present(member) || liveness.is_gone(member));
+    let durable = state.mode() == Some(Mode::Durable);
     let names = |members: &[&Member]| {
         let names: Vec<_> = members.iter().map(|member| member.name.to_string()).collect();
         names.join(", ")
     };
-    let advice = if silent.is_empty() {
+    let advice = if silent.is_empty() && durable {
+        format!(
+            "start {} again with its data directory: any one of these that comes back whole is \
+             enough; if their disks are lost, accept the loss of what only they hold with \
+             `kvctl force {} --accept-data-loss`",
+            names(&lost),
+            some_server_alive(state, liveness)
+        )
+    } else if silent.is_empty() {
         format!(
             "every complete copy is lost (the processes of {} ended, and data is in memory): \
              start over with what a running server holds, which is nothing if it is new, with \
@@ -154,6 +163,13 @@ fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
     let Some(primary) = &view.primary else {
         return first_primary(state, liveness);
     };
+    if !state.ever_activated() && !state.began_with_data(primary) {
+        let first = first_primary(state, liveness);
+        let restored = |command: &Command| matches!(command, Command::Propose { primary, .. } if state.began_with_data(primary));
+        if first.as_ref().is_some_and(restored) {
+            return first;
+        }
+    }
     if !can_lead(state, liveness, primary) {
         if !state.ever_activated() {
             return first_primary(state, liveness);
@@ -177,12 +193,13 @@ fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
     (!same).then(|| propose(state, primary.clone(), backups))
 }
 
-/// Before any activation there is no data: whoever lives and came first will do.
+/// Before any activation the cluster has no data: whoever lives and came first will do, but one
+/// with restored data comes before those without.
 fn first_primary(state: &ViewState, liveness: &Liveness) -> Option<Command> {
     let first = state
         .servers()
         .filter(|member| liveness.state(member) == State::Alive)
-        .min_by_key(|member| member.incarnation)?;
+        .min_by_key(|member| (!state.began_with_data(member), member.incarnation))?;
     Some(propose(state, first, Vec::new()))
 }
 
@@ -232,7 +249,8 @@ fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
     state.is_present(primary) && !liveness.is_dead(primary)
 }
 
-/// Fills up the backups with spares: those that died least first, then the senior ones. One that
+/// Fills up the backups with spares: those that hold everything first, since they came back with
+/// their data, then those that died least, then the senior ones. One that
 /// has died too often is taken only when nobody else holds a second copy: a bad copy is better than
 /// none, and nothing is better than moving all the data again and again.
 fn recruit(
@@ -249,7 +267,10 @@ fn recruit(
         .filter(|spare| spare != primary && !backups.contains(spare) && Some(spare) != except)
         .filter(|spare| liveness.is_recruitable(spare))
         .collect();
-    spares.sort_by_key(|spare| (liveness.deaths(&spare.name), spare.incarnation));
+    let eligible = &state.view().eligible;
+    spares.sort_by_key(|spare| {
+        (!eligible.contains(spare), liveness.deaths(&spare.name), spare.incarnation)
+    });
     let (barred, ready): (Vec<_>, Vec<_>) =
         spares.into_iter().partition(|spare| liveness.is_barred(spare, now));
     backups.extend(ready.into_iter().take(wanted.saturating_sub(backups.len())));

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use kvproto::limits::SILENCE_BEFORE_FORCE;
-use kvproto::registration::{PROTOCOL_LEVEL, RefusedReason, Wish};
-use kvproto::{ClusterId, Generation, Incarnation, Member, ServerName, Timestamp, ViewNumber};
+use kvproto::registration::{Held, PROTOCOL_LEVEL, RefusedReason, Wish};
+use kvproto::{
+    ClusterId, Generation, Incarnation, Member, OpNumber, ServerName, Timestamp, ViewNumber,
+};
 
-use super::law::{Command, Kind, NAME_SIZE_MAX, ViewId, ViewState};
+use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, ViewId, ViewState};
 use super::liveness::{Liveness, State};
 use super::planner;
 
@@ -22,6 +24,8 @@ pub struct Registration {
     pub cluster: Option<ClusterId>,
     /// The protocol level that it speaks.
     pub protocol_level: u32,
+    /// What it found on its disk; `None` if it keeps its data in memory.
+    pub held: Option<Held>,
 }
 
 /// What becomes of it.
@@ -66,10 +70,15 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
             RefusedReason::WrongCluster,
             format!(
                 "{name} belongs to cluster {other}, this is {}: name the right view service with \
-                 --vs, or restart the server without its data",
+                 --vs; or, if the view service of {other} is lost for good, take the data along: \
+                 `kvserver journal export`, then `kvctl snapshot restore` for a new cluster; or \
+                 start with another --data-dir, empty",
                 state.view().cluster
             ),
         );
+    }
+    if let Some(refusal) = refused_for_its_data(state, liveness, asked) {
+        return refusal;
     }
     if state.kind() == Some(Kind::Plain) {
         return refused(
@@ -97,10 +106,65 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
                 name: name.clone(),
                 kind: Kind::Full,
                 replaces: former.as_ref().map(|member| member.incarnation),
+                held: asked.held.clone(),
             },
             former,
         },
     }
+}
+
+/// What the server holds does not fit the cluster, or somebody who lives holds it.
+fn refused_for_its_data(
+    state: &ViewState,
+    liveness: &Liveness,
+    asked: &Registration,
+) -> Option<Admission> {
+    let name = &asked.name;
+    let refused = |reason, message: String| Some(Admission::Refused(reason, message));
+    match (state.mode(), &asked.held) {
+        (Some(Mode::Durable), None) => {
+            return refused(
+                RefusedReason::WrongMode,
+                format!(
+                    "the servers of this cluster keep their data on disk: start {name} without \
+                     --in-memory"
+                ),
+            );
+        }
+        (Some(Mode::InMemory), Some(_)) => {
+            return refused(
+                RefusedReason::WrongMode,
+                format!(
+                    "the servers of this cluster keep their data in memory, as its first server \
+                     decided: start {name} with --in-memory"
+                ),
+            );
+        }
+        _ => {}
+    }
+    let held = asked.held.as_ref().filter(|_| asked.incarnation.is_none())?;
+    if state.ever_activated() && asked.cluster.is_none() && held.last.op > OpNumber(0) {
+        return refused(
+            RefusedReason::WrongCluster,
+            format!(
+                "{name} begins with restored data, but this cluster has data of its own: restore \
+                 into a new cluster (a view service with an empty --data-dir, and this server \
+                 first), or start {name} with another --data-dir"
+            ),
+        );
+    }
+    let former = state.left_by(held).filter(|former| former.name != *name)?;
+    if !state.is_present(former) || liveness.is_dead(former) {
+        return None;
+    }
+    refused(
+        RefusedReason::NameInUse,
+        format!(
+            "{former} lives and has the same storage {}: a data directory must not be copied; stop \
+             one of the two, or start {name} with another --data-dir",
+            held.storage
+        ),
+    )
 }
 
 /// What becomes of a wish.

@@ -343,6 +343,7 @@ fn newcomer(name: &str) -> Registration {
         incarnation: None,
         cluster: None,
         protocol_level: PROTOCOL_LEVEL,
+        held: None,
     }
 }
 

@@ -17,7 +17,8 @@ async fn open(directory: &TempDir) -> Result<Home, HomeError> {
 /// A cluster with one server.
 async fn founded(directory: &TempDir) -> ViewState {
     let home = open(directory).await.unwrap();
-    let server = Command::Register { name: "s:1".into(), kind: Kind::Full, replaces: None };
+    let server =
+        Command::Register { name: "s:1".into(), kind: Kind::Full, replaces: None, held: None };
     let state = home.log.propose(Change::Apply(vec![server])).await.unwrap();
     home.log.close().await;
     state

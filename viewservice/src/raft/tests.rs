@@ -38,7 +38,7 @@ fn found() -> Change {
 }
 
 fn register(name: &str) -> Command {
-    Command::Register { name: name.into(), kind: Kind::Full, replaces: None }
+    Command::Register { name: name.into(), kind: Kind::Full, replaces: None, held: None }
 }
 
 /// A cluster with an activated view of one server.

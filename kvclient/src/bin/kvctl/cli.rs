@@ -106,6 +106,9 @@ pub(crate) enum Verb {
         #[arg(long)]
         server: Option<String>,
     },
+    /// Backups: save, look at or restore the state of the whole cluster.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Go on from one server's data when no complete copy is left. May lose data.
     Force {
         /// The server whose data to go on from, as it is called in the view.
@@ -116,6 +119,38 @@ pub(crate) enum Verb {
         /// Do not ask.
         #[arg(long)]
         yes: bool,
+    },
+}
+
+/// What can be done with backups.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Snapshot {
+    /// Save the state of the cluster at one op into a file, while it serves. The file has its name
+    /// only once it is on disk, read back and verified.
+    Save {
+        /// The file.
+        file: PathBuf,
+        /// Whose copy, host:port, whatever its role; the acting primary's by default.
+        #[arg(long)]
+        server: Option<String>,
+        /// Replace the file if it exists.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Read a file to its end, verify it, and say what it holds. Needs no server. Exit code 1 when
+    /// it is not whole and sound.
+    Inspect {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Prepare a new data directory with which a kvserver begins a new cluster in this state. Needs
+    /// no server.
+    Restore {
+        /// The file.
+        file: PathBuf,
+        /// The directory; it must be empty, or not exist yet.
+        #[arg(long)]
+        data_dir: PathBuf,
     },
 }
 

@@ -15,7 +15,7 @@ use crate::force;
 use crate::output::{
     Failure, INTERRUPTED, NOT_FOUND, Output, UNAVAILABLE, USAGE, bytes_json, terminal_width,
 };
-use crate::status;
+use crate::{snapshot, status};
 
 /// What the verbs of one run share.
 pub(crate) struct Session {
@@ -23,11 +23,13 @@ pub(crate) struct Session {
     pub(crate) output: Output,
     /// Whether stdin belongs to values and answers, as opposed to further commands.
     pub(crate) stdin_is_free: bool,
+    /// The view servers, as they were named.
+    pub(crate) vs: String,
 }
 
 impl Session {
-    pub(crate) fn new(client: Client, output: Output) -> Self {
-        Self { client, output, stdin_is_free: true }
+    pub(crate) fn new(client: Client, output: Output, vs: String) -> Self {
+        Self { client, output, stdin_is_free: true, vs }
     }
 
     /// Runs one verb, unless Ctrl-C comes first.
@@ -81,6 +83,7 @@ impl Session {
                 )
             }
             Verb::Dump { server } => self.dump(server.as_deref()).await,
+            Verb::Snapshot(verb) => snapshot::run(self, verb).await,
             Verb::Force { server, yes, .. } => force::run(self, &server, yes).await,
         }
     }
@@ -209,7 +212,7 @@ fn not_found(key: &OsStr) -> Failure {
 }
 
 /// The server whose copy is the cluster's, or why there is none.
-fn acting_primary(status: &ClusterStatus) -> Result<String, Failure> {
+pub(crate) fn acting_primary(status: &ClusterStatus) -> Result<String, Failure> {
     let Some(primary) = &status.view.primary else {
         return Err(no_primary("no server was primary yet"));
     };
@@ -229,7 +232,7 @@ fn no_primary(why: &str) -> Failure {
         UNAVAILABLE,
         format!(
             "no primary acts, so there is no copy to speak for the cluster: {why}; see `kvctl \
-             status`, or name a server: `dump --server NAME` prints its copy whatever its role"
+             status`, or name a server with --server, whose copy is taken whatever its role"
         ),
     )
 }

@@ -1,7 +1,7 @@
 //! `kvctl`: the store from the command line.
 //!
 //! - `cli`: the words and flags that it knows
-//! - `commands`: what each verb does; `force`: the one that may lose data
+//! - `commands`: what each verb does; `force`: the one that may lose data; `snapshot`: backups
 //! - `output`: values, JSON, failures and exit codes; `status`: the screens for people
 //! - `prompt`: many commands in one run; `line`: how one of them is cut into words
 
@@ -11,6 +11,7 @@ mod force;
 mod line;
 mod output;
 mod prompt;
+mod snapshot;
 mod status;
 
 use std::time::Duration;
@@ -43,7 +44,7 @@ async fn run(cli: Cli) -> i32 {
         Ok(client) => client,
         Err(error) => return Failure::new(USAGE, format!("--vs {}: {error}", cli.vs)).report(),
     };
-    let mut session = Session::new(client.clone(), Output::new(cli.output));
+    let mut session = Session::new(client.clone(), Output::new(cli.output), cli.vs);
     let code = match cli.verb {
         Some(verb) => match session.run_until_interrupted(verb).await {
             Ok(()) => 0,

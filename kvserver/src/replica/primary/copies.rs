@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use kvproto::ids::{Member, OpNumber, Position};
+use kvproto::ids::{Member, OpNumber};
 use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
@@ -231,7 +231,7 @@ impl Primary {
             copy.store.end_scan(transfer.scan);
             transfer.ended = true;
             let end = TransferEnd {
-                epochs: epochs_through(copy.log.epochs(), transfer.at),
+                epochs: copy.log.epochs_through(transfer.at.op),
                 log_time: copy.log_time,
                 digest: transfer.digest,
                 chunks: transfer.sent,
@@ -325,9 +325,4 @@ impl Primary {
             self.heartbeat_at = Some(now);
         }
     }
-}
-
-/// The epoch table through a position.
-fn epochs_through(epochs: &[Position], at: Position) -> Vec<Position> {
-    epochs.iter().filter(|start| start.op <= at.op).copied().collect()
 }

@@ -1,6 +1,7 @@
 //! Stories of a few replicas on a wire that the test controls, with a view service made of one
 //! record. Time moves only when a test says so.
 
+mod durable;
 mod failover;
 mod joining;
 mod leaving;
@@ -25,6 +26,7 @@ use kvproto::view::{View, ViewStatus};
 
 use super::effect::{Effect, Notice};
 use super::event::{Event, Operation, Request, Token};
+use crate::journal::{Journal, MemoryJournal, Work};
 use crate::store::Items;
 use crate::table::Table;
 
@@ -66,7 +68,10 @@ struct World {
     cut: BTreeSet<(Member, Member)>,
     /// Servers whose journal takes entries on but does not finish them.
     slow_journal: BTreeSet<Member>,
-    unsafe_yet: BTreeMap<Member, Vec<Event>>,
+    journals: BTreeMap<Member, MemoryJournal>,
+    /// Everything that a journal was given, which is what a disk would hold.
+    kept: BTreeMap<Member, Vec<Work>>,
+    durable: bool,
     replies: BTreeMap<Token, Reply>,
     next_token: u64,
     notices: Vec<(Member, Notice)>,
@@ -91,7 +96,9 @@ impl World {
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
             slow_journal: BTreeSet::new(),
-            unsafe_yet: BTreeMap::new(),
+            journals: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            durable: false,
             replies: BTreeMap::new(),
             next_token: 0,
             notices: Vec::new(),
@@ -120,11 +127,13 @@ impl World {
     }
 
     fn start(&mut self, me: Member) {
-        let options = ReplicaOptions { reads: self.reads, tuning: self.tuning.clone() };
+        let (reads, tuning) = (self.reads, self.tuning.clone());
+        let options = ReplicaOptions { reads, tuning, durable: self.durable };
         let table = Table::new(Items::default());
         let items = table.items().clone();
         let replica = Replica::new(me.clone(), self.view.clone(), options, items, self.now);
         self.tables.insert(me.clone(), table);
+        self.journals.insert(me.clone(), MemoryJournal::new());
         self.replicas.insert(me, replica);
     }
 
@@ -207,7 +216,6 @@ impl World {
         };
         let mut effects = Vec::new();
         self.tables[who].step(&mut effects, |effects| replica.step(self.now, event, effects));
-        let mut completion = None;
         for effect in effects {
             if let Effect::Reply { reply: Reply::Done { .. }, .. }
             | Effect::Send(Message { body: Body::Released, .. }) = &effect
@@ -217,9 +225,10 @@ impl World {
             }
             match effect {
                 Effect::Publish(published) => self.tables[who].publish(published),
-                Effect::Append(entries) => completion = entries.last().map(|e| e.position),
-                Effect::Reset { base } => completion = Some(base),
-                Effect::Truncate { .. } => completion = None,
+                Effect::Journal(work) => {
+                    self.kept.entry(who.clone()).or_default().push(work.clone());
+                    work.give_to(self.journals.get_mut(who).expect("each has one"));
+                }
                 Effect::Send(message) => {
                     if !self.cut.contains(&(who.clone(), message.to.clone())) {
                         self.wire.push_back(message);
@@ -241,16 +250,18 @@ impl World {
                 Effect::Left => {
                     self.left.insert(who.clone());
                 }
-                Effect::Trim { .. } | Effect::OpenStream { .. } | Effect::CloseStream { .. } => {}
+                Effect::OpenStream { .. } | Effect::CloseStream { .. } => {}
             }
         }
-        if let Some(position) = completion {
-            let event = Event::Appended(position);
-            if self.slow_journal.contains(who) {
-                self.unsafe_yet.entry(who.clone()).or_default().push(event);
-            } else {
-                self.step(who, event);
-            }
+        self.hear_journal(who);
+    }
+
+    /// Lets a server know what its journal has done, unless that is slow.
+    fn hear_journal(&mut self, who: &Member) {
+        while !self.slow_journal.contains(who)
+            && let Some(done) = self.journals.get_mut(who).and_then(MemoryJournal::poll)
+        {
+            self.step(who, Event::Journal(done));
         }
     }
 
@@ -263,9 +274,7 @@ impl World {
     /// The slow journal catches up.
     fn finish_journal(&mut self, who: &Member) {
         self.slow_journal.remove(who);
-        for event in self.unsafe_yet.remove(who).unwrap_or_default() {
-            self.step(who, event);
-        }
+        self.hear_journal(who);
     }
 
     fn deliver(&mut self, message: Message) {

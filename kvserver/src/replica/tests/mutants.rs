@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{failover, joining, reads, writes};
+use super::{durable, failover, joining, reads, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -20,6 +20,8 @@ const MUTANTS: &[Mutant] = &[
     story!([LeaseHasMargins] reads::the_primary_relies_on_less_than_its_backup_promised),
     story!([HeartbeatsCarryLogTime] failover::a_new_primary_goes_on_from_the_log_time_that_it_heard),
     story!([RecordsOfOwnCluster] failover::a_record_of_another_cluster_changes_nothing),
+    story!([AckWaitsForJournal] durable::a_backup_acknowledges_what_its_journal_has_and_no_more),
+    story!([RestartPromises] durable::a_copy_that_comes_back_waits_as_if_it_had_just_granted_a_lease),
     story!([AppliedOnce] writes::s2_f_copies_apply_in_one_order_whatever_the_wire_does),
     story!([ReplyAfterCommit] writes::every_copy_has_a_write_before_it_is_acknowledged),
     story!([CommitWaitsForCopies] writes::s2_a_a_write_that_cannot_be_forwarded_is_not_acknowledged),

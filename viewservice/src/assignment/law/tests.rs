@@ -2,13 +2,15 @@
 
 use super::*;
 
+pub(in crate::assignment) mod returning;
+
 fn state() -> ViewState {
     ViewState::new(ClusterId([1; 16]), Settings::default())
 }
 
 fn register(state: &mut ViewState, name: &str) -> Member {
     let replaces = state.present(&name.into()).map(|member| member.incarnation);
-    let command = Command::Register { name: name.into(), kind: Kind::Full, replaces };
+    let command = Command::Register { name: name.into(), kind: Kind::Full, replaces, held: None };
     match state.apply(command) {
         Ok(Applied::Registered(member)) => member,
         other => panic!("{name} was not registered: {other:?}"),
@@ -79,13 +81,15 @@ fn a_member_of_the_view_is_not_forgotten() {
 fn names_and_numbers_of_servers_are_bounded() {
     let mut state = state();
     for name in [String::new(), "x".repeat(NAME_SIZE_MAX + 1)] {
-        let command = Command::Register { name: name.into(), kind: Kind::Plain, replaces: None };
+        let command =
+            Command::Register { name: name.into(), kind: Kind::Plain, replaces: None, held: None };
         assert_eq!(state.apply(command), Err(Refusal::BadName));
     }
     for number in 0..SERVERS_MAX {
         register(&mut state, &format!("s{number}"));
     }
-    let command = Command::Register { name: "one more".into(), kind: Kind::Full, replaces: None };
+    let command =
+        Command::Register { name: "one more".into(), kind: Kind::Full, replaces: None, held: None };
     assert_eq!(state.apply(command), Err(Refusal::TooManyServers));
     register(&mut state, "s7");
 }
@@ -165,7 +169,7 @@ fn no_order_of_commands_breaks_an_invariant() {
                 0 => {
                     let name = ServerName::from(names[dice.roll(4)]);
                     let replaces = state.present(&name).map(|member| member.incarnation);
-                    Command::Register { name, kind: Kind::Full, replaces }
+                    Command::Register { name, kind: Kind::Full, replaces, held: None }
                 }
                 1 => Command::Forget { server: life(&mut dice) },
                 2..=4 => Command::Propose { after: view, primary, backups: some(&mut dice) },

@@ -4,6 +4,7 @@
 use kvproto::rules::{Rule, without};
 
 use super::{holes, rules, scars};
+use crate::assignment::law::tests::returning;
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -23,6 +24,10 @@ const MUTANTS: &[Mutant] = &[
     story!([ActivateNamesItsView] rules::view_4_an_activation_of_an_older_view_is_refused),
     story!([ActivateByThePrimary] rules::view_4_activation_keeps_only_those_who_were_complete_and_are_reconciled),
     story!([ActivateNamesItsView, ActivateByThePrimary] rules::view_4_an_activation_of_an_older_view_is_refused),
+    story!([RestartEndsTheRole] returning::view_6_a_primary_that_comes_back_with_its_data_leads_only_in_a_new_epoch),
+    story!([ReturnHoldsTheBarrier] returning::view_6_data_that_lacks_something_acknowledged_is_not_the_members),
+    story!([ReturnIsComplete] returning::view_6_data_that_lacks_something_acknowledged_is_not_the_members),
+    story!([FormerMembersStayOut] returning::view_6_of_everybody_who_comes_back_after_a_power_cut_only_the_eligible_may_lead),
     story!([ReconciledByIncarnation] holes::h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life),
     story!([SyncedNamesItsView] holes::h3_a_declaration_of_an_older_view_is_refused),
     story!([SyncedByIncarnation] holes::h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life),

@@ -9,12 +9,11 @@
 //! stands as its length and a hash of 128 bits. Copies compare digests: whoever changes the encoding
 //! of a release raises the protocol level.
 
-use kvproto::command::{Action, Change, Changed, Command, Expect, Outcome, Record, Refusal};
-use kvproto::ids::{RequestNumber, SessionId};
-use kvproto::message::{AnswerRecord, Digest};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
 
-use super::item::Item;
+use crate::command::{Action, Change, Changed, Command, Expect, Outcome, Record, Refusal};
+use crate::ids::{RequestNumber, SessionId, Version};
+use crate::message::{AnswerRecord, Digest};
 
 /// Seeds of the parts. Items have that of the plain hash, for which nothing is derived.
 const SEED_OF_SESSIONS: u64 = 1;
@@ -22,52 +21,74 @@ const SEED_OF_ANSWERS: u64 = 2;
 
 /// A sum of hashes to which parts of the state are added and from which they are taken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
-pub(super) struct Rolling(u128);
+pub struct Rolling(u128);
 
 impl Rolling {
-    pub(super) fn add(&mut self, part: u128) {
+    /// Adds a part.
+    pub fn add(&mut self, part: u128) {
         self.0 = self.0.wrapping_add(part);
     }
 
-    pub(super) fn remove(&mut self, part: u128) {
+    /// Takes a part away.
+    pub fn remove(&mut self, part: u128) {
         self.0 = self.0.wrapping_sub(part);
     }
 
-    pub(super) fn add_all(&mut self, parts: Rolling) {
+    /// Adds all parts of another sum.
+    pub fn add_all(&mut self, parts: Rolling) {
         self.add(parts.0);
     }
 
-    pub(super) fn remove_all(&mut self, parts: Rolling) {
+    /// Takes all parts of another sum away.
+    pub fn remove_all(&mut self, parts: Rolling) {
         self.remove(parts.0);
     }
 
     /// The digest of this part of the state and that one together.
-    pub(super) fn with(self, other: Rolling) -> Digest {
+    #[must_use]
+    pub fn with(self, other: Rolling) -> Digest {
         Digest(self.0.wrapping_add(other.0))
     }
 }
 
-/// The part of a key in the digest.
-pub(super) fn of_item(item: &Item) -> u128 {
-    xxh3_128(item.contents())
+/// The part of a key in the digest, from its contents: the version (8 bytes), the length of the key
+/// (4 bytes), both lowest byte first, the key, and the value to the end.
+#[must_use]
+pub fn of_contents(contents: &[u8]) -> u128 {
+    xxh3_128(contents)
+}
+
+/// The part of a key in the digest. The room is for its contents, and is used again.
+#[must_use]
+pub fn of_key(key: &[u8], value: &[u8], version: Version, room: &mut Vec<u8>) -> u128 {
+    let length = u32::try_from(key.len()).expect("messages are far smaller than 4 GiB");
+    room.clear();
+    room.extend_from_slice(&version.0.to_le_bytes());
+    room.extend_from_slice(&length.to_le_bytes());
+    room.extend_from_slice(key);
+    room.extend_from_slice(value);
+    of_contents(room)
 }
 
 /// The part of a session in the digest, without its answers.
-pub(super) fn of_session(id: SessionId, floor: RequestNumber) -> u128 {
+#[must_use]
+pub fn of_session(id: SessionId, floor: RequestNumber) -> u128 {
     let mut encoder = Encoder::new();
     encoder.number(id.0).number(floor.0);
     xxh3_128_with_seed(encoder.bytes_so_far(), SEED_OF_SESSIONS)
 }
 
 /// The part of a remembered answer in the digest.
-pub(super) fn of_answer(id: SessionId, number: RequestNumber, answer: &AnswerRecord) -> u128 {
+#[must_use]
+pub fn of_answer(id: SessionId, number: RequestNumber, answer: &AnswerRecord) -> u128 {
     let mut encoder = Encoder::new();
     encoder.number(id.0).number(number.0).number(answer.command_hash).outcome(&answer.outcome);
     xxh3_128_with_seed(encoder.bytes_so_far(), SEED_OF_ANSWERS)
 }
 
 /// Tells whether a request number is repeated with the same command.
-pub(super) fn of_command(command: &Command) -> u64 {
+#[must_use]
+pub fn of_command(command: &Command) -> u64 {
     let mut encoder = Encoder::new();
     encoder.command(command);
     xxh3_64(encoder.bytes_so_far())
@@ -206,7 +227,6 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use kvproto::ids::Version;
 
     use super::*;
 
@@ -245,7 +265,7 @@ mod tests {
     #[test]
     fn a_value_moved_between_key_value_and_version_changes_the_digest() {
         let of = |key: &str, value: &str, version| {
-            of_item(&Item::new(key.as_bytes(), value.as_bytes(), Version(version)))
+            of_key(key.as_bytes(), value.as_bytes(), Version(version), &mut Vec::new())
         };
         assert_ne!(of("ab", "c", 1), of("a", "bc", 1));
         assert_ne!(of("a", "b", 1), of("a", "b", 2));

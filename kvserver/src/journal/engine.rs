@@ -1,0 +1,606 @@
+//! The storage engine of a server: one directory, its eras, and the life of the log in it. Pure: on
+//! any [`Disk`].
+//!
+//! An era is one unbroken life of the log: a first state and everything after it. A log that begins
+//! anew gets a new era, which is made beside the old one and takes its place by one rename; until
+//! then nothing of the old one changes. Calls queue up, [`Engine::flush`] writes all of them with
+//! one write and one sync. Nothing is safe before that has returned true.
+//!
+//! The first error of a write or a sync ends the life of an engine: the era is marked as suspect and
+//! everything is refused from then on. Nothing is tried twice, but for want of room, which is found
+//! out before anything is written.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvproto::batch::Batch;
+use kvproto::command::Entry;
+use kvproto::ids::{ClusterId, Epoch, Generation, OpNumber, Position, StorageId};
+use kvproto::limits::BATCH_SIZE_MAX;
+use kvproto::settings::Settings;
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
+use thiserror::Error;
+
+use crate::store::StoreLimits;
+
+use super::disk::{Disk, DiskFile};
+use super::layout::{self, IDENTITY, Identity, NEW, SET_ASIDE, SUSPECT};
+use super::log::{Log, Op, Sizes, Spare, is_full};
+use super::snapshots::{ReadError, SnapshotReader, SnapshotWriter, Verified};
+use super::survey::{self, Damage, Dropped, Refused, Snapshot, Torn};
+
+/// A disk is nearly full when less than this part of it is free, if that is less than what the
+/// options ask for.
+const RESERVE_OF_DISK: u64 = 16;
+
+/// Choices of whoever opens a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Names the directory if it is new: drawn at random.
+    pub storage: StorageId,
+    /// Drawn at random: what is left of older writes never passes for new.
+    pub seed: u64,
+    /// Sizes of segments.
+    pub sizes: Sizes,
+    /// Bytes of segments kept for copies that come back, beside what the log needs itself.
+    pub retain: u64,
+    /// Less free bytes than this make the disk nearly full.
+    pub reserve: u64,
+}
+
+/// What a directory held when it was opened.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing yet.
+    Nothing,
+    /// A log.
+    Sound(Box<Recovered>),
+    /// Something that must not be relied on. It stays as it is until a new log begins.
+    Damaged(Damage),
+}
+
+/// A log that was found.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Position of its last op.
+    pub last: Position,
+    /// First position of each epoch, oldest first.
+    pub epochs: Vec<Position>,
+    /// The newest epoch adopted.
+    pub adopted: Epoch,
+    /// Everything through here was in every required copy, and perhaps more.
+    pub committed: OpNumber,
+    /// What the log begins with; nothing if it begins with op 1.
+    pub snapshot: Option<Snapshot>,
+    /// What a crash had left unfinished at its end, and is gone.
+    pub torn: Option<Torn>,
+    /// Tails that it dropped and its files still hold.
+    pub dropped: Vec<Dropped>,
+    /// Eras that were set aside and wait for somebody to look at them.
+    pub set_aside: Vec<String>,
+}
+
+/// The disk failed. What it was asked to keep is in doubt; this server must leave.
+#[derive(Debug, Error)]
+#[error(
+    "cannot {doing}: {error}; the journal is not relied on any more, and this server must be filled \
+     from another copy when its disk is sound again"
+)]
+pub struct Failed {
+    doing: &'static str,
+    error: io::Error,
+}
+
+/// A state that is received from another copy.
+#[derive(Debug)]
+enum Received<D: Disk> {
+    Partly(Box<SnapshotWriter<D>>),
+    Whole(Box<Verified>),
+}
+
+/// An era whose place the next one takes.
+#[derive(Debug)]
+struct Replaced {
+    number: u64,
+    /// None if nobody could read it.
+    generation: Option<Generation>,
+}
+
+/// The storage engine of a server.
+#[derive(Debug)]
+pub struct Engine<D: Disk> {
+    disk: D,
+    options: Options,
+    identity: Identity,
+    nonces: u64,
+    adopted: Epoch,
+    committed: OpNumber,
+    /// The live log; none before the first one begins, and after a reset until the next begins.
+    log: Option<Log<D>>,
+    snapshot: Option<Snapshot>,
+    received: Option<Received<D>>,
+    replaced: Option<Replaced>,
+    next_era: u64,
+    queue: Vec<Op>,
+    has_failed: bool,
+}
+
+impl<D: Disk> Engine<D> {
+    /// Opens a directory: finishes what a crash interrupted, and makes a new one whose it is. The
+    /// caller has it for itself.
+    ///
+    /// # Errors
+    /// When it is not to be used.
+    pub fn open(disk: D, options: Options) -> Result<(Engine<D>, Found), Refused> {
+        let directory = survey::survey(&disk)?;
+        let mut engine = Engine {
+            identity: Identity {
+                storage: options.storage,
+                cluster: ClusterId::default(),
+                limits: StoreLimits::from(&Settings::default()),
+            },
+            disk,
+            options,
+            nonces: options.seed,
+            adopted: Epoch::default(),
+            committed: OpNumber(0),
+            log: None,
+            snapshot: None,
+            received: None,
+            replaced: None,
+            next_era: 1,
+            queue: Vec::new(),
+            has_failed: false,
+        };
+        match directory.identity {
+            Some(identity) => engine.identity = identity,
+            None => engine.write_identity().map_err(Refused::io("write", IDENTITY))?,
+        }
+        for name in &directory.unfinished {
+            engine.disk.remove(name).map_err(Refused::io("remove", name))?;
+        }
+        for number in &directory.replaced {
+            let era = survey::era(&engine.disk, *number, engine.identity.storage)?;
+            let generation = era.damage.is_none().then(|| era.last().epoch.generation);
+            let replaced = Replaced { number: *number, generation };
+            engine.set_aside(&replaced).map_err(Refused::io("move away", &era.dir))?;
+        }
+        let set_aside = engine.disk.list(SET_ASIDE).map_err(Refused::io("read", SET_ASIDE))?;
+        let numbers =
+            set_aside.iter().filter_map(|name| layout::era_number(name.split('.').next()?));
+        engine.next_era = numbers.max().unwrap_or(0) + 1;
+        let Some(era) = directory.era else {
+            return Ok((engine, Found::Nothing));
+        };
+        engine.next_era = engine.next_era.max(era.number + 1);
+        if let Some(damage) = era.damage {
+            engine.replaced = Some(Replaced { number: era.number, generation: None });
+            return Ok((engine, Found::Damaged(damage)));
+        }
+        for path in &era.leftovers {
+            engine.disk.remove(path).map_err(Refused::io("remove", path))?;
+        }
+        if let Some(last) = era.segments.last() {
+            // What was read may be in the memory of the system alone.
+            let synced = engine.disk.open(&last.path).and_then(|mut file| file.sync());
+            synced.map_err(Refused::io("sync", &last.path))?;
+            engine.disk.sync_dir(&era.dir).map_err(Refused::io("sync", &era.dir))?;
+        }
+        engine.adopted = era.adopted;
+        engine.committed = era.committed;
+        engine.snapshot = era.snapshot.clone();
+        engine.log = Some(Log::found(engine.identity.storage, options.sizes, &era));
+        let recovered = Recovered {
+            last: era.last(),
+            epochs: era.epochs(),
+            adopted: era.adopted,
+            committed: era.committed,
+            snapshot: era.snapshot,
+            torn: era.torn,
+            dropped: era.dropped,
+            set_aside,
+        };
+        Ok((engine, Found::Sound(Box::new(recovered))))
+    }
+
+    /// Whose directory it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The view service speaks for this cluster; from now on the directory belongs to it.
+    ///
+    /// # Errors
+    /// When it belongs to another one, or that cannot be written.
+    pub fn claim(&mut self, cluster: ClusterId) -> Result<(), Refused> {
+        let theirs = self.identity.cluster;
+        if theirs == cluster {
+            return Ok(());
+        }
+        if !theirs.is_none() {
+            return Err(Refused::OtherCluster { theirs, ours: cluster });
+        }
+        self.identity.cluster = cluster;
+        self.write_identity().map_err(Refused::io("write", IDENTITY))
+    }
+
+    /// From now on entries are applied under these limits, also when the log is read again.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn note_limits(&mut self, limits: StoreLimits) -> Result<(), Refused> {
+        if self.identity.limits == limits {
+            return Ok(());
+        }
+        self.identity.limits = limits;
+        self.write_identity().map_err(Refused::io("write", IDENTITY))
+    }
+
+    fn write_identity(&self) -> io::Result<()> {
+        let new = format!("{IDENTITY}{NEW}");
+        let mut file = self.disk.create(&new)?;
+        file.write_at(0, self.identity.encode().as_bytes())?;
+        file.sync()?;
+        self.disk.rename(&new, IDENTITY)?;
+        self.disk.sync_dir("")
+    }
+
+    /// Reads the state that the log begins with; `None` if it begins with op 1.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn read_snapshot(&self) -> Result<Option<SnapshotReader<D>>, ReadError> {
+        let path = self.snapshot.as_ref().map(|snapshot| &snapshot.path);
+        Ok(path.map(|path| SnapshotReader::open(&self.disk, path)).transpose()?)
+    }
+
+    /// Entries from this op on that have been flushed, about as many as have so many bytes, at least
+    /// one; none when there is none, or the op is no longer in the segments.
+    ///
+    /// # Errors
+    /// When the disk fails, or what it gives is not what was written.
+    pub fn read(&self, from: OpNumber, bytes_max: u64) -> io::Result<Vec<Arc<Entry>>> {
+        let log = self.log.as_ref();
+        log.map_or(Ok(Vec::new()), |log| log.read(&self.disk, from, bytes_max))
+    }
+
+    /// An epoch is adopted. Where there is no log, the next one will begin with it.
+    pub fn adopt(&mut self, epoch: Epoch) {
+        self.adopted = self.adopted.max(epoch);
+        if self.log.is_some() {
+            self.queue.push(Op::Adopt(epoch));
+        }
+    }
+
+    /// Entries follow.
+    pub fn append(&mut self, entries: &[Arc<Entry>]) {
+        let (mut start, mut weight) = (0, 0);
+        for (end, entry) in (1..).zip(entries) {
+            weight += entry.weight();
+            let next = entries.get(end);
+            let joins = next.is_some_and(|next| {
+                next.position.epoch == entry.position.epoch
+                    && weight + next.weight() <= BATCH_SIZE_MAX
+            });
+            if !joins {
+                let batch = &entries[start..end];
+                self.queue.push(Op::Entries {
+                    first: batch[0].position,
+                    count: u32::try_from(batch.len()).expect("a batch has a few thousand entries"),
+                    batch: Batch::from(batch.to_vec()).encoded(),
+                });
+                (start, weight) = (end, 0);
+            }
+        }
+    }
+
+    /// Entries after this op are dropped.
+    pub fn truncate(&mut self, after: OpNumber) {
+        self.queue.push(Op::Truncate(after));
+    }
+
+    /// Everything through this op is in every required copy.
+    pub fn committed(&mut self, through: OpNumber) {
+        self.committed = self.committed.max(through);
+    }
+
+    /// Whether there is something to flush.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Makes everything called so far safe, with one write and one sync. False if the disk is full:
+    /// then it is still to be done.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn flush(&mut self) -> Result<bool, Failed> {
+        self.check()?;
+        if self.queue.is_empty() {
+            return Ok(true);
+        }
+        if self.log.is_none() {
+            let begun = self.begin_era(None);
+            if !self.sound("begin a journal", begun)? {
+                return Ok(false);
+            }
+        }
+        let nonce = self.nonce();
+        let Some(log) = &mut self.log else {
+            return Ok(false);
+        };
+        let wrote = log.write(&self.disk, &self.queue, self.committed, self.adopted, nonce);
+        let wrote = self.sound("write the journal", wrote)?;
+        if wrote {
+            self.queue.clear();
+        }
+        Ok(wrote)
+    }
+
+    /// To be called when nothing more is to be flushed for now: see [`Log::mark`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn mark(&mut self) -> Result<(), Failed> {
+        self.check()?;
+        let marked = match &mut self.log {
+            Some(log) => log.mark(self.committed),
+            None => Ok(()),
+        };
+        self.sound("write the journal", marked)
+    }
+
+    /// The log is empty. On disk everything stays as it is until another begins.
+    pub fn reset(&mut self) {
+        self.queue.clear();
+        self.committed = OpNumber(0);
+        self.received = None;
+        let snapshot = self.snapshot.take();
+        if let Some(log) = self.log.take() {
+            let base = snapshot.map_or(Position::default(), |snapshot| snapshot.head.at);
+            let last = log.index().last_position().unwrap_or(base);
+            let generation = Some(last.epoch.generation);
+            self.replaced = Some(Replaced { number: log.era(), generation });
+        }
+    }
+
+    /// Whether there is a log that own snapshots can be of. Otherwise one is received.
+    #[must_use]
+    pub fn has_log(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// Begins to receive a state for a log that will begin with it. False if the disk is full.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn receive(&mut self, at: Position, keys: u64) -> Result<bool, Failed> {
+        self.check()?;
+        assert!(self.log.is_none(), "a state is received only where there is no log");
+        self.received = None;
+        let dir = format!("{}{NEW}", layout::era(self.next_era));
+        let path = format!("{dir}/{}", layout::snapshot(at.op));
+        let head = SnapshotHead { cluster: self.identity.cluster, at, keys };
+        let begun = self
+            .empty_dir(&dir)
+            .and_then(|()| SnapshotWriter::begin(&self.disk, path, head))
+            .map(|writer| self.received = Some(Received::Partly(Box::new(writer))));
+        self.unless_full("begin a snapshot", begun)
+    }
+
+    /// The next part of the state that is received. False if the disk is full.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn receive_chunk(&mut self, records: &Bytes) -> Result<bool, Failed> {
+        self.check()?;
+        let written = match &mut self.received {
+            Some(Received::Partly(writer)) => writer.chunk(records),
+            // It was given up.
+            _ => Ok(()),
+        };
+        self.unless_full("write a snapshot", written)
+    }
+
+    /// The state that is received is whole. False if the disk is full.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn receive_end(&mut self, end: SnapshotEnd) -> Result<bool, Failed> {
+        self.check()?;
+        let Some(Received::Partly(writer)) = &mut self.received else {
+            return Ok(true);
+        };
+        let verified = writer.end(end).map_err(into_io);
+        let verified =
+            verified.map(|verified| self.received = Some(Received::Whole(Box::new(verified))));
+        self.unless_full("write a snapshot", verified)
+    }
+
+    /// The log begins with the state that was received. False if the disk is full.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    ///
+    /// # Panics
+    /// When no whole state at this op was received.
+    pub fn begin_with_received(&mut self, at: Position) -> Result<bool, Failed> {
+        self.check()?;
+        let verified = match &self.received {
+            Some(Received::Whole(verified)) if verified.head.at == at => verified.clone(),
+            _ => panic!("a log begins with a state that was received: {at}"),
+        };
+        let begun = self.begin_era(Some(*verified));
+        self.sound("begin a journal", begun)
+    }
+
+    /// Makes a verified snapshot of this log the one that it begins with, and removes what that
+    /// replaces. False if the disk is full. The caller knows that it is of this log.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn install(&mut self, verified: &Verified) -> Result<bool, Failed> {
+        // A log must not end before the snapshot that it begins with.
+        if !self.flush()? {
+            return Ok(false);
+        }
+        let installed = self.install_flushed(verified);
+        self.sound("take over a snapshot", installed).map(|()| true)
+    }
+
+    fn install_flushed(&mut self, verified: &Verified) -> io::Result<()> {
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        let at = verified.head.at;
+        assert!(at.op <= log.index().last(), "a snapshot is of what the log holds");
+        let path = format!("{}/{}", log.dir(), layout::snapshot(at.op));
+        self.disk.rename(&verified.path, &path)?;
+        self.disk.sync_dir(log.dir())?;
+        let (head, end, size) = (verified.head, verified.end.clone(), verified.size);
+        let old = self.snapshot.replace(Snapshot { path: path.clone(), head, end, size });
+        if let Some(old) = old.filter(|old| old.path != path) {
+            self.disk.remove(&old.path)?;
+        }
+        log.remove_through(&self.disk, at.op, self.options.retain)?;
+        for name in self.disk.list(SET_ASIDE)? {
+            // What an operator gave up stays, until somebody has looked at it.
+            if layout::set_aside_generation(&name) == Some(at.epoch.generation) {
+                self.disk.remove(&format!("{SET_ASIDE}/{name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The size of a segment that should be prepared, if one should.
+    #[must_use]
+    pub fn wants_spare(&self) -> Option<u64> {
+        self.log.as_ref()?.wants_spare()
+    }
+
+    /// Takes a file for the next segment.
+    pub fn give_spare(&mut self, spare: Spare) {
+        if let Some(log) = &mut self.log {
+            log.give_spare(spare);
+        }
+    }
+
+    /// Whether there is room for more data. What is kept free beyond it lets a snapshot end, which
+    /// makes room again.
+    ///
+    /// # Errors
+    /// When nobody knows.
+    pub fn has_room(&self) -> io::Result<bool> {
+        let space = self.disk.space()?;
+        Ok(space.free >= self.options.reserve.min(space.total / RESERVE_OF_DISK))
+    }
+
+    /// What was written elsewhere for this directory failed: nothing is done any more.
+    pub fn fail(&mut self, doing: &'static str, error: io::Error) -> Failed {
+        if !self.has_failed {
+            self.has_failed = true;
+            // It may well fail too; then the log is as sound as its bytes say.
+            let _ = self.mark_suspect(doing, &error);
+        }
+        Failed { doing, error }
+    }
+
+    fn mark_suspect(&self, doing: &str, error: &io::Error) -> io::Result<()> {
+        let Some(log) = &self.log else {
+            return Ok(());
+        };
+        let mut file = self.disk.create(&format!("{}/{SUSPECT}", log.dir()))?;
+        file.write_at(0, format!("cannot {doing}: {error}\n").as_bytes())?;
+        file.sync()?;
+        self.disk.sync_dir(log.dir())
+    }
+
+    fn check(&self) -> Result<(), Failed> {
+        if self.has_failed {
+            let error = io::Error::other("it failed before");
+            return Err(Failed { doing: "use the journal", error });
+        }
+        Ok(())
+    }
+
+    fn sound<T>(&mut self, doing: &'static str, result: io::Result<T>) -> Result<T, Failed> {
+        result.map_err(|error| self.fail(doing, error))
+    }
+
+    fn unless_full(&mut self, doing: &'static str, result: io::Result<()>) -> Result<bool, Failed> {
+        match result {
+            Err(error) if is_full(&error) => Ok(false),
+            result => self.sound(doing, result).map(|()| true),
+        }
+    }
+
+    fn nonce(&mut self) -> u64 {
+        // Steele, Lea and Flood, 2014: splitmix64.
+        self.nonces = self.nonces.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.nonces ^ (self.nonces >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn empty_dir(&self, dir: &str) -> io::Result<()> {
+        if !self.disk.list(dir)?.is_empty() {
+            self.disk.remove(dir)?;
+        }
+        self.disk.make_dir(dir)
+    }
+
+    /// A new era takes the place of the old one. False if there is no room; then it has not.
+    fn begin_era(&mut self, first_state: Option<Verified>) -> io::Result<bool> {
+        let number = self.next_era;
+        let (dir, new) = (layout::era(number), format!("{}{NEW}", layout::era(number)));
+        let after = match &first_state {
+            Some(verified) => verified.head.at.op,
+            None => {
+                match self.empty_dir(&new) {
+                    Err(error) if is_full(&error) => return Ok(false),
+                    made => made?,
+                }
+                OpNumber(0)
+            }
+        };
+        let (storage, sizes) = (self.identity.storage, self.options.sizes);
+        let mut log = Log::new(storage, number, new.clone(), sizes, after);
+        let nonce = self.nonce();
+        if !log.write(&self.disk, &[], after, self.adopted, nonce)? {
+            return Ok(false);
+        }
+        self.disk.rename(&new, &dir)?;
+        self.disk.sync_dir("")?;
+        log.moved(dir.clone());
+        self.log = Some(log);
+        self.committed = after;
+        self.next_era = number + 1;
+        self.received = None;
+        self.snapshot = first_state.map(|Verified { head, end, size, .. }| {
+            let path = format!("{dir}/{}", layout::snapshot(head.at.op));
+            Snapshot { path, head, end, size }
+        });
+        if let Some(replaced) = self.replaced.take() {
+            self.set_aside(&replaced)?;
+        }
+        Ok(true)
+    }
+
+    fn set_aside(&self, era: &Replaced) -> io::Result<()> {
+        self.disk.make_dir(SET_ASIDE)?;
+        let to = layout::set_aside(era.number, era.generation);
+        self.disk.rename(&layout::era(era.number), &to)?;
+        self.disk.sync_dir(SET_ASIDE)?;
+        self.disk.sync_dir("")
+    }
+}
+
+fn into_io(error: ReadError) -> io::Error {
+    match error {
+        ReadError::Io(error) => error,
+        ReadError::Malformed(malformed) => io::Error::new(io::ErrorKind::InvalidData, malformed),
+    }
+}

@@ -1,0 +1,189 @@
+//! Snapshots as files: written step by step, read back before anybody relies on them. Pure: on any
+//! [`Disk`].
+//!
+//! The bytes are those of [`kvproto::snapshot`]. A writer that finds no room has changed nothing and
+//! may be asked again; any other error is the end of the file.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use kvproto::snapshot::{Check, Item, Malformed, Reader, SnapshotEnd, SnapshotHead, Writer};
+use thiserror::Error;
+
+use super::disk::{Disk, DiskFile};
+
+/// Synced at least this often, so that no sync takes long, and room is reserved in such steps.
+const STEP: u64 = 8 << 20;
+/// Read in pieces of this size.
+const READ_SIZE: u64 = 1 << 20;
+
+/// Why a snapshot could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The disk failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The file is not what was written.
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+}
+
+/// A snapshot that is being written.
+#[derive(Debug)]
+pub struct SnapshotWriter<D: Disk> {
+    disk: D,
+    path: String,
+    file: D::File,
+    head: SnapshotHead,
+    writer: Writer,
+    written: u64,
+    reserved: u64,
+    synced: u64,
+    chunks: u64,
+}
+
+/// A snapshot that was written, synced, read back and found whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verified {
+    /// Where it is.
+    pub path: String,
+    /// How it begins.
+    pub head: SnapshotHead,
+    /// How it ends.
+    pub end: SnapshotEnd,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+impl<D: Disk> SnapshotWriter<D> {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// When the disk fails, or is full.
+    pub fn begin(disk: &D, path: String, head: SnapshotHead) -> io::Result<SnapshotWriter<D>> {
+        let mut file = disk.create(&path)?;
+        let (writer, bytes) = Writer::new(&head);
+        file.reserve(STEP.min(bytes.len() as u64))?;
+        file.write_at(0, &bytes)?;
+        let (disk, written) = (disk.clone(), bytes.len() as u64);
+        Ok(SnapshotWriter {
+            disk,
+            path,
+            file,
+            head,
+            writer,
+            written,
+            reserved: written,
+            synced: 0,
+            chunks: 0,
+        })
+    }
+
+    /// How many chunks have been written.
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
+    /// Writes a chunk of records.
+    ///
+    /// # Errors
+    /// When the disk fails, or is full.
+    pub fn chunk(&mut self, records: &Bytes) -> io::Result<()> {
+        let mut writer = self.writer.clone();
+        let frame = writer.block(records);
+        self.write(&[&frame, records])?;
+        self.writer = writer;
+        self.chunks += 1;
+        if self.written - self.synced >= STEP {
+            self.file.sync()?;
+            self.synced = self.written;
+        }
+        Ok(())
+    }
+
+    /// Ends the file, makes it safe, and reads it back.
+    ///
+    /// # Errors
+    /// When the disk fails or is full, or gives back something else than what was written.
+    pub fn end(&mut self, end: SnapshotEnd) -> Result<Verified, ReadError> {
+        let bytes = self.writer.clone().end(&end);
+        let whole = self.written + bytes.len() as u64;
+        self.write(&[&bytes])?;
+        self.file.cut(whole)?;
+        self.file.sync()?;
+        let mut check = Check::default();
+        let mut reader = SnapshotReader::open(&self.disk, &self.path)?;
+        while let Some(item) = reader.next()? {
+            check.take(&item)?;
+        }
+        Ok(Verified { path: self.path.clone(), head: self.head, end, size: whole })
+    }
+
+    /// Removes what was written.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn abandon(self) -> io::Result<()> {
+        self.disk.remove(&self.path)
+    }
+
+    fn write(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
+        let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if self.written + size > self.reserved {
+            let reserved = (self.written + size).next_multiple_of(STEP);
+            self.file.reserve(reserved)?;
+            self.reserved = reserved;
+        }
+        let mut at = self.written;
+        for piece in pieces {
+            self.file.write_at(at, piece)?;
+            at += piece.len() as u64;
+        }
+        self.written = at;
+        Ok(())
+    }
+}
+
+/// Reads a snapshot from its file.
+#[derive(Debug)]
+pub struct SnapshotReader<D: Disk> {
+    file: D::File,
+    reader: Reader,
+    read: u64,
+    size: u64,
+}
+
+impl<D: Disk> SnapshotReader<D> {
+    /// At the beginning of this file.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(disk: &D, path: &str) -> io::Result<SnapshotReader<D>> {
+        let file = disk.open(path)?;
+        let size = file.size()?;
+        Ok(SnapshotReader { file, reader: Reader::new(), read: 0, size })
+    }
+
+    /// The next item; `None` after the end, when nothing follows it.
+    ///
+    /// # Errors
+    /// When the disk fails, or the file is not whole and sound.
+    #[expect(clippy::should_implement_trait, reason = "it may fail")]
+    pub fn next(&mut self) -> Result<Option<Item>, ReadError> {
+        loop {
+            if let Some(item) = self.reader.next()? {
+                return Ok(Some(item));
+            }
+            if self.read == self.size {
+                self.reader.finish()?;
+                return Ok(None);
+            }
+            let size = READ_SIZE.min(self.size - self.read);
+            let mut piece = BytesMut::zeroed(usize::try_from(size).map_err(io::Error::other)?);
+            self.file.read_at(self.read, &mut piece)?;
+            self.read += size;
+            self.reader.push(piece.freeze());
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! What the directory of a server holds, as it stands. Pure: on any [`Disk`].
+//!
+//! Reads everything and changes nothing. It tells three things apart: a sound log, one with a torn
+//! end (what follows was never promised to anybody), and damage (something that had been safe is
+//! not what it was). Who opens a log acts on that; who inspects a directory shows it.
+
+use std::fmt;
+use std::io;
+
+use kvproto::ids::{Epoch, OpNumber, Position, StorageId};
+use kvproto::snapshot::{FORMAT_LEVEL, Item, Malformed, SnapshotEnd, SnapshotHead};
+use thiserror::Error;
+
+use super::disk::{Disk, DiskFile, read_whole};
+use super::index::{Index, Run};
+use super::layout::{self, BadIdentity, IDENTITY, Identity, SET_ASIDE, SUSPECT};
+use super::record::{BadHeader, Body, HEADER_SIZE, LEVEL, Lsn, Records, SegmentHeader};
+use super::snapshots::{ReadError, SnapshotReader};
+
+/// Why a directory is not used at all. Every message says what to do.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// A newer program wrote it.
+    #[error(
+        "{file} has format level {level}, this program knows level {known}: start the release that \
+         wrote it, or a newer one"
+    )]
+    Newer {
+        /// Which file.
+        file: String,
+        /// Its level.
+        level: u32,
+        /// The newest known here.
+        known: u32,
+    },
+    /// Nobody can tell whose directory it is.
+    #[error(
+        "{IDENTITY} is missing or damaged, so nobody can tell whose data this is: bring the file \
+         back, or move the directory away and start with an empty one, which is filled from the \
+         primary"
+    )]
+    NoIdentity,
+    /// It belongs to another cluster.
+    #[error(
+        "this directory belongs to cluster {theirs}, the view service speaks for cluster {ours}: \
+         give the view service of that cluster with --views, or another directory with --data-dir"
+    )]
+    OtherCluster {
+        /// Whose directory it is.
+        theirs: kvproto::ClusterId,
+        /// Who asks.
+        ours: kvproto::ClusterId,
+    },
+    /// The disk does not let us.
+    #[error("cannot {doing} {file}: {error}")]
+    Io {
+        /// What failed.
+        doing: &'static str,
+        /// On what.
+        file: String,
+        /// What the disk said.
+        error: io::Error,
+    },
+}
+
+impl Refused {
+    pub(super) fn io(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> Refused {
+        let file = if file.is_empty() { "the data directory" } else { file };
+        let file = file.to_owned();
+        move |error| Refused::Io { doing, file, error }
+    }
+}
+
+/// Something that had been safe is not what it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// In which file.
+    pub file: String,
+    /// Where in it, if that is known.
+    pub at: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Damage { file, at, what } = self;
+        match at {
+            Some(at) => write!(f, "{file} at byte {at}: {what}"),
+            None => write!(f, "{file}: {what}"),
+        }
+    }
+}
+
+/// The end of the log that a crash left unfinished.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Torn {
+    /// In which file.
+    pub file: String,
+    /// Where in it.
+    pub at: u64,
+    /// How many bytes of something were there.
+    pub bytes: u64,
+}
+
+/// Entries that the log dropped and the files still hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dropped {
+    /// The last op kept.
+    pub after: OpNumber,
+    /// The last one dropped.
+    pub last: Position,
+}
+
+/// A segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// Path of its file.
+    pub path: String,
+    /// Rises with each segment of the era.
+    pub number: u64,
+    /// Its header.
+    pub header: SegmentHeader,
+    /// Bytes through its last record.
+    pub used: u64,
+    /// How many records it has.
+    pub records: u64,
+}
+
+impl Segment {
+    /// The place after its last record.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        self.header.base + self.used
+    }
+}
+
+/// The snapshot of an era.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// Path of its file.
+    pub path: String,
+    /// How it begins.
+    pub head: SnapshotHead,
+    /// How it ends.
+    pub end: SnapshotEnd,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// What an era holds.
+#[derive(Clone, Debug)]
+pub struct Era {
+    /// Its number.
+    pub number: u64,
+    /// Its directory.
+    pub dir: String,
+    /// The newest snapshot, which the log begins with.
+    pub snapshot: Option<Snapshot>,
+    /// Older snapshots, which nobody needs.
+    pub leftovers: Vec<String>,
+    /// In order.
+    pub segments: Vec<Segment>,
+    /// The ops in them.
+    pub index: Index,
+    /// The newest epoch adopted.
+    pub adopted: Epoch,
+    /// Through which op it is known that every required copy had them.
+    pub committed: OpNumber,
+    /// Checksum of the last record.
+    pub previous: u32,
+    /// What a crash left at the end.
+    pub torn: Option<Torn>,
+    /// Tails that were dropped.
+    pub dropped: Vec<Dropped>,
+    /// The first thing that is wrong; what comes after it was not looked at.
+    pub damage: Option<Damage>,
+}
+
+impl Era {
+    /// Position of the last op; that of the snapshot when no op follows it.
+    #[must_use]
+    pub fn last(&self) -> Position {
+        let base = self.snapshot.as_ref().map_or(Position::default(), |snapshot| snapshot.head.at);
+        self.index.last_position().map_or(base, |last| last.max(base))
+    }
+
+    /// First position of each epoch of the log, oldest first.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<Position> {
+        let mut epochs =
+            self.snapshot.as_ref().map_or(Vec::new(), |snapshot| snapshot.end.epochs.clone());
+        let known = epochs.last().map(|start| start.epoch);
+        epochs.extend(self.index.epochs().filter(|start| Some(start.epoch) > known));
+        epochs
+    }
+}
+
+/// What a directory holds.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Whose it is; `None` for a new one.
+    pub identity: Option<Identity>,
+    /// The era that counts.
+    pub era: Option<Era>,
+    /// Numbers of older eras that nobody has moved away yet.
+    pub replaced: Vec<u64>,
+    /// Names of eras that were set aside.
+    pub set_aside: Vec<String>,
+    /// Names of what was not finished.
+    pub unfinished: Vec<String>,
+}
+
+/// Looks at a whole directory.
+///
+/// # Errors
+/// When it is not to be used at all.
+pub fn survey<D: Disk>(disk: &D) -> Result<Directory, Refused> {
+    let names = disk.list("").map_err(Refused::io("read", ""))?;
+    let mut eras: Vec<u64> = names.iter().filter_map(|name| layout::era_number(name)).collect();
+    eras.sort_unstable();
+    let identity = if names.iter().any(|name| name == IDENTITY) {
+        let bytes = read_whole(disk, IDENTITY).map_err(Refused::io("read", IDENTITY))?;
+        Some(Identity::decode(&bytes).map_err(|bad| match bad {
+            BadIdentity::Corrupt => Refused::NoIdentity,
+            BadIdentity::Newer(level) => newer(IDENTITY, level, 1),
+        })?)
+    } else {
+        None
+    };
+    let newest = eras.pop();
+    let era = match (newest, identity) {
+        (None, _) => None,
+        (Some(_), None) => return Err(Refused::NoIdentity),
+        (Some(number), Some(identity)) => Some(era(disk, number, identity.storage)?),
+    };
+    let set_aside = disk.list(SET_ASIDE).map_err(Refused::io("read", SET_ASIDE))?;
+    let unfinished = names.into_iter().filter(|name| name.ends_with(layout::NEW)).collect();
+    Ok(Directory { identity, era, replaced: eras, set_aside, unfinished })
+}
+
+fn newer(file: &str, level: u32, known: u32) -> Refused {
+    Refused::Newer { file: file.to_owned(), level, known }
+}
+
+/// What stopped the look at an era.
+enum Stop {
+    Damage(Damage),
+    Refused(Refused),
+}
+
+impl From<Damage> for Stop {
+    fn from(damage: Damage) -> Stop {
+        Stop::Damage(damage)
+    }
+}
+
+/// Looks at one era.
+///
+/// # Errors
+/// When the disk fails, or a newer program wrote it.
+pub fn era<D: Disk>(disk: &D, number: u64, storage: StorageId) -> Result<Era, Refused> {
+    let dir = layout::era(number);
+    let names = disk.list(&dir).map_err(Refused::io("read", &dir))?;
+    let mut era = Era {
+        number,
+        dir,
+        snapshot: None,
+        leftovers: Vec::new(),
+        segments: Vec::new(),
+        index: Index::new(OpNumber(0)),
+        adopted: Epoch::default(),
+        committed: OpNumber(0),
+        previous: 0,
+        torn: None,
+        dropped: Vec::new(),
+        damage: None,
+    };
+    match look(disk, storage, &names, &mut era) {
+        Ok(()) => {}
+        Err(Stop::Damage(damage)) => era.damage = Some(damage),
+        Err(Stop::Refused(refused)) => return Err(refused),
+    }
+    Ok(era)
+}
+
+fn look<D: Disk>(
+    disk: &D,
+    storage: StorageId,
+    names: &[String],
+    era: &mut Era,
+) -> Result<(), Stop> {
+    let mut snapshots: Vec<_> =
+        names.iter().filter(|name| layout::snapshot_op(name).is_some()).collect();
+    if let Some(newest) = snapshots.pop() {
+        era.snapshot = Some(snapshot(disk, format!("{}/{newest}", era.dir))?);
+    }
+    era.leftovers = snapshots.iter().map(|name| format!("{}/{name}", era.dir)).collect();
+    let mut segments: Vec<(u64, &String)> =
+        names.iter().filter_map(|name| Some((layout::segment_number(name)?, name))).collect();
+    segments.sort_unstable();
+    if segments.is_empty() {
+        return Err(damage(&era.dir, None, "no journal is left").into());
+    }
+    let last = segments.len() - 1;
+    for (place, (number, name)) in segments.into_iter().enumerate() {
+        let path = format!("{}/{name}", era.dir);
+        segment(disk, storage, era, (number, path), place == last)?;
+    }
+    fits_together(era)?;
+    if names.iter().any(|name| name == SUSPECT) {
+        let path = format!("{}/{SUSPECT}", era.dir);
+        let why = read_whole(disk, &path).unwrap_or_default();
+        let why = format!("a write failed: {}", String::from_utf8_lossy(&why).trim());
+        return Err(damage(&path, None, &why).into());
+    }
+    Ok(())
+}
+
+fn damage(file: &str, at: Option<usize>, what: &str) -> Damage {
+    Damage { file: file.to_owned(), at: at.map(|at| at as u64), what: what.to_owned() }
+}
+
+fn snapshot<D: Disk>(disk: &D, path: String) -> Result<Snapshot, Stop> {
+    let read = || {
+        let mut reader = SnapshotReader::open(disk, &path)?;
+        let (mut head, mut end) = (None, None);
+        while let Some(item) = reader.next()? {
+            match item {
+                Item::Head(is) => head = Some(is),
+                Item::Block(_) => {}
+                Item::End(is) => end = Some(is),
+            }
+        }
+        let missing = ReadError::Malformed(Malformed::Incomplete { bytes: 0 });
+        let (head, end) = head.zip(end).ok_or(missing)?;
+        let size = disk.open(&path)?.size()?;
+        Ok(Snapshot { path: path.clone(), head, end, size })
+    };
+    read().map_err(|error| match error {
+        ReadError::Malformed(Malformed::Newer { level }) => {
+            Stop::Refused(newer(&path, level, FORMAT_LEVEL))
+        }
+        error => damage(&path, None, &error.to_string()).into(),
+    })
+}
+
+fn segment<D: Disk>(
+    disk: &D,
+    storage: StorageId,
+    era: &mut Era,
+    (number, path): (u64, String),
+    is_last: bool,
+) -> Result<(), Stop> {
+    let bytes = read_whole(disk, &path).map_err(|error| damage(&path, None, &error.to_string()))?;
+    let wrong = |at, what: &str| Stop::from(damage(&path, at, what));
+    let header = match SegmentHeader::decode(&bytes) {
+        Ok(header) => header,
+        Err(BadHeader::Newer(level)) => return Err(Stop::Refused(newer(&path, level, LEVEL))),
+        Err(BadHeader::Corrupt) => return Err(wrong(Some(0), "the header does not check out")),
+    };
+    if (header.storage, header.era) != (storage, era.number) {
+        return Err(wrong(Some(0), "it belongs to another directory or era"));
+    }
+    if (bytes.len() as u64) < header.capacity {
+        return Err(wrong(Some(bytes.len()), "the file has been cut short"));
+    }
+    if let Some(before) = era.segments.last() {
+        let follows = before.number + 1 == number
+            && before.end() == header.base
+            && era.previous == header.previous
+            && era.index.last() == header.after;
+        if !follows {
+            // What counts as the end of a segment is what the next one says.
+            let at = header.base.saturating_sub(before.header.base);
+            let what = format!("{path} does not follow: records between them are damaged");
+            let at = usize::try_from(at.min(before.used)).ok();
+            return Err(damage(&before.path, at, &what).into());
+        }
+    } else {
+        era.index = Index::new(header.after);
+    }
+    era.adopted = era.adopted.max(header.adopted);
+    let mut records = Records::new(&bytes, HEADER_SIZE, header.chain());
+    let mut count = 0;
+    loop {
+        match records.next() {
+            Ok(Some(record)) => {
+                count += 1;
+                era.committed = era.committed.max(record.hints.committed);
+                match record.body {
+                    Body::Entries { first, count, .. } => {
+                        let last = first.op.0.saturating_add(u64::from(count) - 1);
+                        if first.op != era.index.last().next() || last == u64::MAX {
+                            return Err(wrong(Some(record.at), "ops are not contiguous"));
+                        }
+                        era.index.append(Run {
+                            first: first.op,
+                            last: OpNumber(last),
+                            epoch: first.epoch,
+                            segment: number,
+                            offset: record.at as u64,
+                            size: record.size as u64,
+                        });
+                    }
+                    Body::Truncate(after) => {
+                        let last = era.index.truncate(after);
+                        era.dropped.extend(last.map(|last| Dropped { after, last }));
+                    }
+                    Body::Adopt(epoch) => era.adopted = era.adopted.max(epoch),
+                    Body::Mark => {}
+                }
+            }
+            Ok(None) => break,
+            Err(_) => return Err(Stop::Refused(newer(&path, LEVEL + 1, LEVEL))),
+        }
+    }
+    let end = records.at();
+    if is_last {
+        if let Some(proof) = records.proof_of_damage(header.base) {
+            let what = format!("what was safe does not check out: byte {proof} says it was synced");
+            return Err(wrong(Some(end), &what));
+        }
+        let garbage = bytes[end..].iter().rposition(|byte| *byte != 0).map(|last| last + 1);
+        era.torn = garbage.map(|garbage| Torn {
+            file: path.clone(),
+            at: end as u64,
+            bytes: garbage as u64,
+        });
+    }
+    era.previous = records.chain().previous();
+    era.segments.push(Segment { path, number, header, used: end as u64, records: count });
+    Ok(())
+}
+
+/// Snapshot and segments make one log.
+fn fits_together(era: &Era) -> Result<(), Damage> {
+    let base = era.snapshot.as_ref().map_or(Position::default(), |snapshot| snapshot.head.at);
+    let (index, dir) = (&era.index, &era.dir);
+    if index.after() > base.op {
+        let what = format!("ops {} to {} are missing", base.op.next(), index.after());
+        return Err(damage(dir, None, &what));
+    }
+    if index.last() < base.op {
+        let what = format!("the journal ends at op {}, before its snapshot", index.last());
+        return Err(damage(dir, None, &what));
+    }
+    if index.epoch_of(base.op).is_some_and(|epoch| epoch != base.epoch) {
+        let what = format!("the journal has another op {} than the snapshot", base.op);
+        return Err(damage(dir, None, &what));
+    }
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! A copy rebuilt from what its journal holds. Pure.
+//!
+//! The journal says in order what it finds: at most one snapshot, then what was appended, dropped,
+//! adopted and known to be committed. What is known to be committed is applied on the way, so that
+//! the log kept in memory stays short. Whatever makes no sense is an error: bytes that a checksum
+//! covers and that contradict each other were written by a mistake of ours or somebody's hand.
+
+use std::io;
+use std::sync::Arc;
+
+use kvproto::command::Entry;
+use kvproto::convert::Malformed;
+use kvproto::ids::{Epoch, Member, OpNumber, Position, StorageId};
+use kvproto::message::Digest;
+use kvproto::registration::Held;
+use kvproto::snapshot::{self, SnapshotEnd};
+use kvproto::time::LogTime;
+use kvproto::view::View;
+use thiserror::Error;
+
+use super::log::Log;
+use crate::journal::disk::Disk;
+use crate::journal::engine::{self, Engine};
+use crate::journal::snapshots::ReadError;
+
+use crate::store::{Items, Store, StoreLimits};
+
+/// What a journal held.
+#[derive(Debug)]
+pub struct Recovered {
+    pub(super) store: Store,
+    pub(super) log: Log,
+    /// Everything through here is known to be committed, and applied.
+    pub(super) committed: OpNumber,
+    /// The newest epoch adopted.
+    pub(super) adopted: Epoch,
+    /// The clock of the log goes on from here.
+    pub(super) log_time: LogTime,
+    /// Weight of the entries after the snapshot.
+    pub(super) unsaved_bytes: u64,
+    /// Committed entries are kept in memory up to so much.
+    retain_bytes: usize,
+}
+
+const fn malformed<T>(what: &'static str) -> Result<T, Malformed> {
+    Err(Malformed { what })
+}
+
+/// Entries read at a time.
+const READ_BYTES: u64 = 4 << 20;
+
+/// A journal that cannot be read after all.
+#[derive(Debug, Error)]
+pub enum Unreadable {
+    /// The disk failed, or what it gives now is not what it gave when it was looked through.
+    #[error("{0}")]
+    Disk(#[from] ReadError),
+    /// It can be read, and makes no sense.
+    #[error("{0}")]
+    Contradiction(#[from] Malformed),
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        Unreadable::Disk(error.into())
+    }
+}
+
+/// Rebuilds a copy from a log that was found sound.
+///
+/// # Errors
+/// When it cannot be read, or makes no sense.
+pub fn read<D: Disk>(
+    engine: &Engine<D>,
+    found: &engine::Recovered,
+    items: Items,
+    retain_bytes: usize,
+) -> Result<Recovered, Unreadable> {
+    let mut recovered = Recovered::new(engine.identity().limits, items, retain_bytes);
+    recovered.adopt(found.adopted);
+    if let Some(mut snapshot) = engine.read_snapshot()? {
+        let mut at = Position::default();
+        while let Some(item) = snapshot.next()? {
+            match item {
+                snapshot::Item::Head(head) => {
+                    at = head.at;
+                    recovered.reserve(head.keys);
+                }
+                snapshot::Item::Block(records) => recovered.install(&records)?,
+                snapshot::Item::End(end) => recovered.end_snapshot(at, &end)?,
+            }
+        }
+    }
+    while recovered.log.last().op < found.last.op {
+        let entries = engine.read(recovered.log.last().op.next(), READ_BYTES)?;
+        if entries.is_empty() {
+            return Err(Malformed { what: "the log ends before its end" }.into());
+        }
+        recovered.append(entries)?;
+        recovered.commit(found.committed);
+    }
+    if recovered.log.last() != found.last {
+        return Err(Malformed { what: "the log ends with another op" }.into());
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    /// Nothing: a server in memory, a new directory, or one that is of no use.
+    #[must_use]
+    pub fn nothing(items: Items) -> Recovered {
+        Recovered::new(StoreLimits::from(&kvproto::Settings::default()), items, 0)
+    }
+
+    /// Nothing yet. The limits are those under which the entries were applied before.
+    #[must_use]
+    pub fn new(limits: StoreLimits, items: Items, retain_bytes: usize) -> Recovered {
+        Recovered {
+            store: Store::new(limits, items),
+            log: Log::default(),
+            committed: OpNumber(0),
+            adopted: Epoch::default(),
+            log_time: LogTime::default(),
+            unsaved_bytes: 0,
+            retain_bytes,
+        }
+    }
+
+    /// Room for so many keys, which a snapshot will bring.
+    pub fn reserve(&mut self, keys: u64) {
+        self.store.reserve(keys);
+    }
+
+    /// The next records of the snapshot.
+    ///
+    /// # Errors
+    /// If they are none.
+    pub fn install(&mut self, records: &[u8]) -> Result<(), Malformed> {
+        if self.log.last().op > OpNumber(0) {
+            return malformed("a snapshot comes first");
+        }
+        self.store.install(records)
+    }
+
+    /// The snapshot is whole; it shows the state at this position.
+    ///
+    /// # Errors
+    /// If the records do not add up to it.
+    pub fn end_snapshot(&mut self, at: Position, end: &SnapshotEnd) -> Result<(), Malformed> {
+        if self.log.last().op > OpNumber(0) {
+            return malformed("a snapshot comes first");
+        }
+        if end.digest != self.store.digest() {
+            return malformed("the records of the snapshot do not add up to its digest");
+        }
+        self.log.reset(at, end.epochs.clone());
+        if self.log.position_at(at.op) != Some(at) {
+            return malformed("the epochs of the snapshot do not lead to its op");
+        }
+        self.committed = at.op;
+        self.log_time = end.log_time;
+        self.adopted = self.adopted.max(at.epoch);
+        Ok(())
+    }
+
+    /// Entries that were appended.
+    ///
+    /// # Errors
+    /// If they do not continue the log.
+    pub fn append(
+        &mut self,
+        entries: impl IntoIterator<Item = Arc<Entry>>,
+    ) -> Result<(), Malformed> {
+        for entry in entries {
+            let last = self.log.last();
+            let time = self.log.last_time().unwrap_or_else(|| self.store.log_time());
+            if entry.op() != last.op.next() || entry.position.epoch < last.epoch || entry.at < time
+            {
+                return malformed("entries do not continue the log");
+            }
+            self.adopted = self.adopted.max(entry.position.epoch);
+            self.log_time = self.log_time.max(entry.at);
+            self.unsaved_bytes += entry.weight() as u64;
+            self.log.append(entry);
+        }
+        Ok(())
+    }
+
+    /// Everything after this op was dropped.
+    ///
+    /// # Errors
+    /// If that was committed.
+    pub fn truncate(&mut self, after: OpNumber) -> Result<(), Malformed> {
+        if after < self.committed {
+            return malformed("a truncation drops what was committed");
+        }
+        self.log.truncate_after(after);
+        Ok(())
+    }
+
+    /// An epoch was adopted.
+    pub fn adopt(&mut self, epoch: Epoch) {
+        self.adopted = self.adopted.max(epoch);
+    }
+
+    /// Everything through this op was known to be committed, as far as the log reaches.
+    pub fn commit(&mut self, through: OpNumber) {
+        while self.committed < through {
+            let Some(entry) = self.log.get(self.committed.next()) else {
+                break;
+            };
+            self.store.apply(entry);
+            self.committed = self.committed.next();
+        }
+        self.log.trim(self.retain_bytes, self.committed);
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.log.last() == Position::default() && self.adopted == Epoch::default()
+    }
+
+    /// Keys in what is committed.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.store.key_count()
+    }
+
+    /// Digest of what is committed.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.store.digest()
+    }
+
+    /// The last op, and the last one that is known to be committed.
+    #[must_use]
+    pub fn last(&self) -> (Position, OpNumber) {
+        (self.log.last(), self.committed)
+    }
+
+    /// What the view service has to know of it.
+    #[must_use]
+    pub fn held(&self, storage: StorageId) -> Held {
+        let epochs = self.log.epochs().iter().map(|start| start.epoch).collect();
+        Held { storage, last: self.log.last(), epochs }
+    }
+
+    /// VIEW-7: data of an older generation was given up, unless the newer one begins from it. It is
+    /// set aside as a whole, whatever of it the newer one has in common.
+    #[must_use]
+    pub fn was_given_up(&self, view: &View, me: &Member) -> bool {
+        !self.is_nothing()
+            && self.log.last().epoch.generation < view.generation
+            && view.number.0 > 0
+            && !view.eligible.contains(me)
+            && !view.is_primary(me)
+    }
+}

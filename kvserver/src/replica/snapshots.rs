@@ -1,0 +1,105 @@
+//! When a copy writes its state to disk, and at which pace. Pure.
+//!
+//! A snapshot is taken at one op while writes go on: the store scans itself, as for a transfer. It
+//! costs the log nothing to grow meanwhile, so it is written in small steps, no faster than the
+//! journal takes them, and given up without harm when the copy is replaced.
+
+use kvproto::ids::Position;
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
+
+use super::Tuning;
+use super::effect::Effect;
+use crate::journal::Work;
+use crate::store::{ScanId, Store};
+
+/// Chunks given to the journal and not yet written.
+const CHUNKS_UNWRITTEN_MAX: u64 = 2;
+
+/// The snapshots of one log.
+#[derive(Clone, Hash, Debug)]
+pub struct Snapshots {
+    running: Option<Running>,
+    /// Weight of the entries that are in no snapshot.
+    unsaved_bytes: u64,
+}
+
+/// A snapshot under way.
+#[derive(Clone, Hash, Debug)]
+struct Running {
+    scan: ScanId,
+    at: Position,
+    /// What is to be said at its end; counts the chunks so far.
+    end: SnapshotEnd,
+    written: u64,
+    ended: bool,
+    /// Weight of the entries that it will save.
+    saves_bytes: u64,
+}
+
+impl Snapshots {
+    /// None yet, of a log with so much in it after its beginning.
+    #[must_use]
+    pub fn new(unsaved_bytes: u64) -> Snapshots {
+        Snapshots { running: None, unsaved_bytes }
+    }
+
+    /// An entry was added to the log.
+    pub fn note_appended(&mut self, bytes: usize) {
+        self.unsaved_bytes += bytes as u64;
+    }
+
+    /// The journal has taken so many chunks.
+    pub fn note_written(&mut self, chunks: u64) {
+        if let Some(running) = &mut self.running {
+            running.written = chunks;
+        }
+    }
+
+    /// The snapshot at this op is whole and verified.
+    pub fn note_done(&mut self, at: Position) {
+        if let Some(running) = self.running.take_if(|running| running.at == at) {
+            self.unsaved_bytes = self.unsaved_bytes.saturating_sub(running.saves_bytes);
+        }
+    }
+
+    /// Whether there is enough to save.
+    #[must_use]
+    pub fn is_due(&self, tuning: &Tuning, store: &Store) -> bool {
+        let due = tuning.snapshot_after_bytes.max(store.bytes() / 2);
+        self.running.is_none() && self.unsaved_bytes >= due
+    }
+
+    /// Begins a snapshot, which this scan of the store yields.
+    pub fn begin(
+        &mut self,
+        head: &SnapshotHead,
+        end: SnapshotEnd,
+        scan: ScanId,
+        out: &mut Vec<Effect>,
+    ) {
+        let SnapshotHead { at, keys, .. } = *head;
+        let saves_bytes = self.unsaved_bytes;
+        self.running = Some(Running { scan, at, end, written: 0, ended: false, saves_bytes });
+        out.push(Effect::Journal(Work::BeginSnapshot { at, keys }));
+    }
+
+    /// Moves the snapshot under way on by one chunk, if the journal has room.
+    pub fn advance(&mut self, tuning: &Tuning, store: &mut Store, out: &mut Vec<Effect>) {
+        let Some(running) = self.running.as_mut().filter(|running| !running.ended) else {
+            return;
+        };
+        if running.end.chunks >= running.written + CHUNKS_UNWRITTEN_MAX {
+            return;
+        }
+        match store.next_chunk(running.scan, tuning.chunk_bytes) {
+            Some(records) => {
+                running.end.chunks += 1;
+                out.push(Effect::Journal(Work::SnapshotChunk(records)));
+            }
+            None => {
+                running.ended = true;
+                out.push(Effect::Journal(Work::EndSnapshot(running.end.clone())));
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Backups of a cluster that serves: what is saved is one moment, whole, with all that was
+//! acknowledged before.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use kvproto::convert::{StateRecord, records};
+use kvproto::snapshot::{Item, Reader};
+use serde_json::Value;
+use testclient::cluster::{Options, program, wait_for};
+use tokio::task::JoinHandle;
+
+use crate::common::{PATIENCE, Running, put, running};
+
+/// Runs `kvctl` and returns what it prints, as JSON. Panics with what it says when it fails.
+async fn kvctl(view_service: &str, args: &[&str]) -> Value {
+    let mut command = Command::new(program("kvctl").expect("it is built"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KVCTL_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(["--vs", view_service, "-o", "json"]).args(args);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+    let output = output.expect("kvctl starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kvctl {args:?}: {said}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// The keys of a snapshot file.
+fn contents(path: &Path) -> BTreeMap<String, String> {
+    let mut reader = Reader::new();
+    reader.push(Bytes::from(std::fs::read(path).expect("the file is there")));
+    let mut keys = BTreeMap::new();
+    while let Some(item) = reader.next().expect("it is sound") {
+        let Item::Block(chunk) = item else {
+            continue;
+        };
+        for record in records(&chunk) {
+            if let StateRecord::Key { key, value, .. } = record.expect("a record") {
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+                keys.insert(text(key), text(value));
+            }
+        }
+    }
+    keys
+}
+
+/// Writes `left` and then `right`, with rising numbers, without a pause.
+struct Writer {
+    /// The last number that both have, acknowledged.
+    both: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Writer {
+    async fn start(cluster: &Running) -> Writer {
+        let (both, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let client = cluster.client().await;
+        let (done, stopping) = (Arc::clone(&both), Arc::clone(&stop));
+        let task = tokio::spawn(async move {
+            for number in 1.. {
+                if stopping.load(Ordering::SeqCst) {
+                    break;
+                }
+                put(&client, "left", &number.to_string()).await;
+                put(&client, "right", &number.to_string()).await;
+                done.store(number, Ordering::SeqCst);
+            }
+        });
+        Writer { both, stop, task }
+    }
+
+    fn both(&self) -> u64 {
+        self.both.load(Ordering::SeqCst)
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.expect("it writes to the end");
+    }
+}
+
+#[tokio::test]
+async fn a_backup_is_one_moment_with_all_that_was_acknowledged_before_it() {
+    let cluster = running(Options::default(), 2).await;
+    let (view_service, backup) = (cluster.view_service_addr(), cluster.server_name(1));
+    let client = cluster.client().await;
+    for number in 0..50 {
+        put(&client, &format!("key {number}"), &"x".repeat(20_000)).await;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let writer = Writer::start(&cluster).await;
+    // The backup knows that an op is committed a little later than the client.
+    for (place, is_primary) in [(&[][..], true), (&["--server", backup][..], false)] {
+        let reached = writer.both() + 20;
+        let before = wait_for("the writer to go on", PATIENCE, async || match writer.both() {
+            both if both >= reached => Ok(both),
+            both => Err(format!("{both} of {reached}")),
+        });
+        let before = before.await.expect("writes go on");
+        let path = dir.path().join(if is_primary { "primary" } else { "backup" });
+        let file = path.display().to_string();
+        let saved = kvctl(view_service, &[&["snapshot", "save", &file], place].concat()).await;
+        let inspected = kvctl(view_service, &["snapshot", "inspect", &file]).await;
+        for field in ["op", "digest", "keys", "sessions", "cluster"] {
+            assert_eq!(saved[field], inspected[field], "{field}");
+        }
+        assert_eq!(saved["keys"], 52);
+        assert!(saved["sessions"].as_u64() >= Some(2), "exactly-once is part of it: {saved}");
+        let contents = contents(&path);
+        let number = |key: &str| contents[key].parse::<u64>().expect("a number");
+        let (left, right) = (number("left"), number("right"));
+        assert!(left == right || left == right + 1, "left {left} and right {right} in one state");
+        assert!(
+            !is_primary || right >= before,
+            "{before} was acknowledged before, saved is {right}"
+        );
+        assert_eq!(contents["key 7"].len(), 20_000);
+    }
+    writer.end().await;
+}
