@@ -162,7 +162,7 @@ layout() {
   printf 'primary=%s backup=%s' "$primary" "$backups"
 }
 
-start viewservice "$bin/viewservice" --addr "$vs"
+start viewservice "$bin/viewservice" --addr "$vs" --data-dir "$logs/data/viewservice"
 becomes "the view service answers, and nobody is primary" "primary= backup=" layout
 
 start_server s1

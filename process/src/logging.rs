@@ -30,9 +30,9 @@ const USUAL: &str = "info,openraft=warn";
 /// Begins to log what is usual, or as `RUST_LOG` says. A second call changes nothing.
 pub fn init(format: LogFormat) {
     let filter = match std::env::var("RUST_LOG") {
-        Ok(asked) => EnvFilter::builder()
-            .with_default_directive(LevelFilter::INFO.into())
-            .parse_lossy(asked),
+        Ok(asked) => {
+            EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(asked)
+        }
         Err(_) => EnvFilter::new(USUAL),
     };
     let builder = tracing_subscriber::fmt()

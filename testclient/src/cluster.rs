@@ -44,6 +44,9 @@ pub struct Options {
     pub first_port: Option<u16>,
     /// Where logs and process ids go; `None` takes a directory that goes away when all is well.
     pub log_dir: Option<PathBuf>,
+    /// Where the processes keep their data, each in a directory of its own, from one cluster to the
+    /// next; `None` takes a place beside the logs, which is empty at the beginning.
+    pub data_dir: Option<PathBuf>,
     /// Whether all links to the servers, those between them included, lose calls, by which seed.
     pub unreliable: Option<u64>,
 }
@@ -57,6 +60,7 @@ impl Default for Options {
             server_flags: Vec::new(),
             first_port: None,
             log_dir: None,
+            data_dir: None,
             unreliable: None,
         }
     }
@@ -96,6 +100,8 @@ impl fmt::Display for Layout {
 /// The processes, and what is needed to talk to them.
 pub struct Cluster {
     view_service: Process,
+    /// What the view service keeps.
+    views: PathBuf,
     servers: Vec<Process>,
     view_service_addr: String,
     names: Vec<String>,
@@ -119,6 +125,16 @@ impl Logs {
     }
 }
 
+/// Removes a directory with all that is in it, if there is one.
+fn empty(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Cluster {
     /// Chooses ports and a place for logs. Nothing runs yet.
     ///
@@ -139,6 +155,14 @@ impl Cluster {
                 (Logs::Temporary(Some(dir)), "127.0.0.1")
             }
         };
+        let data = match &options.data_dir {
+            Some(path) => path.clone(),
+            None => {
+                let path = logs.path().join("data");
+                empty(&path)?;
+                path
+            }
+        };
         let addresses = (0..=options.servers)
             .map(|index| {
                 let port = match options.first_port {
@@ -156,9 +180,12 @@ impl Cluster {
             })
             .collect::<Result<Vec<_>>>()?;
         let (view_service_addr, listening) = addresses.split_first().expect("at least one address");
+        let views = data.join("viewservice");
         let mut flags = vec![
             "--addr".to_owned(),
             view_service_addr.clone(),
+            "--data-dir".to_owned(),
+            views.display().to_string(),
             "--copies".to_owned(),
             options.copies.to_string(),
         ];
@@ -181,6 +208,7 @@ impl Cluster {
         }
         Ok(Cluster {
             view_service,
+            views,
             servers,
             client: connect(view_service_addr, Duration::from_secs(2)).await?,
             view_service_addr: view_service_addr.clone(),
@@ -244,6 +272,15 @@ impl Cluster {
     /// Ends the view service at once (SIGKILL).
     pub fn kill_view_service(&mut self) {
         self.view_service.kill();
+    }
+
+    /// Ends the view service at once, and its disk is lost with it.
+    ///
+    /// # Errors
+    /// When its data cannot be removed.
+    pub fn lose_view_service(&mut self) -> Result<()> {
+        self.view_service.kill();
+        empty(&self.views)
     }
 
     /// Waits until a server has ended, and returns its exit code (`None`: ended by a signal).
