@@ -210,7 +210,9 @@ impl Attempts {
             NotDone::Invalid(message) => self.end(ErrorKind::Invalid, message),
             NotDone::WrongCluster(_) => self.end(ErrorKind::Invalid, why.to_string()),
             // It lasts until somebody deletes something: the caller should know now.
-            NotDone::OutOfMemory { .. } => self.end(ErrorKind::Refused, why.to_string()),
+            NotDone::OutOfMemory { .. } | NotDone::DiskFull { .. } => {
+                self.end(ErrorKind::Refused, why.to_string())
+            }
             why => {
                 self.obstacle = Some(Obstacle::NotDone(why));
                 Step::Retry

@@ -3,7 +3,7 @@
 //! Pure, in reading order: [`store`] (the data), [`replica`] (the protocol), [`journal`] (where
 //! entries are kept), [`memory`] (who gets how much). Shells: [`node`] (the loop), [`table`] (what
 //! doors read without it), [`heartbeat`] (the view service), [`peers`] (other copies), [`api`]
-//! (doors), [`config`] (the flags), and [`server`], which puts them together.
+//! (doors), [`storage`] (the data directory), [`config`] (the flags), and [`server`], which puts them together.
 
 pub mod api;
 pub mod config;
@@ -14,6 +14,7 @@ pub mod node;
 pub mod peers;
 pub mod replica;
 pub mod server;
+pub mod storage;
 pub mod store;
 pub mod table;
 

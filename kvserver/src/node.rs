@@ -14,7 +14,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use kvprocess::clock;
+use kvprocess::data_dir::DataDir;
 use kvproto::registration::Wish;
 use kvproto::{Member, NotDone, NotReady, Reply, Timestamp, View, ViewNumber};
 use tokio::sync::mpsc;
@@ -24,10 +26,13 @@ use tokio_util::sync::CancellationToken;
 pub use dump::{Dump, DumpChunk, GIVEN_UP};
 pub use handle::{Inputs, NodeHandle, Standing, channel};
 
+use crate::journal::engine::Failed;
+use crate::journal::writer::DiskJournal;
 use crate::journal::{Journal, MemoryJournal, Work};
 use crate::peers::Peers;
 use crate::replica::effect::{Effect, Notice};
 use crate::replica::event::{Event, Request, Token};
+use crate::replica::recovery::Recovered;
 use crate::replica::{Replica, ReplicaOptions};
 use dump::Dumps;
 use handle::{Asked, Caller, REQUESTS_PER_STEP};
@@ -43,6 +48,10 @@ pub struct Parts {
     pub view: View,
     /// Choices of this server.
     pub options: ReplicaOptions,
+    /// What its journal held.
+    pub recovered: Recovered,
+    /// Where it writes.
+    pub journal: NodeJournal,
     /// The ways to other copies.
     pub peers: Peers,
     /// To the view service. A full queue loses the wish; the replica repeats it.
@@ -51,9 +60,42 @@ pub struct Parts {
     pub halt: CancellationToken,
 }
 
+/// Where a node writes.
+pub enum NodeJournal {
+    /// Nowhere: what it holds in memory is all there is.
+    Memory(MemoryJournal),
+    /// To disk, in a directory that this process has for itself until the journal is done.
+    Disk(DiskJournal, DataDir),
+}
+
+impl NodeJournal {
+    fn as_mut(&mut self) -> &mut dyn Journal {
+        match self {
+            NodeJournal::Memory(journal) => journal,
+            NodeJournal::Disk(journal, _) => journal,
+        }
+    }
+
+    /// Waits until there may be something to poll.
+    async fn changed(&mut self) {
+        match self {
+            // Everything is done as soon as it is taken on.
+            NodeJournal::Memory(_) => std::future::pending().await,
+            NodeJournal::Disk(journal, _) => journal.changed().await,
+        }
+    }
+
+    fn failed(&self) -> Option<&Failed> {
+        match self {
+            NodeJournal::Memory(_) => None,
+            NodeJournal::Disk(journal, _) => journal.failed(),
+        }
+    }
+}
+
 struct Node {
     replica: Replica,
-    journal: MemoryJournal,
+    journal: NodeJournal,
     peers: Peers,
     wishes: mpsc::Sender<Wish>,
     halt: CancellationToken,
@@ -69,17 +111,19 @@ struct Node {
 }
 
 /// Runs the node until `halt`, or until every handle is gone.
-pub async fn run(parts: Parts, inputs: Inputs) {
-    Node::new(parts, inputs).run().await;
+///
+/// # Errors
+/// When the journal has failed: nothing was acknowledged since, and this server must leave at once.
+pub async fn run(parts: Parts, inputs: Inputs) -> anyhow::Result<()> {
+    Node::new(parts, inputs).run().await
 }
 
 impl Node {
     fn new(parts: Parts, inputs: Inputs) -> Node {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let items = inputs.table.items().clone();
-        let replica =
-            Replica::new(parts.me.clone(), parts.view, parts.options, items, clock::now());
+        let me = parts.me.clone();
+        let replica = Replica::resume(me, parts.view, parts.options, parts.recovered, clock::now());
         let standing = Standing {
             me: Some(parts.me),
             view: Some(Arc::new(replica.view().clone())),
@@ -94,7 +138,7 @@ impl Node {
         inputs.progress.send_replace(Some(replica.progress()));
         Node {
             replica,
-            journal: MemoryJournal::new(),
+            journal: parts.journal,
             peers: parts.peers,
             wishes: parts.wishes,
             halt: parts.halt,
@@ -108,7 +152,7 @@ impl Node {
         }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self) -> anyhow::Result<()> {
         let mut effects = Vec::new();
         while let Some(event) = self.next_event().await {
             let (tick, requests) = (event == Event::Tick, matches!(event, Event::Requests(_)));
@@ -130,19 +174,27 @@ impl Node {
                 self.dumps.advance(&mut self.replica, &mut self.inputs.dumps);
             }
         }
+        match self.journal.failed() {
+            Some(failed) => bail!("{failed}"),
+            None => Ok(()),
+        }
     }
 
     /// The only wait. `None` when the node must stop. What has become safe comes first: everything
     /// else waits for it anyway. Clients come last: no load of theirs may hold up a heartbeat, an
     /// acknowledgement or a view.
     async fn next_event(&mut self) -> Option<Event> {
-        if let Some(done) = self.journal.poll() {
-            return Some(Event::Journal(done));
-        }
         loop {
+            if let Some(done) = self.journal.as_mut().poll() {
+                return Some(Event::Journal(done));
+            }
+            if self.journal.failed().is_some() {
+                return None;
+            }
             tokio::select! {
                 biased;
                 () = self.halt.cancelled() => return None,
+                () = self.journal.changed() => {}
                 _ = self.ticks.tick() => return Some(Event::Tick),
                 event = self.inputs.events.recv() => return event,
                 count = self.inputs.requests.recv_many(&mut self.admitted, REQUESTS_PER_STEP) => {
@@ -183,7 +235,7 @@ impl Node {
                 if matches!(work, Work::Reset { .. }) {
                     self.dumps.abandon();
                 }
-                work.give_to(&mut self.journal);
+                work.give_to(self.journal.as_mut());
             }
             Effect::OpenStream { to, stream } => self.peers.open(to, stream),
             Effect::CloseStream { to, stream } => self.peers.close(&to, stream),

@@ -11,27 +11,34 @@ use kvprocess::listen::Listeners;
 use kvprocess::machine;
 use kvprocess::serve::{Diversion, serve};
 use kvprocess::size::Size;
-use kvproto::Role;
 use kvproto::wire::GREETING;
+use kvproto::{Position, Role};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::api::{self, replication::ReplicationDoor};
 use crate::config::{Config, Flags};
 use crate::heartbeat::Heartbeat;
+use crate::journal::{Journal, MemoryJournal};
 use crate::memory::Shares;
-use crate::node::{self, Inputs, NodeHandle, Parts, Standing};
+use crate::node::{self, Inputs, NodeHandle, NodeJournal, Parts, Standing};
 use crate::peers::{InboundStreams, Peers};
 use crate::replica::ReplicaOptions;
 use crate::replica::event::Event;
+use crate::replica::recovery::Recovered;
+use crate::storage::Storage;
 
 /// Connections of other copies that wait to be let in.
 const CONNECTIONS_QUEUED_MAX: usize = 16;
 /// Wishes of the replica that wait for the heartbeat. It repeats what is lost.
 const WISHES_QUEUED_MAX: usize = 64;
+/// So much in memory is about half as much on disk, which is read again in a fraction of a second.
+const SNAPSHOT_AFTER_BYTES: u64 = 128 << 20;
 /// After a hand-over clients are pointed to the new primary for this long.
 const REDIRECT_FOR: Duration = Duration::from_millis(200);
 /// The only copy looks this often whether somebody could take over by now. Each attempt that fails
@@ -68,6 +75,7 @@ pub async fn run_watched(
     let inbound = Arc::new(InboundStreams::default());
     let (wishes, wishes_out) = mpsc::channel(WISHES_QUEUED_MAX);
     let (registered, registration) = oneshot::channel();
+    let node_task = TaskTracker::new();
 
     let (services, reporter) = api::services(&node, config.calls)?;
     info!(
@@ -82,6 +90,19 @@ pub async fn run_watched(
             Size(there_is)
         );
     }
+    let retain_bytes = config.tuning.retain_bytes;
+    let storage = match config.data_dir(listeners.port()) {
+        Some(path) => {
+            let items = inputs.items();
+            // Reading all of it takes a while; the signal to stop is heard meanwhile.
+            let open = spawn_blocking(move || Storage::open(&path, items, retain_bytes));
+            match token.run_until_cancelled(open).await {
+                Some(opened) => Some(opened??),
+                None => return Ok(()),
+            }
+        }
+        None => None,
+    };
     let (to, from_copies) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
     let diversion = Some(Diversion { first_byte: GREETING[0], to });
     let doors = serve(services, listeners, config.connections_max, diversion, halt.clone());
@@ -89,8 +110,9 @@ pub async fn run_watched(
         ReplicationDoor { node: node.clone(), inbound: Arc::clone(&inbound), halt: halt.clone() };
     tokio::spawn(door.attend(from_copies));
     let health = api::keep_health(reporter, node.clone());
+    let found = storage.as_ref().map(Storage::found);
     let heartbeat =
-        Heartbeat::new(name, config.view_servers, None, node.clone(), wishes_out, registered);
+        Heartbeat::new(name, config.view_servers, found, node.clone(), wishes_out, registered);
     let refusal = attend_apart(heartbeat, halt.clone())?;
     let sequencer = async {
         let Ok((me, view)) = registration.await else {
@@ -108,9 +130,27 @@ pub async fn run_watched(
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
-        let options = ReplicaOptions { reads: config.reads, tuning: config.tuning, durable: false };
-        let parts = Parts { me, view, options, peers, wishes, halt: halt.clone() };
-        tokio::spawn(node::run(parts, inputs)).await?;
+        let (reads, mut tuning, durable) = (config.reads, config.tuning, storage.is_some());
+        let (mut recovered, mut journal) = (None, NodeJournal::Memory(MemoryJournal::new()));
+        if let Some(storage) = storage {
+            tuning.snapshot_after_bytes = SNAPSHOT_AFTER_BYTES;
+            let (found, mut disk, dir) = storage.begin(view.cluster, (&view.settings).into())?;
+            if found.was_given_up(&view, &me) {
+                warn!(
+                    "the data of this server is of an older generation, which was given up: it is \
+                     set aside when the primary has filled this copy anew"
+                );
+                disk.reset(Position::default());
+            } else {
+                recovered = Some(found);
+            }
+            journal = NodeJournal::Disk(disk, dir);
+        }
+        let recovered = recovered.unwrap_or_else(|| Recovered::nothing(inputs.items()));
+        let options = ReplicaOptions { reads, tuning, durable };
+        let halt = halt.clone();
+        let parts = Parts { me, view, options, recovered, journal, peers, wishes, halt };
+        node_task.spawn(node::run(parts, inputs)).await??;
         anyhow::Ok(())
     };
 
@@ -126,6 +166,9 @@ pub async fn run_watched(
         left = leave(&node, &token, config.leave_within) => left,
     };
     halt.cancel();
+    // What the journal was given is written before anybody else may have the directory.
+    node_task.close();
+    node_task.wait().await;
     if outcome.is_ok() {
         // Open calls get their grace; what went wrong with the doors now no longer matters.
         let _ = doors.await;

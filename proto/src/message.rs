@@ -111,6 +111,8 @@ pub struct Ack {
     pub digest: Option<Digest>,
     /// Chunks of the running transfer received.
     pub chunks: u64,
+    /// Its disk is nearly full.
+    pub disk_full: bool,
 }
 
 /// End of a transfer.

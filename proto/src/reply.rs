@@ -74,6 +74,15 @@ pub enum NotDone {
         /// What there is for it, in bytes.
         max: u64,
     },
+    /// A write, while the disk of a copy that must have it is nearly full. Reads go on.
+    #[error(
+        "the disk of {server} is nearly full: make room on it and writes go on by themselves, or stop \
+         that server to go on without it; reads go on"
+    )]
+    DiskFull {
+        /// Whose.
+        server: ServerName,
+    },
     /// Fewer synced copies than `--min-copies`: reads go on, writes wait for a copy.
     #[error(
         "only {synced} of the {min_copies} copies that --min-copies asks for are in sync; \

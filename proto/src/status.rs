@@ -64,6 +64,9 @@ pub fn not_done_status(not_done: &NotDone) -> Status {
             let metadata = vec![("used", used.to_string()), ("max", max.to_string())];
             (Code::ResourceExhausted, "OUT_OF_MEMORY", metadata)
         }
+        NotDone::DiskFull { server } => {
+            (Code::ResourceExhausted, "DISK_FULL", vec![("server", server.to_string())])
+        }
         NotDone::TooFewCopies { synced, min_copies } => {
             let metadata =
                 vec![("synced", synced.to_string()), ("min_copies", min_copies.to_string())];
@@ -128,6 +131,9 @@ fn from_reason(info: &ErrorInfo, message: &str) -> Attempt {
         "OUT_OF_MEMORY" => NotDone::OutOfMemory {
             used: number("used").unwrap_or_default(),
             max: number("max").unwrap_or_default(),
+        },
+        "DISK_FULL" => NotDone::DiskFull {
+            server: text("server").map(|name| ServerName::from(name.as_str())).unwrap_or_default(),
         },
         "TOO_FEW_COPIES" => NotDone::TooFewCopies {
             synced: count("synced").unwrap_or_default(),

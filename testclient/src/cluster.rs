@@ -36,6 +36,8 @@ pub struct Options {
     pub servers: usize,
     /// Copies of the data, the primary included.
     pub copies: u32,
+    /// Whether the servers keep their data on disk, beside the logs.
+    pub durable: bool,
     /// Further flags of the view service, such as timings.
     pub view_service_flags: Vec<String>,
     /// Further flags of every key-value server.
@@ -56,6 +58,7 @@ impl Default for Options {
         Self {
             servers: 3,
             copies: 2,
+            durable: false,
             view_service_flags: Vec::new(),
             server_flags: Vec::new(),
             first_port: None,
@@ -201,6 +204,13 @@ impl Cluster {
             };
             let flags = ["--addr", addr, "--advertise", &name, "--vs", view_service_addr];
             let own = flags.map(str::to_owned).into_iter();
+            let own = own.chain(match options.durable {
+                true => {
+                    let dir = logs.path().join("data").join(format!("s{}", index + 1));
+                    vec!["--data-dir".to_owned(), dir.display().to_string()]
+                }
+                false => vec!["--in-memory".to_owned()],
+            });
             let flags = own.chain(options.server_flags.iter().cloned()).collect();
             let label = format!("s{}", index + 1);
             servers.push(Process::new("kvserver", &label, flags, logs.path())?);

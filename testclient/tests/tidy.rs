@@ -36,6 +36,8 @@ const NOT_PURE: &[&str] = &[
     "proto/src/convert",
     "proto/src/status",
     "proto/src/codec.rs",
+    "kvserver/src/journal/files.rs",
+    "kvserver/src/journal/writer.rs",
     "kvserver/src/store/items.rs",
     "testclient/src/explore/command",
     "testclient/src/explore/search",

@@ -73,6 +73,8 @@ pub struct Recovered {
     pub committed: OpNumber,
     /// What the log begins with; nothing if it begins with op 1.
     pub snapshot: Option<Snapshot>,
+    /// Entries after this op can be read, for copies that come back: it may lie before the snapshot.
+    pub readable_after: OpNumber,
     /// What a crash had left unfinished at its end, and is gone.
     pub torn: Option<Torn>,
     /// Tails that it dropped and its files still hold.
@@ -153,12 +155,12 @@ impl<D: Disk> Engine<D> {
             queue: Vec::new(),
             has_failed: false,
         };
+        for name in &directory.unfinished {
+            engine.disk.remove(name).map_err(Refused::io("remove", name))?;
+        }
         match directory.identity {
             Some(identity) => engine.identity = identity,
             None => engine.write_identity().map_err(Refused::io("write", IDENTITY))?,
-        }
-        for name in &directory.unfinished {
-            engine.disk.remove(name).map_err(Refused::io("remove", name))?;
         }
         for number in &directory.replaced {
             let era = survey::era(&engine.disk, *number, engine.identity.storage)?;
@@ -190,18 +192,32 @@ impl<D: Disk> Engine<D> {
         engine.adopted = era.adopted;
         engine.committed = era.committed;
         engine.snapshot = era.snapshot.clone();
-        engine.log = Some(Log::found(engine.identity.storage, options.sizes, &era));
+        let mut log = Log::found(engine.identity.storage, options.sizes, &era);
+        if era.segments.last().is_some_and(|last| last.records > 0) {
+            // A new segment says that what is before it was safe. Without room, the next write does.
+            let nonce = engine.nonce();
+            log.write(&engine.disk, &[], era.committed, era.adopted, nonce)
+                .map_err(Refused::io("write", &era.dir))?;
+        }
+        engine.log = Some(log);
         let recovered = Recovered {
             last: era.last(),
             epochs: era.epochs(),
             adopted: era.adopted,
             committed: era.committed,
+            readable_after: era.index.after(),
             snapshot: era.snapshot,
             torn: era.torn,
             dropped: era.dropped,
             set_aside,
         };
         Ok((engine, Found::Sound(Box::new(recovered))))
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn disk(&self) -> &D {
+        &self.disk
     }
 
     /// Whose directory it is.
@@ -391,18 +407,25 @@ impl<D: Disk> Engine<D> {
         self.unless_full("begin a snapshot", begun)
     }
 
-    /// The next part of the state that is received. False if the disk is full.
+    /// The next part of the state that is received. Says how many there are; `None` if the disk is
+    /// full.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn receive_chunk(&mut self, records: &Bytes) -> Result<bool, Failed> {
+    pub fn receive_chunk(&mut self, records: &Bytes) -> Result<Option<u64>, Failed> {
         self.check()?;
-        let written = match &mut self.received {
-            Some(Received::Partly(writer)) => writer.chunk(records),
+        let Some(Received::Partly(writer)) = &mut self.received else {
             // It was given up.
-            _ => Ok(()),
+            return Ok(Some(0));
         };
-        self.unless_full("write a snapshot", written)
+        let written = writer.chunk(records);
+        let chunks = writer.chunks();
+        Ok(self.unless_full("write a snapshot", written)?.then_some(chunks))
+    }
+
+    /// The state that is received is given up. What there is of it goes when another begins.
+    pub fn receive_nothing(&mut self) {
+        self.received = None;
     }
 
     /// The state that is received is whole. False if the disk is full.
@@ -414,7 +437,7 @@ impl<D: Disk> Engine<D> {
         let Some(Received::Partly(writer)) = &mut self.received else {
             return Ok(true);
         };
-        let verified = writer.end(end).map_err(into_io);
+        let verified = writer.end(end).map_err(ReadError::into_io);
         let verified =
             verified.map(|verified| self.received = Some(Received::Whole(Box::new(verified))));
         self.unless_full("write a snapshot", verified)
@@ -443,12 +466,23 @@ impl<D: Disk> Engine<D> {
     /// # Errors
     /// When the disk fails.
     pub fn install(&mut self, verified: &Verified) -> Result<bool, Failed> {
+        self.check()?;
         // A log must not end before the snapshot that it begins with.
-        if !self.flush()? {
+        let last = self.log.as_ref().map(|log| log.index().last());
+        if last.is_some_and(|last| last < verified.head.at.op) && !self.flush()? {
             return Ok(false);
         }
         let installed = self.install_flushed(verified);
         self.sound("take over a snapshot", installed).map(|()| true)
+    }
+
+    /// Removes a snapshot that is of a log that is gone.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn discard(&mut self, verified: &Verified) -> Result<(), Failed> {
+        let removed = self.disk.remove(&verified.path);
+        self.sound("remove a snapshot", removed)
     }
 
     fn install_flushed(&mut self, verified: &Verified) -> io::Result<()> {
@@ -595,12 +629,5 @@ impl<D: Disk> Engine<D> {
         self.disk.rename(&layout::era(era.number), &to)?;
         self.disk.sync_dir(SET_ASIDE)?;
         self.disk.sync_dir("")
-    }
-}
-
-fn into_io(error: ReadError) -> io::Error {
-    match error {
-        ReadError::Io(error) => error,
-        ReadError::Malformed(malformed) => io::Error::new(io::ErrorKind::InvalidData, malformed),
     }
 }

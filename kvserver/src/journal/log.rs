@@ -220,7 +220,7 @@ impl<D: Disk> Log<D> {
         self.current.as_ref().is_some_and(|current| current.written + size <= current.capacity)
     }
 
-    /// Writes and syncs all of these, in one piece. `nonce` is for a segment that begins with them.
+    /// Writes and syncs all of these, in one piece that leaves room for a mark. `nonce` is for a segment that begins with them.
     /// False if there is no room on the disk; then nothing has changed.
     ///
     /// # Errors
@@ -233,8 +233,9 @@ impl<D: Disk> Log<D> {
         adopted: Epoch,
         nonce: u64,
     ) -> io::Result<bool> {
-        let size = ops.iter().map(|op| record::record_size(&op.body()) as u64).sum();
-        if self.fits(size) {
+        let size: u64 = ops.iter().map(|op| record::record_size(&op.body()) as u64).sum();
+        let mark = record::record_size(&Body::Mark) as u64;
+        if self.fits(size + mark) {
             let Some(current) = &mut self.current else {
                 return Ok(false);
             };
@@ -253,7 +254,7 @@ impl<D: Disk> Log<D> {
             current.synced = current.written;
         }
         let (last_number, base, previous) = self.ended;
-        let needed = HEADER_SIZE as u64 + size;
+        let needed = HEADER_SIZE as u64 + size + mark;
         let Some((mut file, unfinished, capacity)) = self.next_file(disk, needed)? else {
             return Ok(false);
         };

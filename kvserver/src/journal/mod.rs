@@ -8,6 +8,7 @@
 
 pub mod disk;
 pub mod engine;
+pub mod files;
 pub mod index;
 pub mod layout;
 pub mod log;
@@ -16,6 +17,8 @@ pub mod pending;
 pub mod record;
 pub mod snapshots;
 pub mod survey;
+pub mod work;
+pub mod writer;
 
 use std::sync::Arc;
 
@@ -40,6 +43,8 @@ pub enum Completion {
     /// The snapshot at this op has been written and verified. Not said of one that a reset made
     /// the beginning of the log: there the base is reported instead.
     Snapshot(Position),
+    /// Whether the disk is nearly full from now on.
+    DiskFull(bool),
 }
 
 /// A call of a [`Journal`], for those who say what is to be done and do not do it.

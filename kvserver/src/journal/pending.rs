@@ -5,6 +5,7 @@
 //! to their part: ops are contiguous.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use kvproto::command::Entry;
@@ -19,6 +20,12 @@ pub struct Ticket(u64);
 /// Names one snapshot of a journal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct SnapshotNumber(u64);
+
+impl fmt::Display for SnapshotNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Calls that wait to be done, and what is done and waits to be asked for.
 #[derive(Clone, Default, Debug)]
@@ -135,6 +142,12 @@ impl Pending {
     #[must_use]
     pub fn snapshot(&self) -> Option<SnapshotNumber> {
         self.snapshot
+    }
+
+    /// The last snapshot begun.
+    #[must_use]
+    pub fn last_snapshot(&self) -> SnapshotNumber {
+        self.snapshots
     }
 
     /// Nothing is reported of the snapshot under way any more.

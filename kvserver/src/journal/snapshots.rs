@@ -12,8 +12,10 @@ use thiserror::Error;
 
 use super::disk::{Disk, DiskFile};
 
-/// Synced at least this often, so that no sync takes long, and room is reserved in such steps.
+/// Synced at least this often, so that no sync takes long.
 const STEP: u64 = 8 << 20;
+/// Room is reserved in steps of as much as there is, from this on.
+const RESERVE_MIN: u64 = 64 << 10;
 /// Read in pieces of this size.
 const READ_SIZE: u64 = 1 << 20;
 
@@ -26,6 +28,17 @@ pub enum ReadError {
     /// The file is not what was written.
     #[error("{0}")]
     Malformed(#[from] Malformed),
+}
+
+impl ReadError {
+    /// The same as an error of the disk, which it is if the file was just written.
+    #[must_use]
+    pub fn into_io(self) -> io::Error {
+        match self {
+            ReadError::Io(error) => error,
+            ReadError::Malformed(what) => io::Error::new(io::ErrorKind::InvalidData, what),
+        }
+    }
 }
 
 /// A snapshot that is being written.
@@ -63,7 +76,7 @@ impl<D: Disk> SnapshotWriter<D> {
     pub fn begin(disk: &D, path: String, head: SnapshotHead) -> io::Result<SnapshotWriter<D>> {
         let mut file = disk.create(&path)?;
         let (writer, bytes) = Writer::new(&head);
-        file.reserve(STEP.min(bytes.len() as u64))?;
+        file.reserve(bytes.len() as u64)?;
         file.write_at(0, &bytes)?;
         let (disk, written) = (disk.clone(), bytes.len() as u64);
         Ok(SnapshotWriter {
@@ -131,7 +144,7 @@ impl<D: Disk> SnapshotWriter<D> {
     fn write(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
         let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         if self.written + size > self.reserved {
-            let reserved = (self.written + size).next_multiple_of(STEP);
+            let reserved = self.written + size + self.written.clamp(RESERVE_MIN, STEP);
             self.file.reserve(reserved)?;
             self.reserved = reserved;
         }

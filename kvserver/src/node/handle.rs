@@ -108,6 +108,14 @@ pub struct Inputs {
     pub(super) progress: watch::Sender<Option<Progress>>,
 }
 
+impl Inputs {
+    /// The table in which the items of the store will be.
+    #[must_use]
+    pub fn items(&self) -> Items {
+        self.table.items().clone()
+    }
+}
+
 /// A handle and the inputs that a node started later will take from it.
 #[must_use]
 pub fn channel() -> (NodeHandle, Inputs) {

@@ -53,6 +53,10 @@ pub(super) fn log(notice: &Notice, view: &View) {
             Size(memory.used),
             Size(memory.max)
         ),
+        Notice::DiskFull(true) => {
+            warn!("the disk is nearly full: writes are refused until there is room, reads go on")
+        }
+        Notice::DiskFull(false) => info!("the disk has room again: writes go on"),
         Notice::RoomAgain(memory) => info!(
             "writes find room again: the data takes {} of {}",
             Size(memory.used),

@@ -55,6 +55,8 @@ pub struct Copy {
     pub(super) promises: Promises,
     /// The last epoch in which this server was primary.
     pub(super) led: Option<Epoch>,
+    /// The disk is nearly full.
+    pub(super) disk_full: bool,
     /// What this copy writes of itself to disk.
     pub(super) snapshots: Snapshots,
     /// Through here the journal knows that all is committed.
@@ -89,6 +91,7 @@ impl Copy {
             complete: true,
             promises: Promises::default(),
             led: None,
+            disk_full: false,
             snapshots: Snapshots::new(unsaved_bytes),
             told_committed: committed,
             last_stream: StreamNumber(0),

@@ -161,6 +161,8 @@ pub enum Notice {
     OutOfMemory(Memory),
     /// They find room again.
     RoomAgain(Memory),
+    /// Whether this server's disk is nearly full, which stops writes.
+    DiskFull(bool),
     /// A peer's message was dropped because it made no sense.
     Nonsense {
         /// From whom.

@@ -399,6 +399,10 @@ impl Replica {
                 self.following.acknowledge_chunks(&self.copy, chunks, out);
             }
             Completion::Snapshot(at) => self.copy.snapshots.note_done(at),
+            Completion::DiskFull(full) => {
+                let changed = std::mem::replace(&mut self.copy.disk_full, full) != full;
+                out.extend(changed.then_some(Effect::Notice(Notice::DiskFull(full))));
+            }
         }
     }
 

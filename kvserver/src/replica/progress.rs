@@ -114,6 +114,8 @@ pub struct CopyProgress {
     pub counted_from: Option<OpNumber>,
     /// Its digest differed: only a full transfer makes it a copy again.
     pub distrusted: bool,
+    /// Its disk is nearly full.
+    pub disk_full: bool,
     /// When the view service was last asked to count it in.
     pub synced_wished_at: Option<Timestamp>,
     /// When the view service was last asked to leave it out.
@@ -139,6 +141,7 @@ impl CopyProgress {
             verified: None,
             counted_from: None,
             distrusted: false,
+            disk_full: false,
             synced_wished_at: None,
             evict_wished_at: None,
             in_flight: VecDeque::new(),

@@ -54,6 +54,7 @@ impl Running {
         }
         let name = format!("localhost:{}", listeners.port());
         let mut config = Config {
+            keeping: kvserver::config::Keeping::InMemory,
             view_servers: vec![view_service.to_owned()],
             advertise: name.clone(),
             reads: Reads::Lease,

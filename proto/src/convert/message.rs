@@ -206,6 +206,7 @@ impl From<Ack> for pb::Ack {
             sent_at_ns: ack.sent_at.as_nanos(),
             digest: ack.digest.map_or_else(Bytes::new, Into::into),
             chunks: ack.chunks,
+            disk_full: ack.disk_full,
         }
     }
 }
@@ -220,6 +221,7 @@ impl TryFrom<pb::Ack> for Ack {
             sent_at: Timestamp::from_nanos(ack.sent_at_ns),
             digest: digest(&ack.digest)?,
             chunks: ack.chunks,
+            disk_full: ack.disk_full,
         })
     }
 }

@@ -261,6 +261,7 @@ impl Gen {
                 sent_at: Timestamp::from_nanos(self.number()),
                 digest: self.maybe(Self::digest),
                 chunks: self.number(),
+                disk_full: self.yes(),
             }),
             4 => Body::Fenced(Box::new(self.view())),
             5 => Body::TransferStart { at: self.position(), keys: self.number() },

@@ -8,6 +8,7 @@
 //! - [`views`]: the view service around the leader that runs in production
 //! - [`clients`]: clients around the logic that runs in the library; [`workload`]: what they want
 //! - [`doors`]: requests at the servers, and their answers
+//! - [`disk`]: a disk that keeps only what it must
 //! - [`network`]: streams that keep their order or break, links that are cut or held
 //! - [`faults`]: what goes wrong, and how everything heals
 //! - [`ledger`], [`invariants`]: what is committed, and what must hold after every event
@@ -20,6 +21,7 @@
 //! and be fully redundant again.
 
 pub mod clients;
+pub mod disk;
 pub mod doors;
 pub mod draw;
 pub mod faults;

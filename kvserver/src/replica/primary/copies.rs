@@ -119,6 +119,7 @@ impl Primary {
             out.push(Effect::Notice(Notice::Nonsense { from: from.clone(), what }));
             return;
         }
+        progress.disk_full = ack.disk_full;
         match &mut progress.phase {
             Phase::Transferring(transfer) => {
                 if transfer.note_received(ack.chunks) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvproto::command::{Command, Entry, RequestId};
-use kvproto::ids::{OpNumber, Position, SessionId};
+use kvproto::ids::{Member, OpNumber, Position, SessionId};
 use kvproto::registration::Memory;
 use kvproto::reply::{LogPoint, NotDone, NotReady, Reply};
 use kvproto::rules::{Rule, keeps};
@@ -82,11 +82,20 @@ impl Primary {
             Some(NotDone::Diverged { op: disagreement.at })
         } else if synced < min_copies {
             Some(NotDone::TooFewCopies { synced, min_copies })
+        } else if let Some(full) = self.full_disk(copy) {
+            Some(NotDone::DiskFull { server: full.name.clone() })
         } else if self.uncommitted.weight() >= copy.options.tuning.uncommitted_bytes_max {
             Some(NotDone::Overloaded)
         } else {
             None
         }
+    }
+
+    /// A copy that must have each write and hardly has room for it.
+    fn full_disk<'a>(&'a self, copy: &'a Copy) -> Option<&'a Member> {
+        let mut others = self.copies.iter().filter(|(member, it)| self.counts(member, it));
+        let own = copy.disk_full.then_some(&copy.me);
+        own.or_else(|| others.find(|(_, it)| it.disk_full).map(|(member, _)| member))
     }
 
     /// Whether the data would outgrow the room that this server has for it. What is ordered already

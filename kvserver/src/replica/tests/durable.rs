@@ -5,6 +5,7 @@ use kvproto::snapshot::SnapshotEnd;
 
 use super::*;
 
+use crate::journal::Completion;
 use crate::replica::recovery::Recovered;
 use crate::store::StoreLimits;
 
@@ -256,6 +257,30 @@ fn the_only_copy_stops_at_once_when_its_disk_has_everything() {
     world.run(ms(20));
     world.step(&a(), Event::NobodyToTakeOver);
     assert!(world.left.contains(&a()));
+}
+
+/// Whichever of the copies it is: what is acknowledged must fit on all of them.
+#[test]
+fn writes_are_refused_while_a_disk_is_nearly_full_and_go_on_by_themselves() {
+    for full in [a(), b()] {
+        let mut world = World::durable().formed(a(), &[b()]);
+        world.run(ms(150));
+        let say = |world: &mut World, is_full| {
+            world.step(&full, Event::Journal(Completion::DiskFull(is_full)));
+            world.run(ms(150));
+        };
+        say(&mut world, true);
+        let write = world.put(&a(), "k", "v");
+        let read = world.get(&a(), "k");
+        world.settle();
+        let refusal = NotDone::DiskFull { server: full.name.clone() };
+        assert_eq!(world.replies.get(&write), Some(&Reply::NotDone(refusal)));
+        assert_eq!(world.value(read), None, "reads go on");
+        say(&mut world, false);
+        let write = world.put(&a(), "k", "v");
+        world.settle();
+        assert!(world.is_done(write));
+    }
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn s2_b_an_answer_without_progress_is_no_acknowledgement() {
         sent_at: sent.sent_at,
         digest: None,
         chunks: 0,
+        disk_full: false,
     });
     let (from, to) = (append.to.clone(), append.from.clone());
     world.deliver(Message { from, to, body, ..append.clone() });

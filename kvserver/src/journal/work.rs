@@ -1,0 +1,484 @@
+//! How calls of a journal become work on a disk. Pure: on any [`Disk`], without threads; servers
+//! run the two workers on a thread each, simulations as they like.
+//!
+//! [`Front`] takes the calls and knows what to report. [`LogWorker`] does what the log needs, in the
+//! order of the calls; everything that waits goes into one write and one sync. [`SideWorker`] does
+//! what takes long: snapshots of a log that goes on meanwhile, and files for segments to come.
+//! Where there is no log, a snapshot is the beginning of the next one, and the log's own work.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvproto::command::Entry;
+use kvproto::ids::{ClusterId, Epoch, OpNumber, Position};
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
+
+use super::disk::Disk;
+use super::engine::{Engine, Failed};
+use super::layout::NEW;
+use super::log::{Spare, is_full, prepare};
+use super::pending::{Pending, SnapshotNumber, Ticket};
+use super::snapshots::{ReadError, SnapshotWriter, Verified};
+use super::{Completion, Journal};
+
+/// Work of the log.
+#[derive(Debug)]
+pub enum LogJob {
+    /// See [`Journal::adopt`].
+    Adopt(Epoch),
+    /// See [`Journal::append`].
+    Append(Vec<Arc<Entry>>),
+    /// See [`Journal::truncate`].
+    Truncate(OpNumber),
+    /// See [`Journal::reset`], to op 0. Snapshots through this one are of the log before it.
+    Reset(SnapshotNumber),
+    /// See [`Journal::reset`], to the state received.
+    BeginWith(Position),
+    /// See [`Journal::committed`].
+    Committed(OpNumber),
+    /// A state for the log to begin with.
+    Receive(SnapshotJob),
+    /// A snapshot of this log is whole.
+    Install(SnapshotNumber, Box<Verified>),
+    /// A file for a segment to come, or none for want of room.
+    Spare(Option<Spare>),
+    /// Work elsewhere failed.
+    Failed(&'static str, io::Error),
+}
+
+/// A step of a snapshot.
+#[derive(Clone, Debug)]
+pub enum SnapshotJob {
+    /// It begins, and the one before it ends.
+    Begin(SnapshotNumber, SnapshotHead),
+    /// Some of it.
+    Chunk(SnapshotNumber, Bytes),
+    /// It is whole.
+    End(SnapshotNumber, SnapshotEnd),
+    /// It is given up.
+    Abandon,
+}
+
+/// Work beside the log.
+#[derive(Clone, Debug)]
+pub enum SideJob {
+    /// For a snapshot of this log.
+    Snapshot(SnapshotJob),
+    /// A file for a segment of this size is wanted.
+    Prepare {
+        /// Where to make it.
+        path: String,
+        /// Its length.
+        size: u64,
+    },
+}
+
+/// What a worker has to say.
+#[derive(Debug)]
+pub enum Report {
+    /// All calls through this one are done.
+    Finished(Ticket),
+    /// So many chunks of a snapshot are written.
+    Chunks(SnapshotNumber, u64),
+    /// A snapshot is what the log begins with now.
+    Snapshot(SnapshotNumber, Position),
+    /// Whether there is room for more data.
+    Room(bool),
+    /// The journal has failed and will do nothing more.
+    Failed(Failed),
+}
+
+/// Where work goes.
+pub trait Workers {
+    /// To the log.
+    fn log(&mut self, ticket: Ticket, job: LogJob);
+    /// Beside it.
+    fn side(&mut self, job: SideJob);
+}
+
+/// Turns calls into work, and reports into completions.
+#[derive(Debug)]
+pub struct Front<W> {
+    workers: W,
+    pending: Pending,
+    cluster: ClusterId,
+    /// Snapshots are of a log; otherwise they are received.
+    has_log: bool,
+}
+
+impl<W: Workers> Front<W> {
+    /// In front of an engine that was opened and not used yet.
+    pub fn new<D: Disk>(engine: &Engine<D>, last: OpNumber, workers: W) -> Front<W> {
+        let cluster = engine.identity().cluster;
+        Front { workers, pending: Pending::after(last), cluster, has_log: engine.has_log() }
+    }
+
+    /// Where work goes.
+    pub fn workers(&mut self) -> &mut W {
+        &mut self.workers
+    }
+
+    /// Takes what a worker has to say.
+    pub fn take(&mut self, report: &Report) {
+        match *report {
+            Report::Finished(ticket) => self.pending.finished(ticket),
+            Report::Chunks(number, chunks) => self.pending.chunks_written(number, chunks),
+            Report::Snapshot(number, at) => self.pending.snapshot_done(number, at),
+            Report::Room(_) | Report::Failed(_) => {}
+        }
+    }
+
+    fn snapshot(&mut self, job: SnapshotJob) {
+        if self.has_log {
+            self.workers.side(SideJob::Snapshot(job));
+        } else {
+            let ticket = self.pending.silent();
+            self.workers.log(ticket, LogJob::Receive(job));
+        }
+    }
+}
+
+impl<W: Workers> Journal for Front<W> {
+    fn adopt(&mut self, epoch: Epoch) {
+        let ticket = self.pending.adopt(epoch);
+        self.workers.log(ticket, LogJob::Adopt(epoch));
+    }
+
+    fn append(&mut self, entries: &[Arc<Entry>]) {
+        if entries.is_empty() {
+            return;
+        }
+        self.has_log = true;
+        let ticket = self.pending.append(entries);
+        self.workers.log(ticket, LogJob::Append(entries.to_vec()));
+    }
+
+    fn truncate(&mut self, after: OpNumber) {
+        let ticket = self.pending.truncate(after);
+        self.workers.log(ticket, LogJob::Truncate(after));
+    }
+
+    fn reset(&mut self, base: Position) {
+        if base.op == OpNumber(0) {
+            self.abandon_snapshot();
+            self.has_log = false;
+            let void = self.pending.last_snapshot();
+            let ticket = self.pending.reset(base);
+            self.workers.log(ticket, LogJob::Reset(void));
+        } else {
+            assert!(!self.has_log, "a log begins with a state that was received after a reset");
+            self.has_log = true;
+            let ticket = self.pending.reset(base);
+            self.workers.log(ticket, LogJob::BeginWith(base));
+        }
+    }
+
+    fn trim(&mut self, _through: OpNumber) {
+        // What stays for copies that come back is a matter of the room on the disk.
+    }
+
+    fn committed(&mut self, through: OpNumber) {
+        let ticket = self.pending.silent();
+        self.workers.log(ticket, LogJob::Committed(through));
+    }
+
+    fn begin_snapshot(&mut self, at: Position, keys: u64) {
+        let number = self.pending.begin_snapshot();
+        let head = SnapshotHead { cluster: self.cluster, at, keys };
+        self.snapshot(SnapshotJob::Begin(number, head));
+    }
+
+    fn snapshot_chunk(&mut self, records: Bytes) {
+        if let Some(number) = self.pending.snapshot() {
+            self.snapshot(SnapshotJob::Chunk(number, records));
+        }
+    }
+
+    fn end_snapshot(&mut self, end: SnapshotEnd) {
+        if let Some(number) = self.pending.snapshot() {
+            self.snapshot(SnapshotJob::End(number, end));
+        }
+    }
+
+    fn abandon_snapshot(&mut self) {
+        if self.pending.snapshot().is_some() {
+            self.pending.abandon_snapshot();
+            self.snapshot(SnapshotJob::Abandon);
+        }
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        self.pending.poll()
+    }
+}
+
+/// How a worker left its work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// Nothing is left.
+    Nothing,
+    /// The rest waits for room on the disk.
+    WaitsForRoom,
+}
+
+/// Does the work of the log.
+#[derive(Debug)]
+pub struct LogWorker<D: Disk> {
+    engine: Engine<D>,
+    waiting: VecDeque<(Ticket, LogJob)>,
+    /// The last call that was taken to the engine, and the last that was reported.
+    called: Ticket,
+    finished: Ticket,
+    /// Snapshots through this one are of a log that is gone.
+    void: SnapshotNumber,
+    spares: u64,
+    spare_wanted: bool,
+    had_room: bool,
+    has_failed: bool,
+}
+
+impl<D: Disk> LogWorker<D> {
+    /// Works for this engine.
+    #[must_use]
+    pub fn new(engine: Engine<D>) -> LogWorker<D> {
+        LogWorker {
+            engine,
+            waiting: VecDeque::new(),
+            called: Ticket::default(),
+            finished: Ticket::default(),
+            void: SnapshotNumber::default(),
+            spares: 0,
+            spare_wanted: false,
+            had_room: true,
+            has_failed: false,
+        }
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Engine<D> {
+        &self.engine
+    }
+
+    /// Takes a call.
+    pub fn take(&mut self, ticket: Ticket, job: LogJob) {
+        if let LogJob::Reset(_) = job {
+            // Nobody needs what was to be done for the log before it.
+            self.waiting.retain(|(_, job)| !job.is_of_the_log());
+        }
+        self.waiting.push_back((ticket, job));
+    }
+
+    /// Takes what another worker has done. It comes before the calls that wait: it may make room.
+    pub fn take_from_side(&mut self, job: LogJob) {
+        self.waiting.push_front((Ticket::default(), job));
+    }
+
+    /// Does everything that waits.
+    pub fn work(&mut self, reports: &mut Vec<Report>) -> Left {
+        if self.has_failed {
+            self.waiting.clear();
+            return Left::Nothing;
+        }
+        match self.try_work(reports) {
+            Ok(left) => left,
+            Err(failed) => {
+                self.has_failed = true;
+                reports.push(Report::Failed(failed));
+                Left::Nothing
+            }
+        }
+    }
+
+    fn try_work(&mut self, reports: &mut Vec<Report>) -> Result<Left, Failed> {
+        while let Some((ticket, job)) = self.waiting.pop_front() {
+            if !self.perform(&job, reports)? {
+                self.waiting.push_front((ticket, job));
+                return Ok(Left::WaitsForRoom);
+            }
+            self.called = self.called.max(ticket);
+        }
+        if !self.engine.flush()? {
+            return Ok(Left::WaitsForRoom);
+        }
+        if self.finished < self.called {
+            self.finished = self.called;
+            reports.push(Report::Finished(self.finished));
+        }
+        Ok(Left::Nothing)
+    }
+
+    /// To be called when nothing waits.
+    pub fn rest(&mut self, reports: &mut Vec<Report>, side: &mut Vec<SideJob>) {
+        if self.has_failed {
+            return;
+        }
+        if let Err(failed) = self.engine.mark() {
+            self.has_failed = true;
+            reports.push(Report::Failed(failed));
+            return;
+        }
+        if let Some(size) = self.engine.wants_spare().filter(|_| !self.spare_wanted) {
+            self.spare_wanted = true;
+            self.spares += 1;
+            let path = format!("segment-{}{NEW}", self.spares);
+            side.push(SideJob::Prepare { path, size });
+        }
+    }
+
+    /// To be called now and then: looks how much room there is.
+    pub fn look_for_room(&mut self, reports: &mut Vec<Report>) {
+        // A disk that does not say how full it is will say so when it is.
+        let has_room = self.engine.has_room().unwrap_or(true);
+        if has_room != self.had_room {
+            self.had_room = has_room;
+            reports.push(Report::Room(has_room));
+        }
+    }
+
+    /// False if it waits for room.
+    fn perform(&mut self, job: &LogJob, reports: &mut Vec<Report>) -> Result<bool, Failed> {
+        let engine = &mut self.engine;
+        match job {
+            LogJob::Adopt(epoch) => engine.adopt(*epoch),
+            LogJob::Append(entries) => engine.append(entries),
+            LogJob::Truncate(after) => engine.truncate(*after),
+            LogJob::Committed(through) => engine.committed(*through),
+            LogJob::Reset(void) => {
+                self.void = *void;
+                engine.reset();
+            }
+            LogJob::BeginWith(at) => return engine.begin_with_received(*at),
+            LogJob::Receive(SnapshotJob::Begin(_, head)) => {
+                return engine.receive(head.at, head.keys);
+            }
+            LogJob::Receive(SnapshotJob::Chunk(number, records)) => {
+                let Some(chunks) = engine.receive_chunk(records)? else {
+                    return Ok(false);
+                };
+                reports.push(Report::Chunks(*number, chunks));
+            }
+            LogJob::Receive(SnapshotJob::End(_, end)) => return engine.receive_end(end.clone()),
+            LogJob::Receive(SnapshotJob::Abandon) => engine.receive_nothing(),
+            LogJob::Install(number, verified) if *number <= self.void => {
+                engine.discard(verified)?;
+            }
+            LogJob::Install(number, verified) => {
+                if !engine.install(verified)? {
+                    return Ok(false);
+                }
+                reports.push(Report::Snapshot(*number, verified.head.at));
+            }
+            LogJob::Spare(spare) => {
+                self.spare_wanted = false;
+                if let Some(spare) = spare {
+                    engine.give_spare(spare.clone());
+                }
+            }
+            LogJob::Failed(doing, error) => {
+                let error = io::Error::new(error.kind(), error.to_string());
+                return Err(engine.fail(doing, error));
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl LogJob {
+    fn is_of_the_log(&self) -> bool {
+        // An adoption holds for whatever log comes next.
+        !matches!(
+            self,
+            LogJob::Adopt(_) | LogJob::Install(..) | LogJob::Spare(_) | LogJob::Failed(..)
+        )
+    }
+}
+
+/// Does the work beside the log.
+#[derive(Debug)]
+pub struct SideWorker<D: Disk> {
+    disk: D,
+    waiting: VecDeque<SideJob>,
+    writer: Option<(SnapshotNumber, SnapshotWriter<D>)>,
+}
+
+impl<D: Disk> SideWorker<D> {
+    /// Works on this disk, which is that of the engine.
+    #[must_use]
+    pub fn new(disk: D) -> SideWorker<D> {
+        SideWorker { disk, waiting: VecDeque::new(), writer: None }
+    }
+
+    /// Takes a job.
+    pub fn take(&mut self, job: SideJob) {
+        if let SideJob::Snapshot(SnapshotJob::Begin(..) | SnapshotJob::Abandon) = job {
+            self.waiting.retain(|job| matches!(job, SideJob::Prepare { .. }));
+        }
+        self.waiting.push_back(job);
+    }
+
+    /// Does one job. `None` when there is nothing to do.
+    pub fn work(&mut self, reports: &mut Vec<Report>, log: &mut Vec<LogJob>) -> Option<Left> {
+        let job = self.waiting.pop_front()?;
+        let (doing, done) = match &job {
+            SideJob::Snapshot(job) => ("write a snapshot", self.snapshot(job, reports, log)),
+            SideJob::Prepare { path, size } => {
+                let spare = prepare(&self.disk, path.clone(), *size);
+                let is_waiting = spare.as_ref().is_err_and(is_full);
+                let done = spare.map(|spare| log.push(LogJob::Spare(Some(spare))));
+                if is_waiting {
+                    // The log asks again when it wants one.
+                    log.push(LogJob::Spare(None));
+                    return Some(Left::Nothing);
+                }
+                ("prepare a segment", done)
+            }
+        };
+        match done {
+            Err(error) if is_full(&error) => {
+                self.waiting.push_front(job);
+                return Some(Left::WaitsForRoom);
+            }
+            Err(error) => log.push(LogJob::Failed(doing, error)),
+            Ok(()) => {}
+        }
+        Some(Left::Nothing)
+    }
+
+    fn snapshot(
+        &mut self,
+        job: &SnapshotJob,
+        reports: &mut Vec<Report>,
+        log: &mut Vec<LogJob>,
+    ) -> io::Result<()> {
+        match job {
+            SnapshotJob::Begin(number, head) => {
+                self.abandon()?;
+                let path = format!("snapshot-{number}{NEW}");
+                let writer = SnapshotWriter::begin(&self.disk, path, *head)?;
+                self.writer = Some((*number, writer));
+            }
+            SnapshotJob::Chunk(number, records) => {
+                if let Some((_, writer)) = self.writer.as_mut().filter(|(of, _)| of == number) {
+                    writer.chunk(records)?;
+                    reports.push(Report::Chunks(*number, writer.chunks()));
+                }
+            }
+            SnapshotJob::End(number, end) => {
+                if let Some((_, writer)) = self.writer.as_mut().filter(|(of, _)| of == number) {
+                    let verified = writer.end(end.clone()).map_err(ReadError::into_io)?;
+                    self.writer = None;
+                    log.push(LogJob::Install(*number, Box::new(verified)));
+                }
+            }
+            SnapshotJob::Abandon => self.abandon()?,
+        }
+        Ok(())
+    }
+
+    fn abandon(&mut self) -> io::Result<()> {
+        self.writer.take().map_or(Ok(()), |(_, writer)| writer.abandon())
+    }
+}

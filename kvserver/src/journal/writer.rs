@@ -1,0 +1,285 @@
+//! The journal of a server with a disk. Shell: the workers on a thread each, queues to and from
+//! them; decides nothing.
+//!
+//! The queues have no bound of their own: what waits in them is bounded by whoever calls, which
+//! holds back what is not safe yet, and chunks of snapshots that are not written.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kvproto::command::Entry;
+use kvproto::ids::{Epoch, OpNumber, Position};
+use kvproto::snapshot::SnapshotEnd;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::engine::{Engine, Failed, Found, Options};
+use super::files::Files;
+use super::log::Sizes;
+use super::pending::Ticket;
+use super::survey::Refused;
+use super::work::{Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers};
+use super::{Completion, Journal};
+
+/// How often somebody looks how much room the disk has.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
+/// How often what waits for room is tried again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+const SIZES: Sizes = Sizes { min: 1 << 20, max: 64 << 20 };
+/// Kept for copies that come back.
+const RETAIN: u64 = 256 << 20;
+/// Lets snapshots end on a disk that is nearly full.
+const RESERVE: u64 = 256 << 20;
+
+/// Opens the directory of a server, which the caller has for itself. What it holds is read from the
+/// engine, before that is given to [`DiskJournal::start`].
+///
+/// # Errors
+/// When it is not to be used, with what to do.
+pub fn open(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
+    let storage = kvproto::StorageId(rand::random());
+    let options =
+        Options { storage, seed: rand::random(), sizes: SIZES, retain: RETAIN, reserve: RESERVE };
+    Engine::open(Files::new(root), options)
+}
+
+/// Writes to a disk, on threads of its own.
+#[derive(Debug)]
+pub struct DiskJournal {
+    front: Front<Queues>,
+    reports: UnboundedReceiver<Report>,
+    has_room: bool,
+    told_room: bool,
+    failed: Option<Failed>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Queues {
+    log: Sender<ToLog>,
+    /// Gone when nothing more will be called: the thread ends when nobody can send to it any more.
+    side: Option<Sender<SideJob>>,
+}
+
+#[derive(Debug)]
+enum ToLog {
+    Call(Ticket, LogJob),
+    FromSide(LogJob),
+    /// Nothing more will be called.
+    Stop,
+}
+
+impl Workers for Queues {
+    fn log(&mut self, ticket: Ticket, job: LogJob) {
+        // A thread that has ended has said why.
+        let _ = self.log.send(ToLog::Call(ticket, job));
+    }
+
+    fn side(&mut self, job: SideJob) {
+        if let Some(side) = &self.side {
+            let _ = side.send(job);
+        }
+    }
+}
+
+impl DiskJournal {
+    /// Starts the threads. `last` is the last op of the log that was found, 0 if there is none.
+    ///
+    /// # Errors
+    /// When there is no room for threads.
+    pub fn start(engine: Engine<Files>, last: OpNumber) -> io::Result<DiskJournal> {
+        let (log, log_in) = channel();
+        let (side, side_in) = channel();
+        let (reports_out, reports) = unbounded_channel();
+        let disk = engine.disk().clone();
+        let queues = Queues { log: log.clone(), side: Some(side.clone()) };
+        let front = Front::new(&engine, last, queues);
+        let log_worker = LogWorker::new(engine);
+        let side_worker = SideWorker::new(disk);
+        let side_reports = reports_out.clone();
+        let threads = vec![
+            Builder::new()
+                .name("journal".into())
+                .spawn(move || run_log(log_worker, &log_in, &side, &reports_out))?,
+            Builder::new()
+                .name("snapshots".into())
+                .spawn(move || run_side(side_worker, &side_in, &log, &side_reports))?,
+        ];
+        Ok(DiskJournal { front, reports, has_room: true, told_room: true, failed: None, threads })
+    }
+
+    /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed, or
+    /// there is room again or no more.
+    pub async fn changed(&mut self) {
+        match self.reports.recv().await {
+            Some(report) => self.take(report),
+            // The threads have ended, and have said why.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether the disk has room for more data.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    /// Why nothing is safe any more, if that is so: this server must leave at once.
+    #[must_use]
+    pub fn failed(&self) -> Option<&Failed> {
+        self.failed.as_ref()
+    }
+
+    fn take(&mut self, report: Report) {
+        self.front.take(&report);
+        match report {
+            Report::Room(has_room) => self.has_room = has_room,
+            Report::Failed(failed) => self.failed = Some(failed),
+            Report::Finished(_) | Report::Chunks(..) | Report::Snapshot(..) => {}
+        }
+    }
+}
+
+impl Journal for DiskJournal {
+    fn adopt(&mut self, epoch: Epoch) {
+        self.front.adopt(epoch);
+    }
+
+    fn append(&mut self, entries: &[Arc<Entry>]) {
+        self.front.append(entries);
+    }
+
+    fn truncate(&mut self, after: OpNumber) {
+        self.front.truncate(after);
+    }
+
+    fn reset(&mut self, base: Position) {
+        self.front.reset(base);
+    }
+
+    fn trim(&mut self, through: OpNumber) {
+        self.front.trim(through);
+    }
+
+    fn committed(&mut self, through: OpNumber) {
+        self.front.committed(through);
+    }
+
+    fn begin_snapshot(&mut self, at: Position, keys: u64) {
+        self.front.begin_snapshot(at, keys);
+    }
+
+    fn snapshot_chunk(&mut self, records: Bytes) {
+        self.front.snapshot_chunk(records);
+    }
+
+    fn end_snapshot(&mut self, end: SnapshotEnd) {
+        self.front.end_snapshot(end);
+    }
+
+    fn abandon_snapshot(&mut self) {
+        self.front.abandon_snapshot();
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        while let Ok(report) = self.reports.try_recv() {
+            self.take(report);
+        }
+        if self.failed.is_some() {
+            return None;
+        }
+        if self.has_room != self.told_room {
+            self.told_room = self.has_room;
+            return Some(Completion::DiskFull(!self.has_room));
+        }
+        self.front.poll()
+    }
+}
+
+/// Ends when everything called has been done.
+impl Drop for DiskJournal {
+    fn drop(&mut self) {
+        let queues = self.front.workers();
+        let _ = queues.log.send(ToLog::Stop);
+        queues.side = None;
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run_log(
+    mut worker: LogWorker<Files>,
+    jobs: &Receiver<ToLog>,
+    side: &Sender<SideJob>,
+    reports: &UnboundedSender<Report>,
+) {
+    /// False when it is the last.
+    fn take(worker: &mut LogWorker<Files>, job: ToLog) -> bool {
+        match job {
+            ToLog::Call(ticket, job) => worker.take(ticket, job),
+            ToLog::FromSide(job) => worker.take_from_side(job),
+            ToLog::Stop => return false,
+        }
+        true
+    }
+    let (mut left, mut goes_on) = (Left::Nothing, true);
+    let mut looked_at = Instant::now();
+    let (mut said, mut wanted) = (Vec::new(), Vec::new());
+    while goes_on {
+        let wait = match left {
+            Left::Nothing => LOOK_FOR_ROOM_EVERY,
+            Left::WaitsForRoom => TRY_AGAIN_AFTER,
+        };
+        match jobs.recv_timeout(wait) {
+            Ok(job) => goes_on = take(&mut worker, job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => goes_on = false,
+        }
+        // Everything that waits goes into one write.
+        for job in jobs.try_iter() {
+            goes_on &= take(&mut worker, job);
+        }
+        left = worker.work(&mut said);
+        said.drain(..).for_each(|report| drop(reports.send(report)));
+        worker.rest(&mut said, &mut wanted);
+        if looked_at.elapsed() >= LOOK_FOR_ROOM_EVERY {
+            looked_at = Instant::now();
+            worker.look_for_room(&mut said);
+        }
+        said.drain(..).for_each(|report| drop(reports.send(report)));
+        wanted.drain(..).for_each(|job| drop(side.send(job)));
+    }
+}
+
+fn run_side(
+    mut worker: SideWorker<Files>,
+    jobs: &Receiver<SideJob>,
+    log: &Sender<ToLog>,
+    reports: &UnboundedSender<Report>,
+) {
+    let (mut said, mut done) = (Vec::new(), Vec::new());
+    let mut left = None;
+    loop {
+        let next = match left {
+            // The log's thread ends first, and lets go of the queue.
+            None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(Left::Nothing) => jobs.try_recv().map_err(|_| RecvTimeoutError::Timeout),
+            Some(Left::WaitsForRoom) => jobs.recv_timeout(TRY_AGAIN_AFTER),
+        };
+        match next {
+            Ok(job) => worker.take(job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        left = worker.work(&mut said, &mut done);
+        said.drain(..).for_each(|report| drop(reports.send(report)));
+        done.drain(..).for_each(|job| drop(log.send(ToLog::FromSide(job))));
+    }
+}

@@ -1,0 +1,201 @@
+//! The storage engine on a disk that loses, tears, fails and lies: what was acknowledged is there
+//! after every crash, and damage is told from a torn end. Every life of an engine is decided by a
+//! seed; a failing one is played again with `STORAGE_SEED=N cargo test -p testclient --test storage`.
+
+#[path = "storage/life.rs"]
+mod life;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use kvserver::journal::disk::Disk;
+use kvserver::journal::engine::{Engine, Found};
+use kvserver::journal::layout::SET_ASIDE;
+use testclient::sim::disk::{Fault, Loss, SimulatedDisk};
+
+use life::{Ended, Life, options, recover};
+
+/// Runs a test for each seed, or for the one that is asked for, and names the seed that fails.
+fn for_seeds(test: &str, seeds: std::ops::RangeInclusive<u64>, run: impl Fn(u64)) {
+    let asked = std::env::var("STORAGE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = asked.map_or(seeds, |seed| seed..=seed);
+    eprintln!("{test}: seeds {seeds:?}");
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
+            eprintln!("STORAGE_SEED={seed} cargo test -p testclient --test storage {test}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+const LOSSES: [Loss; 5] =
+    [Loss::Everything, Loss::Nothing, Loss::Some(1), Loss::Some(2), Loss::Some(3)];
+
+#[test]
+fn whatever_happens_at_any_operation_of_the_disk_what_was_acknowledged_is_there() {
+    let test = "whatever_happens_at_any_operation_of_the_disk_what_was_acknowledged_is_there";
+    for_seeds(test, 1..=24, |seed| {
+        let undisturbed = SimulatedDisk::default();
+        assert_eq!(Life::new(seed, &undisturbed).run(), Ended::Whole);
+        for operation in 1..=undisturbed.operations() {
+            let loss = LOSSES[(operation % LOSSES.len() as u64) as usize];
+            for fault in [Fault::PowerCut, Fault::Fails] {
+                let disk = SimulatedDisk::default();
+                disk.go_wrong(operation, fault);
+                let mut life = Life::new(seed, &disk);
+                life.run();
+                disk.power_cycle(loss);
+                life.check_recovery(&disk, &format!("{fault:?} at {operation}, {loss:?}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_crash_while_recovering_from_a_crash_loses_nothing_either() {
+    let test = "a_crash_while_recovering_from_a_crash_loses_nothing_either";
+    for_seeds(test, 1..=40, |seed| {
+        let disk = SimulatedDisk::default();
+        let undisturbed = SimulatedDisk::default();
+        Life::new(seed, &undisturbed).run();
+        disk.go_wrong(1 + seed * 7919 % undisturbed.operations(), Fault::PowerCut);
+        let mut life = Life::new(seed, &disk);
+        life.run();
+        disk.power_cycle(Loss::Some(seed));
+        for at in 1..=6 {
+            let again = disk.copy();
+            again.go_wrong(at, Fault::PowerCut);
+            let _ = Engine::open(again.clone(), options(seed));
+            again.power_cycle(LOSSES[(at % LOSSES.len() as u64) as usize]);
+            life.check_recovery(&again, &format!("second crash at {at}"));
+        }
+    });
+}
+
+/// A disk at the end of a life that nothing disturbed, and what it must hold.
+fn undisturbed(seed: u64) -> (SimulatedDisk, Life) {
+    let disk = SimulatedDisk::default();
+    let mut life = Life::new(seed, &disk);
+    assert_eq!(life.run(), Ended::Whole);
+    disk.power_cycle(Loss::Nothing);
+    (disk, life)
+}
+
+fn is_read(path: &str) -> bool {
+    !path.starts_with(SET_ASIDE)
+}
+
+#[test]
+fn any_flipped_byte_is_survived_or_refused_and_never_read_as_other_data() {
+    let test = "any_flipped_byte_is_survived_or_refused_and_never_read_as_other_data";
+    for_seeds(test, 1..=6, |seed| {
+        let (disk, life) = undisturbed(seed);
+        let (mut survived, mut refused) = (0, 0);
+        for path in disk.files().into_iter().filter(|path| is_read(path)) {
+            let size = disk.open(&path).map(|file| life::size(&file)).unwrap_or(0);
+            for at in 0..size {
+                let flipped = disk.copy();
+                let mask = [1, 0x80, 0xff][at % 3];
+                flipped.tamper(&path, |bytes| bytes[at] ^= mask);
+                match life.check_tampered(&flipped, &format!("{path} flipped at {at}")) {
+                    true => survived += 1,
+                    false => refused += 1,
+                }
+            }
+        }
+        assert!(survived > 0 && refused > 0, "{survived} survived, {refused} refused");
+    });
+}
+
+#[test]
+fn any_cut_of_any_file_is_survived_or_refused_and_never_read_as_other_data() {
+    let test = "any_cut_of_any_file_is_survived_or_refused_and_never_read_as_other_data";
+    for_seeds(test, 11..=16, |seed| {
+        let (disk, life) = undisturbed(seed);
+        for path in disk.files().into_iter().filter(|path| is_read(path)) {
+            let size = disk.open(&path).map(|file| life::size(&file)).unwrap_or(0);
+            for at in 0..size {
+                let cut = disk.copy();
+                cut.tamper(&path, |bytes| bytes.truncate(at));
+                life.check_tampered(&cut, &format!("{path} cut at {at}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn after_a_failed_write_or_sync_nothing_is_acknowledged_and_the_next_start_is_told() {
+    let disk = SimulatedDisk::default();
+    let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
+    engine.append(&life::entries(1, 1..=3));
+    assert!(engine.flush().expect("nothing fails"));
+    engine.append(&life::entries(1, 4..=4));
+    disk.go_wrong(disk.operations() + 2, Fault::Fails);
+    let error = engine.flush().expect_err("the sync fails");
+    assert!(error.to_string().contains("simulated fault"), "{error}");
+    engine.flush().expect_err("a failed sync is never tried again");
+    engine.mark().expect_err("nor is anything else");
+    disk.power_cycle(Loss::Everything);
+    let (_, found) = Engine::open(disk, options(1)).expect("no other directory");
+    let Found::Damaged(damage) = found else {
+        panic!("{found:?}");
+    };
+    assert!(damage.to_string().contains("simulated fault"), "{damage}");
+}
+
+#[test]
+fn a_damaged_log_stays_as_it_is_until_a_new_one_takes_its_place() {
+    let (disk, life) = undisturbed(3);
+    let path = disk.files().into_iter().find(|path| path.ends_with(".journal")).expect("segments");
+    disk.tamper(&path, |bytes| bytes[20] ^= 1);
+    let before = disk.files();
+    let (mut engine, found) = Engine::open(disk.clone(), options(9)).expect("ours");
+    assert!(matches!(found, Found::Damaged(_)), "{found:?}");
+    assert_eq!(disk.files(), before, "nothing was touched");
+    engine.adopt(life::epoch(50));
+    assert!(engine.flush().expect("nothing fails"));
+    assert_eq!(disk.files(), before, "nothing was touched");
+    drop(life);
+    engine.append(&life::entries(50, 1..=2));
+    assert!(engine.flush().expect("nothing fails"));
+    let era = path.split('/').next().expect("in an era");
+    assert!(
+        disk.files().iter().any(|path| path.starts_with(&format!("{SET_ASIDE}/{era}.damaged/"))),
+        "{:?}",
+        disk.files()
+    );
+    disk.power_cycle(Loss::Everything);
+    let state = recover(&disk, "after the damage").expect("sound");
+    assert_eq!((state.ops.len(), state.adopted), (2, life::epoch(50)));
+}
+
+#[test]
+fn a_full_disk_is_waited_for_and_nothing_is_lost_meanwhile() {
+    let disk = SimulatedDisk::new(24 << 10);
+    let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
+    let mut op = 0;
+    while engine.flush().expect("want of room is no failure") {
+        op += 1;
+        engine.append(&life::entries(1, op..=op));
+        assert!(op < 10_000, "the disk never fills");
+    }
+    assert!(!engine.has_room().expect("the disk says"));
+    assert!(!engine.flush().expect("still no failure"));
+    assert_eq!(engine.read(kvproto::ids::OpNumber(1), 1).expect("reads go on")[0].op().0, 1);
+    disk.set_capacity(1 << 20);
+    assert!(engine.has_room().expect("the disk says"));
+    assert!(engine.flush().expect("there is room again"));
+    disk.power_cycle(Loss::Everything);
+    assert_eq!(recover(&disk, "after the wait").expect("sound").ops.len() as u64, op);
+}
+
+#[test]
+fn a_directory_of_another_cluster_is_refused() {
+    let disk = SimulatedDisk::default();
+    let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
+    engine.claim(kvproto::ClusterId([1; 16])).expect("it belongs to nobody yet");
+    let (mut engine, _) = Engine::open(disk, options(2)).expect("ours");
+    assert_eq!(engine.identity().storage, options(1).storage);
+    engine.claim(kvproto::ClusterId([1; 16])).expect("the same");
+    let refused = engine.claim(kvproto::ClusterId([2; 16])).expect_err("another");
+    assert!(refused.to_string().contains("--data-dir"), "{refused}");
+}
