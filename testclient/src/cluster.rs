@@ -36,7 +36,7 @@ pub struct Options {
     pub servers: usize,
     /// Copies of the data, the primary included.
     pub copies: u32,
-    /// Whether the servers keep their data on disk, beside the logs.
+    /// Whether the servers keep their data on disk.
     pub durable: bool,
     /// Further flags of the view service, such as timings.
     pub view_service_flags: Vec<String>,
@@ -203,16 +203,14 @@ impl Cluster {
                 None => addr.clone(),
             };
             let flags = ["--addr", addr, "--advertise", &name, "--vs", view_service_addr];
-            let own = flags.map(str::to_owned).into_iter();
-            let own = own.chain(match options.durable {
-                true => {
-                    let dir = logs.path().join("data").join(format!("s{}", index + 1));
-                    vec!["--data-dir".to_owned(), dir.display().to_string()]
-                }
-                false => vec!["--in-memory".to_owned()],
-            });
-            let flags = own.chain(options.server_flags.iter().cloned()).collect();
+            let mut flags: Vec<_> = flags.map(str::to_owned).into();
             let label = format!("s{}", index + 1);
+            if options.durable {
+                flags.extend(["--data-dir".to_owned(), data.join(&label).display().to_string()]);
+            } else {
+                flags.push("--in-memory".to_owned());
+            }
+            flags.extend(options.server_flags.iter().cloned());
             servers.push(Process::new("kvserver", &label, flags, logs.path())?);
             names.push(name);
         }
@@ -474,20 +472,17 @@ impl Cluster {
             .find_map(Process::ended_by_itself)
     }
 
-    /// Starts again the servers that have ended although nobody ended them here. Returns their
-    /// indexes, each with how its last life ended.
+    /// Starts again the processes that have ended although nobody ended them here. Returns what they
+    /// are called, each with how its last life ended.
     ///
     /// # Errors
-    /// When the view service has ended, with which the views are gone, or a program cannot be run.
-    pub fn restart_ended(&mut self) -> Result<Vec<(usize, String)>> {
-        if let Some(what) = self.view_service.ended_by_itself() {
-            bail!("{what}\nwithout its view service the cluster is over");
-        }
+    /// When a program cannot be run.
+    pub fn restart_ended(&mut self) -> Result<Vec<(String, String)>> {
         let mut restarted = Vec::new();
-        for (index, server) in self.servers.iter_mut().enumerate() {
-            if let Some(what) = server.ended_by_itself() {
-                server.start()?;
-                restarted.push((index, what));
+        for process in std::iter::once(&mut self.view_service).chain(&mut self.servers) {
+            if let Some(what) = process.ended_by_itself() {
+                process.start()?;
+                restarted.push((process.label().to_owned(), what));
             }
         }
         Ok(restarted)
