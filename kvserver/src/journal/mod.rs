@@ -30,7 +30,7 @@ use kvproto::snapshot::SnapshotEnd;
 pub use memory::MemoryJournal;
 
 /// Work that is done.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Completion {
     /// Everything through this position is safe, and so is everything called before its append,
     /// truncations included. After a reset its base is named: the state that reflects it is safe,
@@ -45,6 +45,13 @@ pub enum Completion {
     Snapshot(Position),
     /// Whether the disk is nearly full from now on.
     DiskFull(bool),
+    /// Entries that were asked for.
+    Read {
+        /// The op from which on they were.
+        from: OpNumber,
+        /// Them, in order; empty if they are no longer there.
+        entries: Vec<Arc<Entry>>,
+    },
 }
 
 /// A call of a [`Journal`], for those who say what is to be done and do not do it.
@@ -87,6 +94,13 @@ pub enum Work {
     EndSnapshot(SnapshotEnd),
     /// [`Journal::abandon_snapshot`].
     AbandonSnapshot,
+    /// [`Journal::read`].
+    Read {
+        /// The first op wanted.
+        from: OpNumber,
+        /// About how much at a time.
+        bytes_max: u64,
+    },
 }
 
 impl Work {
@@ -103,6 +117,7 @@ impl Work {
             Work::SnapshotChunk(records) => journal.snapshot_chunk(records),
             Work::EndSnapshot(end) => journal.end_snapshot(end),
             Work::AbandonSnapshot => journal.abandon_snapshot(),
+            Work::Read { from, bytes_max } => journal.read(from, bytes_max),
         }
     }
 }
@@ -144,6 +159,10 @@ pub trait Journal {
 
     /// Gives the snapshot under way up, if there is one.
     fn abandon_snapshot(&mut self);
+
+    /// Asks for safe entries from this op on, for a copy that lacks more than is kept in memory: about
+    /// so many bytes of them, at least one if there is any.
+    fn read(&mut self, from: OpNumber, bytes_max: u64);
 
     /// What has been done since the last call, the newest of its kind where one says all. A
     /// position that was truncated away, or an op of a log that was reset, is never reported

@@ -175,6 +175,10 @@ impl Journal for DiskJournal {
         self.front.abandon_snapshot();
     }
 
+    fn read(&mut self, from: OpNumber, bytes_max: u64) {
+        self.front.read(from, bytes_max);
+    }
+
     fn poll(&mut self) -> Option<Completion> {
         while let Ok(report) = self.reports.try_recv() {
             self.take(report);
