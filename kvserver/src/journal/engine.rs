@@ -128,6 +128,15 @@ pub struct Engine<D: Disk> {
     has_failed: bool,
 }
 
+impl Failed {
+    /// A thread that works on the journal is gone.
+    #[must_use]
+    pub fn thread_gone() -> Failed {
+        let error = io::Error::other("a thread of it has panicked");
+        Failed { doing: "work on the journal", error }
+    }
+}
+
 impl<D: Disk> Engine<D> {
     /// Opens a directory: finishes what a crash interrupted, and makes a new one whose it is. The
     /// caller has it for itself.
@@ -522,14 +531,16 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Whether there is room for more data. What is kept free beyond it lets a snapshot end, which
-    /// makes room again.
+    /// Whether there is room for more data; where there was none, only when there is clearly more.
+    /// What is kept free beyond it lets a snapshot end, which makes room again.
     ///
     /// # Errors
     /// When nobody knows.
-    pub fn has_room(&self) -> io::Result<bool> {
+    pub fn has_room(&self, had_room: bool) -> io::Result<bool> {
         let space = self.disk.space()?;
-        Ok(space.free >= self.options.reserve.min(space.total / RESERVE_OF_DISK))
+        let reserve = self.options.reserve.min(space.total / RESERVE_OF_DISK);
+        let more = if had_room { 0 } else { reserve / 8 };
+        Ok(space.free >= reserve + more)
     }
 
     /// What was written elsewhere for this directory failed: nothing is done any more.
