@@ -9,6 +9,7 @@ use std::thread;
 
 use kvproto::rules::Rule::{self, *};
 use kvproto::rules::without;
+use testclient::sim::Kind;
 use testclient::{sim, sweep};
 
 /// The first seeds, and no more than these, have to notice.
@@ -59,7 +60,7 @@ const MISSED: &[&[Rule]] = &[
 /// The seed that notices, and what it says.
 fn noticed(rules: &[Rule]) -> Option<(u64, String)> {
     (1..=SEEDS).find_map(|seed| {
-        let run = |seed| without(rules, || sim::run(seed, None));
+        let run = |seed| without(rules, || sim::run(Kind::InMemory, seed, None));
         let failure = sweep::caught(seed, run).err()?;
         let first = failure.what.lines().next().unwrap_or_default();
         Some((seed, first.chars().take(100).collect()))
