@@ -64,8 +64,8 @@ pub struct DiskJournal {
     side: SideWorker<SimulatedDisk>,
     turn_is_due: bool,
     safe: OpNumber,
+    /// Otherwise somebody has to look again.
     has_room: bool,
-    told_room: bool,
 }
 
 #[derive(Default, Debug)]
@@ -94,7 +94,6 @@ impl DiskJournal {
             turn_is_due: false,
             safe: last,
             has_room: true,
-            told_room: true,
         }
     }
 
@@ -127,7 +126,7 @@ impl DiskJournal {
         self.log.look_for_room(&mut reports);
         wanted.into_iter().for_each(|job| self.side.take(job));
         let beside = self.side.work(&mut reports, &mut done);
-        let more = left == Left::WaitsForRoom || beside.is_some() || !done.is_empty();
+        let waits = left == Left::WaitsForRoom || beside.is_some() || !done.is_empty();
         done.into_iter().for_each(|job| self.log.take_from_side(job));
         for report in reports {
             self.front.take(&report);
@@ -137,14 +136,10 @@ impl DiskJournal {
                 _ => {}
             }
         }
-        Ok(more)
+        Ok(waits || !self.has_room)
     }
 
     pub(super) fn poll(&mut self) -> Option<Completion> {
-        if self.has_room != self.told_room {
-            self.told_room = self.has_room;
-            return Some(Completion::DiskFull(!self.has_room));
-        }
         let done = self.front.poll();
         if let Some(Completion::Safe(position)) = done {
             self.safe = position.op;
