@@ -410,7 +410,8 @@ impl<D: Disk> Engine<D> {
         self.committed = OpNumber(0);
         self.received = None;
         let snapshot = self.snapshot.take();
-        if let Some(log) = self.log.take() {
+        if let Some(mut log) = self.log.take() {
+            log.take_spare().iter().for_each(|spare| self.drop_spare(spare));
             let base = snapshot.map_or(Position::default(), |snapshot| snapshot.head.at);
             let last = log.index().last_position().unwrap_or(base);
             let generation = Some(last.epoch.generation);
@@ -552,9 +553,15 @@ impl<D: Disk> Engine<D> {
 
     /// Takes a file for the next segment.
     pub fn give_spare(&mut self, spare: Spare) {
-        if let Some(log) = &mut self.log {
-            log.give_spare(spare);
+        match &mut self.log {
+            Some(log) => log.give_spare(spare),
+            None => self.drop_spare(&spare),
         }
+    }
+
+    /// Nobody needs this file any more. If it stays, it goes at the next start.
+    fn drop_spare(&self, spare: &Spare) {
+        let _ = self.disk.remove(&spare.path);
     }
 
     /// Whether there is room for more data; where there was none, only when there is clearly more.

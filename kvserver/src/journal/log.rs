@@ -216,6 +216,11 @@ impl<D: Disk> Log<D> {
         self.spare = Some(spare);
     }
 
+    /// Gives it back.
+    pub fn take_spare(&mut self) -> Option<Spare> {
+        self.spare.take()
+    }
+
     /// Whether these fit in the segment that is written.
     fn fits(&self, size: u64) -> bool {
         self.current.as_ref().is_some_and(|current| current.written + size <= current.capacity)
