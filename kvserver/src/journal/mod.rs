@@ -5,6 +5,12 @@
 //! on that work being safe may happen before [`Journal::poll`] has said so. What comes out late,
 //! from before a truncation or a reset, is sorted out in [`pending`], in one place for every
 //! journal.
+//!
+//! On disk, in reading order: [`record`] and [`layout`], the bytes and the names; [`disk`], what is
+//! asked of a disk; [`index`] and [`log`], the live log of an era; [`snapshots`], states as files;
+//! [`survey`], what a directory holds; [`engine`], the life of a directory; [`work`], how calls become
+//! work of it; and two shells, [`files`] and [`writer`]. What all of it looks like from outside:
+//! `docs/storage.md`.
 
 pub mod disk;
 pub mod engine;

@@ -356,7 +356,7 @@ impl<D: Disk> LogWorker<D> {
     /// To be called now and then: looks how much room there is.
     pub fn look_for_room(&mut self, reports: &mut Vec<Report>) {
         // A disk that does not say how full it is will say so when it is.
-        let has_room = self.engine.has_room().unwrap_or(true);
+        let has_room = self.engine.has_room(self.had_room).unwrap_or(true);
         if has_room != self.had_room {
             self.had_room = has_room;
             reports.push(Report::Room(has_room));
