@@ -12,6 +12,7 @@ use kvprocess::size;
 use kvproto::ServerName;
 
 use crate::memory::{self, Shares};
+use crate::offline::Command;
 use crate::replica::{Reads, Tuning};
 
 /// Time for a hand-over. One that goes well takes a fraction of a second.
@@ -82,6 +83,10 @@ pub struct Flags {
     /// Form of the log on stderr.
     #[arg(long, env = "KVSERVER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
+
+    /// Something else than to serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
 }
 
 /// The choices of `--reads`.

@@ -11,6 +11,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let flags: Flags = kvprocess::args::parse();
+    if let Some(command) = flags.command {
+        return ended(kvserver::offline::run(command));
+    }
     let config = flags.checked().unwrap_or_else(|broken| broken.exit());
     kvprocess::logging::init(flags.log_format);
     // One thread carries doors, node and peers, so that a request never waits for another core to
@@ -19,7 +22,11 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .expect("a process can watch its sockets");
-    match runtime.block_on(kvserver::server::main(flags, config)) {
+    ended(runtime.block_on(kvserver::server::main(flags, config)))
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
             kvprocess::logging::say(format!("kvserver: {cause:#}"));

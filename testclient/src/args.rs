@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::scenes::args::Scene;
+use crate::sim::Kind;
 
 /// Tries the store out: four basic tests, then a put and a get every second until Ctrl-C. It writes
 /// the keys a, b, c and key0 to key9.
@@ -98,6 +99,9 @@ pub struct Sim {
     /// How many seeds, from the first one on.
     #[arg(long, default_value_t = 1, value_name = "M", value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
+    /// Worlds whose servers keep their data on disks, which lose, tear and fail.
+    #[arg(long)]
+    pub disks: bool,
     /// Print everything that happens.
     #[arg(long)]
     pub trace: bool,
@@ -107,6 +111,12 @@ pub struct Sim {
 }
 
 impl Sim {
+    /// The kind of worlds.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        if self.disks { Kind::OnDisks } else { Kind::InMemory }
+    }
+
     /// Seeds run at once.
     #[must_use]
     pub fn threads(&self) -> usize {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Sim;
 use crate::report::{panic_text, say};
-use crate::sim::{self, Ran, Visits};
+use crate::sim::{self, Kind, Ran, Visits};
 
 /// After this many failures there is enough to think about.
 const FAILURES_MAX: usize = 20;
@@ -26,15 +26,21 @@ pub struct Failure {
     pub seed: u64,
     /// The invariant, and what was seen.
     pub what: String,
+    /// In which kind of world.
+    pub kind: Kind,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Failure { seed, what } = self;
+        let Failure { seed, what, kind } = self;
         writeln!(f, "seed {seed}: {what}")?;
         // A build with assertions is replayed with them.
         let profile = if cfg!(debug_assertions) { " PROFILE=ci" } else { "" };
-        write!(f, "replay: make sim{profile} SEED={seed} SIM=--trace")
+        let options = match kind {
+            Kind::InMemory => "--trace",
+            Kind::OnDisks => "\"--disks --trace\"",
+        };
+        write!(f, "replay: make sim{profile} SEED={seed} SIM={options}")
     }
 }
 
@@ -53,16 +59,19 @@ pub struct Sweep {
     pub took: Duration,
 }
 
-/// Runs `count` random worlds from seed `first` on so many threads, until `stop` says so.
+/// Runs `count` random worlds of a kind from seed `first` on so many threads, until `stop` says so.
 #[must_use]
 pub fn sweep(
+    kind: Kind,
     first: u64,
     count: u64,
     threads: usize,
     bar: &ProgressBar,
     stop: &CancellationToken,
 ) -> Sweep {
-    sweep_with(first, count, threads, bar, stop, |seed| sim::run(seed, None))
+    let mut sweep = sweep_with(first, count, threads, bar, stop, |seed| sim::run(kind, seed, None));
+    sweep.failures.iter_mut().for_each(|failure| failure.kind = kind);
+    sweep
 }
 
 /// The same with a story of one's own.
@@ -125,7 +134,7 @@ pub fn sweep_with(
 /// When an invariant is broken: its name, and what was seen.
 pub fn caught(seed: u64, story: impl Fn(u64) -> Ran) -> Result<Ran, Failure> {
     let ran = catch_unwind(AssertUnwindSafe(|| story(seed)));
-    ran.map_err(|panic| Failure { seed, what: panic_text(&*panic) })
+    ran.map_err(|panic| Failure { seed, what: panic_text(&*panic), kind: Kind::InMemory })
 }
 
 /// The verb `sim`. Exit code 1 when a seed failed, 130 when it was stopped before that.
@@ -145,7 +154,7 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
                 // Whoever reads this may have seen enough.
                 let _closed = say(line);
             };
-            say(sim::run(seed, Some(&mut print)).visits)?;
+            say(sim::run(options.kind(), seed, Some(&mut print)).visits)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -154,7 +163,7 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
     bar.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
     // What broke is said once, with its seed.
     std::panic::set_hook(Box::new(|_| {}));
-    let sweep = sweep(options.seed, options.seeds, options.threads(), &bar, stop);
+    let sweep = sweep(options.kind(), options.seed, options.seeds, options.threads(), &bar, stop);
     let _default = std::panic::take_hook();
     bar.finish_and_clear();
     say(&sweep)?;
@@ -219,10 +228,11 @@ mod tests {
 
     #[test]
     fn paths_that_no_seed_took_are_told() {
-        let sweep = sweep(1, 1, 1, &ProgressBar::hidden(), &CancellationToken::new());
+        let kind = Kind::InMemory;
+        let sweep = sweep(kind, 1, 1, 1, &ProgressBar::hidden(), &CancellationToken::new());
         assert_eq!(sweep.failures.len(), 0);
         assert!(sweep.visits.count(sim::Path::Progress) == 1);
-        assert!(!sweep.visits.missing().contains(&sim::Path::Progress));
-        assert!(sweep.visits.missing().len() > 5, "one seed does not see everything");
+        assert!(!sweep.visits.missing(kind).contains(&sim::Path::Progress));
+        assert!(sweep.visits.missing(kind).len() > 5, "one seed does not see everything");
     }
 }

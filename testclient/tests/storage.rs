@@ -2,8 +2,12 @@
 //! after every crash, and damage is told from a torn end. Every life of an engine is decided by a
 //! seed; a failing one is played again with `STORAGE_SEED=N cargo test -p testclient --test storage`.
 
+#[path = "storage/journal.rs"]
+mod journal;
 #[path = "storage/life.rs"]
 mod life;
+#[path = "storage/real.rs"]
+mod real;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

@@ -28,7 +28,7 @@ use super::disk::{Disk, DiskFile};
 use super::layout::{self, IDENTITY, Identity, NEW, SET_ASIDE, SUSPECT};
 use super::log::{Log, Op, Sizes, Spare, is_full};
 use super::snapshots::{ReadError, SnapshotReader, SnapshotWriter, Verified};
-use super::survey::{self, Damage, Dropped, Refused, Snapshot, Torn};
+use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Snapshot, Torn};
 
 /// A disk is nearly full when less than this part of it is free, if that is less than what the
 /// options ask for.
@@ -136,31 +136,12 @@ impl<D: Disk> Engine<D> {
     /// When it is not to be used.
     pub fn open(disk: D, options: Options) -> Result<(Engine<D>, Found), Refused> {
         let directory = survey::survey(&disk)?;
-        let mut engine = Engine {
-            identity: Identity {
-                storage: options.storage,
-                cluster: ClusterId::default(),
-                limits: StoreLimits::from(&Settings::default()),
-            },
-            disk,
-            options,
-            nonces: options.seed,
-            adopted: Epoch::default(),
-            committed: OpNumber(0),
-            log: None,
-            snapshot: None,
-            received: None,
-            replaced: None,
-            next_era: 1,
-            queue: Vec::new(),
-            has_failed: false,
-        };
+        let mut engine = Engine::new(disk, options, directory.identity);
         for name in &directory.unfinished {
             engine.disk.remove(name).map_err(Refused::io("remove", name))?;
         }
-        match directory.identity {
-            Some(identity) => engine.identity = identity,
-            None => engine.write_identity().map_err(Refused::io("write", IDENTITY))?,
+        if directory.identity.is_none() {
+            engine.write_identity().map_err(Refused::io("write", IDENTITY))?;
         }
         for number in &directory.replaced {
             let era = survey::era(&engine.disk, *number, engine.identity.storage)?;
@@ -176,9 +157,10 @@ impl<D: Disk> Engine<D> {
             return Ok((engine, Found::Nothing));
         };
         engine.next_era = engine.next_era.max(era.number + 1);
-        if let Some(damage) = era.damage {
+        if era.damage.is_some() {
             engine.replaced = Some(Replaced { number: era.number, generation: None });
-            return Ok((engine, Found::Damaged(damage)));
+            let found = engine.take(era, set_aside);
+            return Ok((engine, found));
         }
         for path in &era.leftovers {
             engine.disk.remove(path).map_err(Refused::io("remove", path))?;
@@ -189,18 +171,63 @@ impl<D: Disk> Engine<D> {
             synced.map_err(Refused::io("sync", &last.path))?;
             engine.disk.sync_dir(&era.dir).map_err(Refused::io("sync", &era.dir))?;
         }
-        engine.adopted = era.adopted;
-        engine.committed = era.committed;
-        engine.snapshot = era.snapshot.clone();
-        let mut log = Log::found(engine.identity.storage, options.sizes, &era);
-        if era.segments.last().is_some_and(|last| last.records > 0) {
+        let (dir, records) = (era.dir.clone(), era.segments.last().map_or(0, |last| last.records));
+        let found = engine.take(era, set_aside);
+        let nonce = engine.nonce();
+        if let Some(log) = engine.log.as_mut().filter(|_| records > 0) {
             // A new segment says that what is before it was safe. Without room, the next write does.
-            let nonce = engine.nonce();
-            log.write(&engine.disk, &[], era.committed, era.adopted, nonce)
-                .map_err(Refused::io("write", &era.dir))?;
+            log.write(&engine.disk, &[], engine.committed, engine.adopted, nonce)
+                .map_err(Refused::io("write", &dir))?;
         }
-        engine.log = Some(log);
-        let recovered = Recovered {
+        Ok((engine, found))
+    }
+
+    /// Looks at what a survey of this disk has found, and changes nothing: for those who only read.
+    pub fn look(disk: D, directory: Directory) -> (Engine<D>, Found) {
+        let sizes = Sizes { min: 0, max: 0 };
+        let storage = StorageId::default();
+        let options = Options { storage, seed: 0, sizes, retain: 0, reserve: 0 };
+        let mut engine = Engine::new(disk, options, directory.identity);
+        let found = match directory.era {
+            None => Found::Nothing,
+            Some(era) => engine.take(era, directory.set_aside),
+        };
+        (engine, found)
+    }
+
+    fn new(disk: D, options: Options, identity: Option<Identity>) -> Engine<D> {
+        let fresh = || Identity {
+            storage: options.storage,
+            cluster: ClusterId::default(),
+            limits: StoreLimits::from(&Settings::default()),
+        };
+        Engine {
+            identity: identity.unwrap_or_else(fresh),
+            disk,
+            options,
+            nonces: options.seed,
+            adopted: Epoch::default(),
+            committed: OpNumber(0),
+            log: None,
+            snapshot: None,
+            received: None,
+            replaced: None,
+            next_era: 1,
+            queue: Vec::new(),
+            has_failed: false,
+        }
+    }
+
+    /// Takes over the log of an era, if nothing in it is damaged.
+    fn take(&mut self, era: Era, set_aside: Vec<String>) -> Found {
+        if let Some(damage) = era.damage {
+            return Found::Damaged(damage);
+        }
+        self.adopted = era.adopted;
+        self.committed = era.committed;
+        self.snapshot = era.snapshot.clone();
+        self.log = Some(Log::found(self.identity.storage, self.options.sizes, &era));
+        Found::Sound(Box::new(Recovered {
             last: era.last(),
             epochs: era.epochs(),
             adopted: era.adopted,
@@ -210,8 +237,7 @@ impl<D: Disk> Engine<D> {
             torn: era.torn,
             dropped: era.dropped,
             set_aside,
-        };
-        Ok((engine, Found::Sound(Box::new(recovered))))
+        }))
     }
 
     /// The disk.

@@ -416,6 +416,9 @@ fn segment<D: Disk>(
         }
     }
     let end = records.at();
+    era.previous = records.chain().previous();
+    let used = end as u64;
+    era.segments.push(Segment { path: path.clone(), number, header, used, records: count });
     if is_last {
         if let Some(proof) = records.proof_of_damage(header.base) {
             let what = format!("what was safe does not check out: byte {proof} says it was synced");
@@ -428,8 +431,6 @@ fn segment<D: Disk>(
             bytes: garbage as u64,
         });
     }
-    era.previous = records.chain().previous();
-    era.segments.push(Segment { path, number, header, used: end as u64, records: count });
     Ok(())
 }
 

@@ -106,13 +106,21 @@ pub struct Front<W> {
     cluster: ClusterId,
     /// Snapshots are of a log; otherwise they are received.
     has_log: bool,
+    /// Not reported yet.
+    disk_full: Option<bool>,
 }
 
 impl<W: Workers> Front<W> {
     /// In front of an engine that was opened and not used yet.
     pub fn new<D: Disk>(engine: &Engine<D>, last: OpNumber, workers: W) -> Front<W> {
         let cluster = engine.identity().cluster;
-        Front { workers, pending: Pending::after(last), cluster, has_log: engine.has_log() }
+        Front {
+            workers,
+            pending: Pending::after(last),
+            cluster,
+            has_log: engine.has_log(),
+            disk_full: None,
+        }
     }
 
     /// Where work goes.
@@ -126,7 +134,8 @@ impl<W: Workers> Front<W> {
             Report::Finished(ticket) => self.pending.finished(ticket),
             Report::Chunks(number, chunks) => self.pending.chunks_written(number, chunks),
             Report::Snapshot(number, at) => self.pending.snapshot_done(number, at),
-            Report::Room(_) | Report::Failed(_) => {}
+            Report::Room(has_room) => self.disk_full = Some(!has_room),
+            Report::Failed(_) => {}
         }
     }
 
@@ -210,7 +219,8 @@ impl<W: Workers> Journal for Front<W> {
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        self.pending.poll()
+        let disk_full = self.disk_full.take().map(Completion::DiskFull);
+        disk_full.or_else(|| self.pending.poll())
     }
 }
 

@@ -53,8 +53,6 @@ pub fn open(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
 pub struct DiskJournal {
     front: Front<Queues>,
     reports: UnboundedReceiver<Report>,
-    has_room: bool,
-    told_room: bool,
     failed: Option<Failed>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -110,23 +108,16 @@ impl DiskJournal {
                 .name("snapshots".into())
                 .spawn(move || run_side(side_worker, &side_in, &log, &side_reports))?,
         ];
-        Ok(DiskJournal { front, reports, has_room: true, told_room: true, failed: None, threads })
+        Ok(DiskJournal { front, reports, failed: None, threads })
     }
 
-    /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed, or
-    /// there is room again or no more.
+    /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed.
     pub async fn changed(&mut self) {
         match self.reports.recv().await {
             Some(report) => self.take(report),
             // The threads have ended, and have said why.
             None => std::future::pending().await,
         }
-    }
-
-    /// Whether the disk has room for more data.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.has_room
     }
 
     /// Why nothing is safe any more, if that is so: this server must leave at once.
@@ -137,10 +128,8 @@ impl DiskJournal {
 
     fn take(&mut self, report: Report) {
         self.front.take(&report);
-        match report {
-            Report::Room(has_room) => self.has_room = has_room,
-            Report::Failed(failed) => self.failed = Some(failed),
-            Report::Finished(_) | Report::Chunks(..) | Report::Snapshot(..) => {}
+        if let Report::Failed(failed) = report {
+            self.failed = Some(failed);
         }
     }
 }
@@ -192,10 +181,6 @@ impl Journal for DiskJournal {
         }
         if self.failed.is_some() {
             return None;
-        }
-        if self.has_room != self.told_room {
-            self.told_room = self.has_room;
-            return Some(Completion::DiskFull(!self.has_room));
         }
         self.front.poll()
     }

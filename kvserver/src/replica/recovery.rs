@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use kvproto::command::Entry;
 use kvproto::convert::Malformed;
-use kvproto::ids::{Epoch, Member, OpNumber, Position, StorageId};
+use kvproto::ids::{ClusterId, Epoch, Member, OpNumber, Position, StorageId};
 use kvproto::message::Digest;
 use kvproto::registration::Held;
-use kvproto::snapshot::{self, SnapshotEnd};
+use kvproto::snapshot::{self, SnapshotEnd, SnapshotHead};
 use kvproto::time::LogTime;
 use kvproto::view::View;
 use thiserror::Error;
@@ -213,6 +213,24 @@ impl Recovered {
             self.committed = self.committed.next();
         }
         self.log.trim(self.retain_bytes, self.committed);
+    }
+
+    /// What a copy of it is of, and what that ends with, but for its chunks; and the store to be
+    /// copied. It is the state through what is known to be committed.
+    ///
+    /// # Panics
+    /// If the epochs do not lead there: then the log itself is broken.
+    pub fn snapshot(&mut self, cluster: ClusterId) -> (SnapshotHead, SnapshotEnd, &mut Store) {
+        let at = self.log.position_at(self.committed);
+        let at = at.expect("the epoch of what is committed is remembered");
+        let head = SnapshotHead { cluster, at, keys: self.store.key_count() as u64 };
+        let end = SnapshotEnd {
+            epochs: self.log.epochs_through(self.committed),
+            log_time: self.log_time,
+            digest: self.store.digest(),
+            chunks: 0,
+        };
+        (head, end, &mut self.store)
     }
 
     /// Whether there is nothing.

@@ -134,6 +134,23 @@ impl SimulatedDisk {
         self.0.borrow_mut().faults.insert(operation, fault);
     }
 
+    /// What was to go wrong does not any more.
+    pub fn go_right(&self) {
+        self.0.borrow_mut().faults.clear();
+    }
+
+    /// Whether the power went in the middle of something.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.0.borrow().is_off
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.0.borrow().used()
+    }
+
     /// Changes the size of the disk.
     pub fn set_capacity(&self, capacity: u64) {
         self.0.borrow_mut().capacity = capacity;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kvproto::{Settings, Timestamp};
 use kvserver::replica::{Reads, ReplicaOptions, Tuning};
 
+use super::Kind;
 use super::faults::{Fault, Faults};
 use super::world::MS;
 use crate::random::Random;
@@ -62,11 +63,12 @@ pub struct Plan {
 }
 
 /// The world of a seed.
-pub(super) fn chaos(random: &mut Random) -> Plan {
+pub(super) fn chaos(kind: Kind, random: &mut Random) -> Plan {
     let settings = settings(random);
     let servers = random.between(2, 6) as usize;
     let reads = if random.chance(700) { Reads::Lease } else { Reads::Confirm };
-    let options = ReplicaOptions { reads, tuning: tuning(random), durable: false };
+    let durable = kind == Kind::OnDisks;
+    let options = ReplicaOptions { reads, tuning: tuning(random), durable };
     let chaos_until = random.between(4000, 14_000) * MS;
     let late = random.chance(300);
     let starts = (0..servers)
@@ -88,7 +90,7 @@ pub(super) fn chaos(random: &mut Random) -> Plan {
             },
         })
         .collect();
-    Plan {
+    let mut plan = Plan {
         settings,
         options,
         starts,
@@ -100,7 +102,18 @@ pub(super) fn chaos(random: &mut Random) -> Plan {
         laggards: random.pick(&[0, 50, 300]).unwrap_or(0),
         faults: faults(random),
         chaos_until,
+    };
+    if durable {
+        // Drawn last, so that the worlds in memory are what they are.
+        let tuning = &mut plan.options.tuning;
+        tuning.snapshot_after_bytes = random.between(1, 60) * 1000;
+        for fault in Fault::OF_DISKS {
+            if random.chance(600) {
+                plan.faults.weights.push((fault, random.between(1, 10)));
+            }
+        }
     }
+    plan
 }
 
 fn settings(random: &mut Random) -> Settings {

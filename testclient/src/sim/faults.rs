@@ -12,7 +12,7 @@ use super::world::{Happening, MS, World};
 /// `heal`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// A process ends and comes back, empty.
+    /// A process ends and comes back, empty or with what its disk holds.
     Crash,
     /// A process ends for good.
     Vanish,
@@ -40,10 +40,18 @@ pub enum Fault {
     Twin,
     /// An operator tries to force a server although nothing is lost.
     CarelessForce,
+    /// The power goes everywhere at once.
+    PowerCut,
+    /// An operation of a disk fails, or the power goes in the middle of it.
+    StrikeDisk,
+    /// A disk is nearly full for a while.
+    FillDisk,
 }
 
 impl Fault {
-    /// All of them.
+    /// Those of worlds with disks only.
+    pub const OF_DISKS: [Fault; 3] = [Fault::PowerCut, Fault::StrikeDisk, Fault::FillDisk];
+    /// All others.
     pub const ALL: [Fault; 14] = [
         Fault::Crash,
         Fault::Vanish,
@@ -153,6 +161,9 @@ impl World<'_> {
             }
             Fault::Twin => self.fault_twin(),
             Fault::CarelessForce => self.fault_careless_force(node),
+            Fault::PowerCut => self.cut_all_power(),
+            Fault::StrikeDisk => self.strike_disk(node),
+            Fault::FillDisk => self.fill_disk(node),
         }
     }
 
@@ -174,7 +185,9 @@ impl World<'_> {
 
     fn fault_crash(&mut self, node: Node, for_good: bool) {
         let last = self.eligible_nodes() == [node];
-        if (last && !self.faults.merciless) || self.machines[node].process.is_none() {
+        let returns = !for_good && self.machines[node].storage.is_some();
+        let lost = last && !returns;
+        if (lost && !self.faults.merciless) || self.machines[node].process.is_none() {
             return;
         }
         let is_twin = self.machines[node].twin_of.is_some();
@@ -391,7 +404,9 @@ impl World<'_> {
 
     /// Every complete copy is lost.
     pub(super) fn is_lost(&self) -> bool {
-        self.views.state().ever_activated() && self.eligible_nodes().is_empty()
+        self.views.state().ever_activated()
+            && self.eligible_nodes().is_empty()
+            && self.disks_are_lost()
     }
 
     /// Everything works from now on.
@@ -414,6 +429,8 @@ impl World<'_> {
         self.stop_doubles();
         for node in 0..self.machines.len() {
             self.machines[node].journal_delay = 200;
+            self.empty_disk(node);
+            self.calm_disk(node);
             self.machines[node].pause_after_step = None;
             let process = self.machines[node].process.as_ref();
             match process.map(|process| process.life) {

@@ -74,6 +74,19 @@ impl Default for Shadow {
 }
 
 impl Shadow {
+    /// Of a server that begins with what its disk held.
+    pub(super) fn of(replica: &Replica) -> Shadow {
+        let log = replica.log();
+        let generation = log.last().epoch.generation;
+        Shadow {
+            base: log.base(),
+            entries: log.from(log.base().op.next(), usize::MAX),
+            committed: replica.committed().0,
+            generation: generation.max(Generation(1)),
+            acting_in: None,
+        }
+    }
+
     fn last(&self) -> Position {
         self.entries.last().map_or(self.base, |entry| entry.position)
     }

@@ -337,7 +337,8 @@ impl Ledgers {
     /// A record of this generation is out, with this primary.
     pub(super) fn note_generation(&mut self, generation: Generation, primary: &Member) {
         let known = self.beginning.as_ref().map(|(generation, _)| *generation);
-        if generation > known.unwrap_or(self.newest().0) {
+        // Whoever is to begin it may come back as a new life before it has.
+        if generation > known.unwrap_or(self.newest().0) || known == Some(generation) {
             self.beginning = Some((generation, primary.clone()));
         }
     }

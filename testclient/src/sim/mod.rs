@@ -8,7 +8,7 @@
 //! - [`views`]: the view service around the leader that runs in production
 //! - [`clients`]: clients around the logic that runs in the library; [`workload`]: what they want
 //! - [`doors`]: requests at the servers, and their answers
-//! - [`disk`]: a disk that keeps only what it must
+//! - [`disk`]: a disk that keeps only what it must; [`storage`]: journals that write to it
 //! - [`network`]: streams that keep their order or break, links that are cut or held
 //! - [`faults`]: what goes wrong, and how everything heals
 //! - [`ledger`], [`invariants`]: what is committed, and what must hold after every event
@@ -31,6 +31,7 @@ pub mod ledger;
 pub mod network;
 pub mod registration;
 pub mod servers;
+pub mod storage;
 pub mod story;
 pub mod tales;
 pub mod views;
@@ -49,11 +50,20 @@ pub struct Ran {
     pub micros: u64,
 }
 
+/// Which worlds there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Servers keep their data in memory.
+    InMemory,
+    /// Servers keep their data on disks, which lose, tear and fail.
+    OnDisks,
+}
+
 /// Runs one seed to its end, on the caller's thread. Every line of the trace goes to `trace`, if
 /// there is one.
 ///
 /// # Panics
 /// When an invariant is broken, with its name and what was seen.
-pub fn run(seed: u64, trace: Option<&mut dyn FnMut(&str)>) -> Ran {
-    world::World::of_seed(seed, trace).run()
+pub fn run(kind: Kind, seed: u64, trace: Option<&mut dyn FnMut(&str)>) -> Ran {
+    world::World::of_seed(kind, seed, trace).run()
 }

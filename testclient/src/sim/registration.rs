@@ -5,10 +5,13 @@ use kvproto::registration::{Progress, Wish};
 use kvproto::{Member, View};
 use kvserver::replica::Replica;
 use kvserver::replica::event::Event;
+use kvserver::replica::recovery::Recovered;
 
+use super::invariants::Shadow;
 use super::network::Node;
-use super::servers::Input;
+use super::servers::{Input, Journal};
 use super::views::ToViews;
+use super::visits::Path;
 use super::world::{Happening, MS, World};
 
 /// What a server has to say to the view service.
@@ -31,19 +34,19 @@ impl World<'_> {
             return;
         }
         let incarnation = process.member.as_ref().map(|member| member.incarnation);
+        let process_found = process.found.clone();
         let again = self.random.between(200, 1000) * MS;
         let input = Input::Attend;
         self.later(again, Happening::ToServer { to: node, life, input });
         if !self.network.is_cut(node, self.views_node()) {
             let delay = self.delay();
-            let register = ToViews::Register { node, life, incarnation };
+            let found = process_found;
+            let register = ToViews::Register { node, life, incarnation, found };
             self.later_to_views(delay, node, register);
         }
     }
 
     pub(super) fn on_registered(&mut self, node: Node, stream: u64, member: Member, view: View) {
-        let now = self.machines[node].clock.at(self.now);
-        let options = self.machines[node].options.clone();
         let Some(process) = &mut self.machines[node].process else {
             return;
         };
@@ -55,12 +58,47 @@ impl World<'_> {
             return;
         }
         process.registration = Some(stream);
-        if process.replica.is_none() {
-            process.member = Some(member.clone());
-            let items = process.table.items().clone();
-            process.replica = Some(Replica::new(member, view.clone(), options, items, now));
+        if process.replica.is_none() && !self.take_part(node, member, &view) {
+            return;
         }
         self.step(node, Event::View(Box::new(view)));
+    }
+
+    /// A process that was just registered begins to take part. False if it cannot.
+    fn take_part(&mut self, node: Node, member: Member, view: &View) -> bool {
+        let now = self.machines[node].clock.at(self.now);
+        let options = self.machines[node].options.clone();
+        let Some(process) = &mut self.machines[node].process else {
+            return false;
+        };
+        process.member = Some(member.clone());
+        let items = process.table.items().clone();
+        let (mut recovered, mut journal) = (None, None);
+        if let Some(opened) = process.opened.take() {
+            let Some(taken) = self.take_up(node, opened, view, &member) else {
+                self.crash_process(node);
+                self.after_a_failure(node);
+                return false;
+            };
+            recovered = Some(taken.0);
+            journal = Some(taken.1);
+        }
+        if recovered.as_ref().is_some_and(|held| !held.is_nothing())
+            && view.eligible.contains(&member)
+        {
+            self.visits.note(Path::CameBackEligible);
+        }
+        let recovered = recovered.unwrap_or_else(|| Recovered::nothing(items));
+        let replica = Replica::resume(member, view.clone(), options, recovered, now);
+        let Some(process) = &mut self.machines[node].process else {
+            return false;
+        };
+        process.shadow = Shadow::of(&replica);
+        process.replica = Some(replica);
+        if let Some(journal) = journal {
+            process.journal = Journal::Disk(Box::new(journal));
+        }
+        true
     }
 
     /// A ping or wish; a link that loses one breaks the registration stream sooner or later.

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kvproto::registration::RefusedReason;
-use kvproto::{Member, NotDone, NotReady, OpNumber, Reply, ServerName, View};
+use kvproto::registration::{Held, RefusedReason};
+use kvproto::{ClusterId, Member, NotDone, NotReady, OpNumber, Reply, ServerName, View};
 use kvserver::journal::Work;
 use kvserver::journal::pending::{Pending, SnapshotNumber, Ticket};
 use kvserver::replica::effect::{Effect, Notice};
@@ -17,6 +17,7 @@ use super::draw::Clock;
 use super::invariants::Shadow;
 use super::network::Node;
 use super::registration::Say;
+use super::storage::{DiskJournal, Opened, Storage};
 use super::views::ToViews;
 use super::visits::Path;
 use super::world::{Happening, MS, World};
@@ -55,6 +56,8 @@ pub enum Input {
     },
     /// The journal has come this far.
     Written(Ticket),
+    /// A disk does what waits for it.
+    DiskTurn,
 }
 
 impl Input {
@@ -66,6 +69,15 @@ impl Input {
             _ => false,
         }
     }
+}
+
+/// The journal of one process.
+#[derive(Debug)]
+pub enum Journal {
+    /// Which keeps nothing.
+    Memory(SlowJournal),
+    /// Which writes to the machine's disk.
+    Disk(Box<DiskJournal>),
 }
 
 /// The journal of one process, which finishes in order and late.
@@ -129,7 +141,10 @@ pub struct Process {
     pub(super) registration: Option<u64>,
     /// The latest registration stream that has ended.
     pub(super) ended: u64,
-    journal: SlowJournal,
+    pub(super) journal: Journal,
+    /// What it found on its disk.
+    pub(super) found: Option<(Held, Option<ClusterId>)>,
+    pub(super) opened: Option<Opened>,
     /// Reads that wait for a round.
     reads_waiting: BTreeSet<Token>,
 }
@@ -172,6 +187,8 @@ pub struct Machine {
     pub(super) door: Vec<Request>,
     pub(super) inbox: VecDeque<Input>,
     pub(super) journal_delay: u64,
+    /// Its disk, where data is not kept in memory only.
+    pub(super) storage: Option<Storage>,
     pub(super) options: ReplicaOptions,
 }
 
@@ -188,9 +205,14 @@ impl World<'_> {
         if self.machines[node].process.is_some() || self.machines[node].gone {
             return;
         }
+        let table = Table::new(Items::default());
+        let Some(opened) = self.open_storage(node, table.items()) else {
+            return;
+        };
         self.lives += 1;
         let life = self.lives;
-        self.note(|| format!("s{node}: starts as life {life}"));
+        let found = opened.as_ref().map(Opened::found);
+        self.note(|| format!("s{node}: starts as life {life}, finds {found:?}"));
         let machine = &mut self.machines[node];
         machine.process = Some(Process {
             life,
@@ -199,9 +221,11 @@ impl World<'_> {
             shadow: Shadow::default(),
             registration: None,
             ended: 0,
-            journal: SlowJournal::default(),
+            journal: Journal::Memory(SlowJournal::default()),
+            found,
+            opened,
             reads_waiting: BTreeSet::new(),
-            table: Table::new(Items::default()),
+            table,
         });
         machine.paused = false;
         machine.leaving = false;
@@ -215,7 +239,16 @@ impl World<'_> {
         }
     }
 
+    /// A process ends, and in half of the worlds with disks the power of its machine with it.
     pub(super) fn crash(&mut self, node: Node) {
+        if self.machines[node].storage.is_some() && self.random.chance(500) {
+            self.cut_power(node);
+        } else {
+            self.crash_process(node);
+        }
+    }
+
+    pub(super) fn crash_process(&mut self, node: Node) {
         let Some(process) = self.machines[node].process.take() else {
             return;
         };
@@ -241,8 +274,10 @@ impl World<'_> {
         let machine = &mut self.machines[node];
         match &mut machine.process {
             Some(process) if process.life == life => {
-                if let Input::Written(ticket) = &input {
-                    process.journal.finished = *ticket;
+                if let (Input::Written(ticket), Journal::Memory(journal)) =
+                    (&input, &mut process.journal)
+                {
+                    journal.finished = *ticket;
                 }
             }
             _ => return,
@@ -333,11 +368,14 @@ impl World<'_> {
                 }
             }
             Input::Written(ticket) => {
-                if let Some(process) = &mut self.machines[node].process {
-                    process.journal.pending.finished(ticket);
+                if let Some(process) = &mut self.machines[node].process
+                    && let Journal::Memory(journal) = &mut process.journal
+                {
+                    journal.pending.finished(ticket);
                 }
                 self.hear_journal(node);
             }
+            Input::DiskTurn => self.disk_turn(node),
         }
     }
 
@@ -462,14 +500,30 @@ impl World<'_> {
         }
     }
 
+    pub(super) fn disk_journal(&mut self, node: Node) -> Option<&mut DiskJournal> {
+        match &mut self.machines[node].process.as_mut()?.journal {
+            Journal::Disk(journal) => Some(journal),
+            Journal::Memory(_) => None,
+        }
+    }
+
     fn write(&mut self, node: Node, life: u64, work: Work) {
+        self.note_work(node, &work);
         let now = self.now;
         let delay_max = self.machines[node].journal_delay;
         let delay = self.random.between(1, delay_max.max(1));
         let Some(process) = &mut self.machines[node].process else {
             return;
         };
-        let journal = &mut process.journal;
+        let journal = match &mut process.journal {
+            Journal::Memory(journal) => journal,
+            Journal::Disk(journal) => {
+                if journal.give(work) {
+                    self.arrange_turn(node, delay);
+                }
+                return;
+            }
+        };
         let Some(ticket) = journal.take(work) else {
             return;
         };
@@ -480,15 +534,20 @@ impl World<'_> {
     }
 
     /// Tells a replica what its journal has done.
-    fn hear_journal(&mut self, node: Node) {
+    pub(super) fn hear_journal(&mut self, node: Node) {
         loop {
             let machine = &mut self.machines[node];
             let Some(process) = machine.process.as_mut().filter(|_| !machine.paused) else {
                 return;
             };
-            let Some(done) = process.journal.pending.poll() else {
+            let done = match &mut process.journal {
+                Journal::Memory(journal) => journal.pending.poll(),
+                Journal::Disk(journal) => journal.poll(),
+            };
+            let Some(done) = done else {
                 return;
             };
+            self.note_on_disk(node, &done);
             self.step(node, Event::Journal(done));
         }
     }
@@ -498,7 +557,10 @@ impl World<'_> {
         let Some(process) = &self.machines[node].process else {
             return false;
         };
-        let journal = &process.journal;
+        let journal = match &process.journal {
+            Journal::Memory(journal) => journal,
+            Journal::Disk(journal) => return journal.is_safe(op),
+        };
         let wrote = journal.written.range(OpNumber(1)..=op.max(OpNumber(1))).next_back();
         op == OpNumber(0) || wrote.is_none_or(|(_, ticket)| *ticket <= journal.finished)
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvproto::registration::{PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish};
+use kvproto::registration::{Held, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish};
 use kvproto::{ClusterId, Incarnation, Member, ServerName, Settings, Timestamp, View};
 use kvserver::replica::event::Event as ServerEvent;
 use viewservice::assignment::law::ViewState;
@@ -33,6 +33,8 @@ pub enum ToViews {
         life: u64,
         /// The incarnation that it resumes, if any.
         incarnation: Option<Incarnation>,
+        /// What it found on its disk, and of which cluster.
+        found: Option<(Held, Option<ClusterId>)>,
     },
     /// A sign of life.
     Ping(u64, Member, Progress),
@@ -166,8 +168,8 @@ impl World<'_> {
         }
         match what {
             ToViews::Tick => self.step_views(Event::Tick, None),
-            ToViews::Register { node, life, incarnation } => {
-                self.on_register(node, life, incarnation)
+            ToViews::Register { node, life, incarnation, found } => {
+                self.on_register(node, life, incarnation, found)
             }
             ToViews::Ping(number, member, progress) => {
                 let now = self.now;
@@ -255,7 +257,13 @@ impl World<'_> {
 
     /// LiveIsNotReplaced: whoever begins a life under a name that is taken ends nobody who was heard
     /// to move within most of `dead-after` and whose stream stands.
-    fn on_register(&mut self, node: Node, life: u64, incarnation: Option<Incarnation>) {
+    fn on_register(
+        &mut self,
+        node: Node,
+        life: u64,
+        incarnation: Option<Incarnation>,
+        found: Option<(Held, Option<ClusterId>)>,
+    ) {
         let name = self.machines[node].name.clone();
         let held = self.views.state().present(&name);
         let patience = self.settings.dead_after.as_micros() as u64 * 9 / 10;
@@ -269,9 +277,9 @@ impl World<'_> {
         let registration = Registration {
             name: name.clone(),
             incarnation,
-            cluster: None,
+            cluster: found.as_ref().and_then(|(_, cluster)| *cluster),
             protocol_level: PROTOCOL_LEVEL,
-            held: None,
+            held: found.map(|(held, _)| held),
         };
         self.step_views(Event::Register { stream, registration }, Some((node, life)));
         let holds = self.views.state().present(&name);

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::Kind;
+
 macro_rules! paths {
     ($($path:ident $need:ident $meaning:literal)*) => {
         /// A path worth taking.
@@ -13,9 +15,10 @@ macro_rules! paths {
             $(#[doc = $meaning] $path,)*
         }
 
-        /// Every path, whether the fixed seeds must take it, and what it means.
-        const PATHS: &[(Path, bool, &str)] =
-            &[$((Path::$path, matches!(stringify!($need).as_bytes(), b"must"), $meaning),)*];
+        /// Every path, who must take it (`must`: the fixed seeds of every kind of world; `disk`: those
+        /// of worlds with disks; `may`: nobody), and what it means.
+        const PATHS: &[(Path, &str, &str)] =
+            &[$((Path::$path, stringify!($need), $meaning),)*];
     };
 }
 
@@ -66,6 +69,14 @@ paths! {
     NeverBack must "a server went for good"
     SeveralInStep must "several requests became one batch"
     Oversized must "a write was refused because its value would be too large"
+    FoundItsData disk "a process started with what its disk held"
+    FoundDamage disk "a process found its disk damaged, and started empty"
+    CameBackEligible disk "a server that was counted on came back with its data, and still is"
+    SetAside disk "a server came back with data of a generation that was given up"
+    PowerCutOfAll disk "the power went everywhere at once"
+    DiskFailed disk "an operation of a disk failed, or the power went in the middle of it"
+    DiskWasFull disk "a disk was nearly full, and writes were refused"
+    OwnSnapshot disk "a copy wrote a snapshot of itself"
     NotDecided may "the search for an order of what clients saw of a key was given up"
     Progress must "a new write was done after everything had healed"
     Redundant must "all copies were complete after everything had healed"
@@ -109,8 +120,12 @@ impl Visits {
 
     /// What was never taken of what must be.
     #[must_use]
-    pub fn missing(&self) -> Vec<Path> {
-        let missing = PATHS.iter().filter(|(path, must, _)| *must && self.count(*path) == 0);
+    pub fn missing(&self, kind: Kind) -> Vec<Path> {
+        let must = |need: &str| match kind {
+            Kind::InMemory => need == "must",
+            Kind::OnDisks => need == "must" || need == "disk",
+        };
+        let missing = PATHS.iter().filter(|(path, need, _)| must(need) && self.count(*path) == 0);
         missing.map(|(path, ..)| *path).collect()
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use kvproto::message::Message;
 use kvproto::{Member, Settings, View};
 
-use super::Ran;
 use super::clients::Clients;
 use super::doors::{Back, Doors};
 use super::draw::{self, Plan};
@@ -13,9 +12,11 @@ use super::faults::Faults;
 use super::ledger::Ledgers;
 use super::network::{Link, Network, Node};
 use super::servers::{Input, Machine};
+use super::storage::Storage;
 use super::views::{ToViews, Views};
 use super::visits::{Path, Visits};
 use super::workload::Workload;
+use super::{Kind, Ran};
 use crate::random::Random;
 
 /// Virtual time is in microseconds.
@@ -64,6 +65,7 @@ pub(super) enum Happening {
     Mend(Vec<Link>),
     Release(Link),
     JournalHeals(Node),
+    DiskEmptied(Node),
     ClientActs(usize),
     /// Complete copies end, all but this one.
     Strike(Node),
@@ -127,9 +129,9 @@ pub struct World<'a> {
 
 impl<'a> World<'a> {
     /// The world of a seed.
-    pub(super) fn of_seed(seed: u64, trace: Trace<'a>) -> World<'a> {
+    pub(super) fn of_seed(kind: Kind, seed: u64, trace: Trace<'a>) -> World<'a> {
         let mut random = Random::new(seed);
-        let plan = draw::chaos(&mut random);
+        let plan = draw::chaos(kind, &mut random);
         let mut world = World::new(plan, random, trace);
         world.later(500 * MS, Happening::Fault);
         for client in 0..world.clients.count() {
@@ -153,6 +155,7 @@ impl<'a> World<'a> {
             door: Vec::new(),
             inbox: Default::default(),
             journal_delay: plan.journal_delay,
+            storage: plan.options.durable.then(|| Storage::new(node)),
             options: plan.options.clone(),
         };
         let servers = plan.starts.len();
@@ -292,6 +295,7 @@ impl<'a> World<'a> {
             Happening::Mend(links) => self.network.mend(&links),
             Happening::Release(link) => self.release(link),
             Happening::JournalHeals(node) => self.machines[node].journal_delay = 500,
+            Happening::DiskEmptied(node) => self.empty_disk(node),
             Happening::ClientActs(client) => self.on_client_acts(client),
             Happening::Strike(but) => self.strike(but),
             Happening::Stray(to) => self.on_stray(to),

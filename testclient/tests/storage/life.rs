@@ -73,7 +73,7 @@ impl State {
         self.ops.len() as u64
     }
 
-    fn position(&self, op: u64) -> Position {
+    pub(crate) fn position(&self, op: u64) -> Position {
         let epoch = usize::try_from(op).ok().and_then(|op| self.ops.get(op.checked_sub(1)?));
         epoch.map_or(Position::default(), |epoch| Position { epoch: *epoch, op: OpNumber(op) })
     }
@@ -90,7 +90,7 @@ impl State {
     }
 
     /// The state that the ops through this one leave, as a snapshot: head, chunks and end.
-    fn snapshot(&self, op: u64) -> (SnapshotHead, Vec<Bytes>, SnapshotEnd) {
+    pub(crate) fn snapshot(&self, op: u64) -> (SnapshotHead, Vec<Bytes>, SnapshotEnd) {
         let (mut chunks, mut rolling, mut contents) = (Vec::new(), Rolling::default(), Vec::new());
         let mut writer = RecordsWriter::new(300);
         for op in 1..=op {

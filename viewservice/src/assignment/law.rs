@@ -233,8 +233,9 @@ pub struct ViewState {
     servers: BTreeMap<ServerName, Server>,
     /// What is on the disks of present lives and of eligible ones.
     storages: BTreeMap<Incarnation, Storage>,
-    /// Epoch of the last view that was activated.
-    activated: Epoch,
+    /// Epoch of the last view that was activated; none before the first one of a generation: the
+    /// server that it begins from holds what it holds.
+    activated: Option<Epoch>,
     /// The last incarnation given, over all names.
     last_incarnation: Incarnation,
     /// Highest op that a primary of this generation said is committed.
@@ -252,7 +253,7 @@ impl ViewState {
             mode: None,
             servers: BTreeMap::new(),
             storages: BTreeMap::new(),
-            activated: Epoch::default(),
+            activated: None,
             last_incarnation: Incarnation(0),
             committed_heard: OpNumber(0),
         }
@@ -287,14 +288,21 @@ impl ViewState {
     /// the highest op that was said to be committed.
     #[must_use]
     pub fn left_by(&self, held: &Held) -> Option<&Member> {
-        let holds_barrier =
-            held.epochs.contains(&self.activated) || !keeps(Rule::ReturnHoldsTheBarrier);
+        let holds_barrier = self.activated.is_none_or(|epoch| held.epochs.contains(&epoch))
+            || !keeps(Rule::ReturnHoldsTheBarrier);
         let reaches = held.last.op >= self.committed_heard || !keeps(Rule::ReturnIsComplete);
         let mut eligible = self.view.eligible.iter().filter(|_| holds_barrier && reaches);
         eligible.find(|member| {
             let storage = self.storages.get(&member.incarnation);
             storage.is_some_and(|storage| storage.id == held.storage)
         })
+    }
+
+    /// The storages that are known to have held every committed op when last heard of.
+    #[must_use]
+    pub fn eligible_storages(&self) -> BTreeSet<StorageId> {
+        let eligible = self.view.eligible.iter();
+        eligible.filter_map(|member| Some(self.storages.get(&member.incarnation)?.id)).collect()
     }
 
     /// Whether this life began with data. Before the first activation it is restored data, which
@@ -536,7 +544,7 @@ impl ViewState {
         self.view.eligible = self.eligible_after(by, reconciled);
         self.view.status = ViewStatus::Activated;
         self.ever_activated = true;
-        self.activated = self.view.epoch();
+        self.activated = Some(self.view.epoch());
         self.renew();
         Ok(Applied::Changed)
     }
@@ -591,6 +599,7 @@ impl ViewState {
         self.view.primary = Some(server);
         self.view.backups = Vec::new();
         self.committed_heard = OpNumber(0);
+        self.activated = None;
         self.renew();
         Ok(Applied::Changed)
     }

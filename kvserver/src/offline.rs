@@ -1,0 +1,194 @@
+//! `kvserver journal …`: looks at the data directory of a server that does not run. Shell: reads,
+//! prints, and writes one file when asked to; what is in the directory stays as it is.
+
+mod account;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use kvprocess::data_dir::DataDir;
+use kvprocess::size::Size;
+use kvprocess::snapshot_file::NewSnapshotFile;
+use kvproto::ClusterId;
+use kvproto::snapshot::{RESTORE_FILE, Verified, Writer};
+
+use crate::journal::disk::Disk;
+use crate::journal::engine::{self, Engine, Found};
+use crate::journal::files::Files;
+use crate::journal::layout::IDENTITY;
+use crate::journal::survey::{Damage, Directory, Torn, survey};
+use crate::replica::recovery::{self, Recovered};
+use crate::store::Items;
+use account::{account, certainty};
+
+/// Bytes of records in one block of an export.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What else the program can do.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Look at the data directory of a server that does not run.
+    #[command(subcommand)]
+    Journal(JournalCommand),
+}
+
+/// What can be done with a data directory.
+#[derive(Subcommand, Clone, Debug)]
+pub enum JournalCommand {
+    /// Print what is in it: the log, its snapshot, epochs, dropped tails, damage.
+    Inspect(Place),
+    /// Read all of it. Exit code 1, and the place, if anything is damaged.
+    Verify(Place),
+    /// Save the state at the end of its log as a snapshot, for `kvctl snapshot restore`.
+    Export {
+        /// The file.
+        file: PathBuf,
+        /// Where the data is.
+        #[command(flatten)]
+        place: Place,
+        /// Replace the file if it exists.
+        #[arg(long)]
+        force: bool,
+        /// Save what stands before the damage, if there is any, and give up what comes after it.
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
+}
+
+/// Which directory.
+#[derive(Args, Clone, Debug)]
+pub struct Place {
+    /// The data directory of the server.
+    #[arg(long, env = "KVSERVER_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// Does it.
+///
+/// # Errors
+/// What is wrong, in words that name the file.
+pub fn run(command: Command) -> Result<()> {
+    let Command::Journal(command) = command;
+    let place = match &command {
+        JournalCommand::Inspect(place)
+        | JournalCommand::Verify(place)
+        | JournalCommand::Export { place, .. } => place.data_dir.clone(),
+    };
+    let about = || format!("--data-dir {}", place.display());
+    let disk = Files::new(&place);
+    let names = disk.list("").with_context(about)?;
+    let holds = |name: &str| names.iter().any(|it| it == name);
+    if !holds(IDENTITY) && !holds(RESTORE_FILE) {
+        bail!("{}: there is no data of a kvserver", about());
+    }
+    // Keeps everybody else away.
+    let _dir = DataDir::open(&place, "kvserver")?;
+    let mut directory = survey(&disk).with_context(about)?;
+    match command {
+        JournalCommand::Inspect(_) => print(&account(&directory, holds(RESTORE_FILE))),
+        JournalCommand::Verify(_) => {
+            let torn = directory.era.as_ref().and_then(|era| era.torn.clone());
+            let (mut recovered, _) = rebuild(disk, directory).with_context(about)?;
+            print(&verdict(&place, &mut recovered, torn.as_ref()))
+        }
+        JournalCommand::Export { file, force, accept_data_loss, .. } => {
+            let cluster =
+                directory.identity.map_or(ClusterId::default(), |identity| identity.cluster);
+            let damage = directory.era.as_mut().and_then(|era| era.damage.take());
+            if let Some(damage) = damage.as_ref().filter(|_| !accept_data_loss) {
+                bail!(
+                    "{}: damaged: {damage}; with --accept-data-loss what stands before that is \
+                     exported",
+                    about()
+                );
+            }
+            let (mut recovered, found) = rebuild(disk, directory).with_context(about)?;
+            let written = export(&mut recovered, cluster, &file, force)?;
+            print(&exported(&file, &written, &found, damage.as_ref()))
+        }
+    }
+}
+
+/// What was rebuilt, and how it was found.
+type Rebuilt = (Recovered, Box<engine::Recovered>);
+
+/// The state at the end of a log, for which all of it is read.
+fn rebuild(disk: Files, directory: Directory) -> Result<Rebuilt> {
+    let (engine, found) = Engine::look(disk, directory);
+    let found = match found {
+        Found::Sound(found) => found,
+        Found::Nothing => bail!("it holds no log"),
+        Found::Damaged(damage) => bail!("damaged: {damage}"),
+    };
+    // As if all of it were known to be committed.
+    let all = engine::Recovered { committed: found.last.op, ..(*found).clone() };
+    let recovered = recovery::read(&engine, &all, Items::default(), 0).context("damaged")?;
+    Ok((recovered, found))
+}
+
+fn verdict(place: &Path, recovered: &mut Recovered, torn: Option<&Torn>) -> String {
+    let (last, _) = recovered.last();
+    let torn = torn.map_or(String::new(), |torn| {
+        format!(
+            "\n{} bytes after byte {} of {} were left unfinished by a crash, and were never \
+             promised to anybody: the next write goes over them",
+            torn.bytes, torn.at, torn.file
+        )
+    });
+    let (keys, digest) = (recovered.keys(), recovered.digest());
+    format!("{}: sound through op {last}: {keys} keys, digest {digest}{torn}\n", place.display())
+}
+
+/// Writes a state into a file.
+fn export(
+    recovered: &mut Recovered,
+    cluster: ClusterId,
+    path: &Path,
+    replace: bool,
+) -> Result<Verified> {
+    let mut file = NewSnapshotFile::create(path, replace)?;
+    let (head, mut end, store) = recovered.snapshot(cluster);
+    let (mut writer, bytes) = Writer::new(&head);
+    file.write(&bytes)?;
+    let scan = store.begin_scan();
+    while let Some(chunk) = store.next_chunk(scan, CHUNK_BYTES) {
+        file.write(&writer.block(&chunk))?;
+        file.write(&chunk)?;
+        end.chunks += 1;
+    }
+    file.write(&writer.end(&end))?;
+    Ok(file.finish(|_| {})?)
+}
+
+fn exported(
+    path: &Path,
+    written: &Verified,
+    found: &engine::Recovered,
+    damage: Option<&Damage>,
+) -> String {
+    let Verified { head, end, counts, bytes } = written;
+    let damage = damage.map_or(String::new(), |damage| {
+        format!("\ngiven up is what {damage} held, and everything after it")
+    });
+    format!(
+        "exported to {}: op {} of generation {}, {} keys, {} sessions, {}, digest {}; {}{damage}\n",
+        path.display(),
+        head.at.op,
+        head.at.epoch.generation,
+        counts.keys,
+        counts.sessions,
+        Size(*bytes),
+        end.digest,
+        certainty(found.last.op, found.committed)
+    )
+}
+
+fn print(text: &str) -> Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("print"),
+    }
+}

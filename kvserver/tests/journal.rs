@@ -1,0 +1,189 @@
+//! `kvserver journal …` on the directory of a stopped server, as an operator meets it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvprocess::data_dir::DataDir;
+use kvprocess::snapshot_file::verify;
+use kvproto::{
+    Action, Change, ClusterId, Entry, Epoch, Generation, LogTime, OpNumber, Position, StorageId,
+    ViewNumber,
+};
+use kvserver::journal::engine::{Engine, Options};
+use kvserver::journal::files::Files;
+use kvserver::journal::log::Sizes;
+use tempfile::TempDir;
+
+const OPTIONS: Options = Options {
+    storage: StorageId([3; 16]),
+    seed: 7,
+    sizes: Sizes { min: 4096, max: 4096 },
+    retain: 0,
+    reserve: 0,
+};
+
+fn kvserver(args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvserver"));
+    let output = command.args(args).env_remove("KVSERVER_DATA_DIR").output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code().expect("not killed"), text(output.stdout), text(output.stderr))
+}
+
+fn entry(view: u64, op: u64) -> Arc<Entry> {
+    let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(view) };
+    let key = Bytes::from(format!("key {op}"));
+    let command =
+        kvproto::Command::Change(Change { key, action: Action::Put(vec![b'v'; 500].into()) });
+    let position = Position { epoch, op: OpNumber(op) };
+    Arc::new(Entry { position, at: LogTime::from_millis(op), id: None, command })
+}
+
+/// The directory of a server whose log ends with op 20, of which 15 are known to be committed. Ops 13
+/// and 14 took the place of others.
+fn server() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("data");
+    let _owned = DataDir::open(&path, "kvserver").expect("it is new");
+    let (mut engine, _) = Engine::open(Files::new(&path), OPTIONS).expect("it can be used");
+    engine.claim(ClusterId([9; 16])).expect("it belongs to nobody");
+    let flush = |engine: &mut Engine<Files>| {
+        assert!(engine.flush().expect("the disk is sound"), "and has room");
+    };
+    for op in 1..=14 {
+        engine.append(&[entry(1, op)]);
+        flush(&mut engine);
+    }
+    engine.truncate(OpNumber(12));
+    engine.adopt(entry(4, 13).position.epoch);
+    engine.append(&[entry(4, 13), entry(4, 14)]);
+    flush(&mut engine);
+    engine.append(&[entry(4, 15)]);
+    flush(&mut engine);
+    engine.committed(OpNumber(15));
+    for op in 16..=20 {
+        engine.append(&[entry(4, op)]);
+        flush(&mut engine);
+    }
+    (dir, path)
+}
+
+/// The segments of the log, in order.
+fn segments(data: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(data.join("era-000001")).expect("the first era");
+    let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "journal"));
+    files.sort();
+    files
+}
+
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for file in fs::read_dir(dir).expect("a folder") {
+        let path = file.expect("a name").path();
+        match path.is_dir() {
+            true => found.extend(contents(&path)),
+            false => found.push((path.clone(), fs::read(&path).expect("a file"))),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_directory_is_described_verified_and_exported_without_being_changed() {
+    let (dir, data) = server();
+    let before = contents(&data);
+    let place = data.to_str().expect("text");
+    let (code, said, errors) = kvserver(&["journal", "inspect", "--data-dir", place]);
+    assert_eq!((code, &errors[..]), (0, ""));
+    for part in [
+        "cluster    09090909",
+        "log        through op 1.4/20; its last 5 ops are not known to be committed",
+        "epoch      1.1 from op 1\n",
+        "epoch      1.4 from op 13\n",
+        "dropped    ops 13 to 1.1/14",
+    ] {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+    assert!(segments(&data).len() > 1, "several segments: {said}");
+
+    let (code, said, errors) = kvserver(&["journal", "verify", "--data-dir", place]);
+    assert_eq!((code, &errors[..]), (0, ""));
+    assert!(said.contains("sound through op 1.4/20: 20 keys"), "{said}");
+
+    let file = dir.path().join("rescued");
+    let name = file.to_str().expect("text");
+    let (code, said, errors) = kvserver(&["journal", "export", name, "--data-dir", place]);
+    assert_eq!((code, &errors[..]), (0, ""));
+    assert!(said.contains("its last 5 ops are not known to be committed"), "{said}");
+    let written = verify(&file, |_| {}).expect("it is sound");
+    assert_eq!((written.counts.keys, written.head.at), (20, entry(4, 20).position));
+    assert_eq!(written.head.cluster, ClusterId([9; 16]));
+    let epochs: Vec<u64> = written.end.epochs.iter().map(|start| start.op.0).collect();
+    assert_eq!(epochs, [1, 13]);
+    let (code, _, errors) = kvserver(&["journal", "export", name, "--data-dir", place]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("exists already"), "{errors}");
+    assert_eq!(contents(&data), before, "nothing in the directory was changed");
+}
+
+#[test]
+fn damage_is_named_with_its_place_and_nothing_is_exported() {
+    let (dir, data) = server();
+    let first = segments(&data).remove(0);
+    let mut bytes = fs::read(&first).expect("a segment");
+    bytes[900] ^= 1;
+    fs::write(&first, bytes).expect("it can be written");
+    let (place, file) = (data.to_str().expect("text"), dir.path().join("rescued"));
+    let (code, said, errors) = kvserver(&["journal", "verify", "--data-dir", place]);
+    assert_eq!((code, &said[..]), (1, ""));
+    let name = first.file_name().and_then(|name| name.to_str()).expect("text");
+    assert!(errors.contains("damaged") && errors.contains(name), "{errors}");
+    let name = file.to_str().expect("text");
+    let (code, _, errors) = kvserver(&["journal", "export", name, "--data-dir", place]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("damaged"), "{errors}");
+    assert!(!file.exists());
+    let args = ["journal", "export", name, "--data-dir", place, "--accept-data-loss"];
+    let (code, said, errors) = kvserver(&args);
+    assert_eq!((code, &errors[..]), (0, ""));
+    assert!(said.contains("given up is what"), "{said}");
+    let written = verify(&file, |_| {}).expect("it is sound");
+    assert_eq!(written.head.at, entry(1, 1).position, "what stands before the damage");
+    let (code, said, _) = kvserver(&["journal", "inspect", "--data-dir", place]);
+    assert_eq!(code, 0, "what can be said is said");
+    assert!(said.contains("DAMAGE"), "{said}");
+}
+
+#[test]
+fn a_torn_end_is_sound() {
+    let (_dir, data) = server();
+    let last = segments(&data).pop().expect("a segment");
+    let mut bytes = fs::read(&last).expect("a segment");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("records") + 1;
+    bytes[end - 100..end].fill(0);
+    fs::write(&last, bytes).expect("it can be written");
+    let place = data.to_str().expect("text");
+    let (code, said, errors) = kvserver(&["journal", "verify", "--data-dir", place]);
+    assert_eq!((code, &errors[..]), (0, ""));
+    assert!(said.contains("sound through op 1.4/19"), "{said}");
+    assert!(said.contains("left unfinished by a crash"), "{said}");
+}
+
+#[test]
+fn the_directory_of_a_running_server_and_what_is_none_are_left_alone() {
+    let (dir, data) = server();
+    let place = data.to_str().expect("text");
+    let _running = DataDir::open(&data, "kvserver").expect("nobody has it");
+    let (code, said, errors) = kvserver(&["journal", "inspect", "--data-dir", place]);
+    assert_eq!((code, &said[..]), (1, ""));
+    assert!(errors.contains("another process uses this directory"), "{errors}");
+    let other = dir.path().to_str().expect("text");
+    let (code, _, errors) = kvserver(&["journal", "verify", "--data-dir", other]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("no data of a kvserver"), "{errors}");
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing was put there");
+}

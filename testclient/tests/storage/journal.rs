@@ -1,0 +1,196 @@
+//! The whole journal, calls to completions, with its two workers in turn on a simulated disk.
+
+use std::collections::VecDeque;
+
+use kvproto::ids::OpNumber;
+use kvserver::journal::engine::Engine;
+use kvserver::journal::pending::Ticket;
+use kvserver::journal::work::{
+    Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers,
+};
+use kvserver::journal::{Completion, Journal};
+use testclient::sim::disk::{Loss, SimulatedDisk};
+
+use crate::life::{State, entries, epoch, options, recover};
+
+#[derive(Default)]
+struct Queues {
+    log: VecDeque<(Ticket, LogJob)>,
+    side: VecDeque<SideJob>,
+}
+
+impl Workers for Queues {
+    fn log(&mut self, ticket: Ticket, job: LogJob) {
+        self.log.push_back((ticket, job));
+    }
+
+    fn side(&mut self, job: SideJob) {
+        self.side.push_back(job);
+    }
+}
+
+struct Whole {
+    disk: SimulatedDisk,
+    front: Front<Queues>,
+    log: LogWorker<SimulatedDisk>,
+    side: SideWorker<SimulatedDisk>,
+}
+
+impl Whole {
+    fn new(disk: SimulatedDisk) -> Whole {
+        let (engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
+        let front = Front::new(&engine, OpNumber(0), Queues::default());
+        let (log, side) = (LogWorker::new(engine), SideWorker::new(disk.clone()));
+        Whole { disk, front, log, side }
+    }
+
+    /// The log's worker does what was called.
+    fn log(&mut self) -> Left {
+        for (ticket, job) in std::mem::take(&mut self.front.workers().log) {
+            self.log.take(ticket, job);
+        }
+        let (mut reports, mut side) = (Vec::new(), Vec::new());
+        let left = self.log.work(&mut reports);
+        self.log.rest(&mut reports, &mut side);
+        self.front.workers().side.extend(side);
+        self.tell(&reports);
+        left
+    }
+
+    /// The other one does what it can.
+    fn side(&mut self) -> Left {
+        for job in std::mem::take(&mut self.front.workers().side) {
+            self.side.take(job);
+        }
+        let (mut reports, mut log) = (Vec::new(), Vec::new());
+        let mut last = Left::Nothing;
+        while let Some(left) = self.side.work(&mut reports, &mut log) {
+            last = left;
+            if left == Left::WaitsForRoom {
+                break;
+            }
+        }
+        log.into_iter().for_each(|job| self.log.take_from_side(job));
+        self.tell(&reports);
+        last
+    }
+
+    fn tell(&mut self, reports: &[Report]) {
+        for report in reports {
+            assert!(!matches!(report, Report::Failed(_)), "{report:?}");
+            self.front.take(report);
+        }
+    }
+
+    fn completions(&mut self) -> Vec<Completion> {
+        std::iter::from_fn(|| self.front.poll()).collect()
+    }
+
+    fn snapshot(&mut self, state: &State, op: u64) -> kvproto::ids::Position {
+        let (head, chunks, end) = state.snapshot(op);
+        self.front.begin_snapshot(head.at, head.keys);
+        chunks.into_iter().for_each(|chunk| self.front.snapshot_chunk(chunk));
+        self.front.end_snapshot(end);
+        head.at
+    }
+}
+
+fn state(view: u64, ops: usize) -> State {
+    State { ops: vec![epoch(view); ops], ..State::default() }
+}
+
+#[test]
+fn a_snapshot_is_taken_while_the_log_goes_on_and_what_it_replaces_goes() {
+    let mut journal = Whole::new(SimulatedDisk::default());
+    for first in (1..=91).step_by(10) {
+        journal.front.append(&entries(1, first..=first + 9));
+        journal.log();
+    }
+    assert_eq!(journal.completions(), [Completion::Safe(state(1, 100).position(100))]);
+    let before = journal.disk.files().len();
+    let at = journal.snapshot(&state(1, 100), 90);
+    journal.front.append(&entries(1, 101..=102));
+    journal.log();
+    journal.side();
+    let chunks = state(1, 100).snapshot(90).1.len() as u64;
+    assert_eq!(
+        journal.completions(),
+        [Completion::Safe(state(1, 102).position(102)), Completion::ChunksWritten(chunks)]
+    );
+    journal.log();
+    assert_eq!(journal.completions(), [Completion::Snapshot(at)]);
+    assert!(journal.disk.files().len() < before, "{:?}", journal.disk.files());
+    journal.disk.power_cycle(Loss::Everything);
+    assert_eq!(recover(&journal.disk, "after it").expect("sound").ops, state(1, 102).ops);
+}
+
+#[test]
+fn a_snapshot_of_a_log_that_was_reset_meanwhile_comes_to_nothing() {
+    let mut journal = Whole::new(SimulatedDisk::default());
+    journal.front.append(&entries(1, 1..=20));
+    journal.log();
+    journal.snapshot(&state(1, 20), 20);
+    journal.side();
+    journal.front.reset(kvproto::ids::Position::default());
+    let at = journal.snapshot(&state(2, 7), 7);
+    journal.front.reset(at);
+    journal.front.append(&entries(2, 8..=9));
+    journal.side();
+    journal.log();
+    assert_eq!(journal.completions(), [Completion::Safe(state(2, 9).position(9))]);
+    assert!(!journal.disk.files().iter().any(|file| file.starts_with("snapshot-")));
+    journal.disk.power_cycle(Loss::Everything);
+    assert_eq!(recover(&journal.disk, "after it").expect("sound").ops, state(2, 9).ops);
+}
+
+#[test]
+fn a_state_that_is_received_is_the_log_once_it_is_whole_and_the_old_one_until_then() {
+    let mut journal = Whole::new(SimulatedDisk::default());
+    journal.front.adopt(epoch(1));
+    journal.front.append(&entries(1, 1..=20));
+    journal.log();
+    journal.completions();
+    journal.front.reset(kvproto::ids::Position::default());
+    journal.front.adopt(epoch(2));
+    let (head, chunks, end) = state(2, 9).snapshot(9);
+    journal.front.begin_snapshot(head.at, head.keys);
+    journal.front.snapshot_chunk(chunks[0].clone());
+    journal.log();
+    assert_eq!(
+        journal.completions(),
+        [
+            Completion::Safe(kvproto::ids::Position::default()),
+            Completion::Adopted(epoch(2)),
+            Completion::ChunksWritten(1)
+        ]
+    );
+    let halfway = journal.disk.copy();
+    halfway.power_cycle(Loss::Nothing);
+    assert_eq!(recover(&halfway, "half of it").expect("sound").ops, state(1, 20).ops);
+    for chunk in &chunks[1..] {
+        journal.front.snapshot_chunk(chunk.clone());
+    }
+    journal.front.end_snapshot(end);
+    journal.front.reset(head.at);
+    journal.log();
+    assert_eq!(journal.completions(), [Completion::Safe(head.at)]);
+    journal.disk.power_cycle(Loss::Everything);
+    let found = recover(&journal.disk, "all of it").expect("sound");
+    assert_eq!((found.ops, found.adopted), (state(2, 9).ops, epoch(2)));
+}
+
+#[test]
+fn a_reset_does_not_wait_for_room_that_only_it_can_make() {
+    let mut journal = Whole::new(SimulatedDisk::new(8 << 10));
+    journal.front.append(&entries(1, 1..=10));
+    assert_eq!(journal.log(), Left::Nothing);
+    let mut op = 10;
+    while journal.log() == Left::Nothing {
+        op += 1;
+        journal.front.append(&entries(1, op..=op));
+    }
+    journal.completions();
+    journal.front.reset(kvproto::ids::Position::default());
+    assert_eq!(journal.log(), Left::Nothing);
+    assert_eq!(journal.completions(), [Completion::Safe(kvproto::ids::Position::default())]);
+}

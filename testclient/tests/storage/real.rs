@@ -1,0 +1,102 @@
+//! The journal of a server on the file system of this machine.
+
+use std::path::Path;
+
+use kvproto::ids::{OpNumber, Position};
+use kvserver::journal::engine::Found;
+use kvserver::journal::writer::{DiskJournal, open};
+use kvserver::journal::{Completion, Journal};
+
+use crate::life::{State, entries, epoch};
+
+async fn until(journal: &mut DiskJournal, wanted: Completion) {
+    loop {
+        while let Some(completion) = journal.poll() {
+            if completion == wanted {
+                return;
+            }
+        }
+        assert!(journal.failed().is_none(), "{:?}", journal.failed());
+        journal.changed().await;
+    }
+}
+
+fn ops(root: &Path) -> (u64, u64) {
+    let (engine, found) = open(root).expect("ours");
+    let Found::Sound(recovered) = found else {
+        panic!("{found:?}");
+    };
+    let base = recovered.snapshot.map_or(0, |snapshot| snapshot.head.at.op.0);
+    let mut next = base + 1;
+    loop {
+        let read = engine.read(OpNumber(next), 1 << 20).expect("it was checked");
+        let Some(last) = read.last() else {
+            break;
+        };
+        assert_eq!(read[..], entries(1, next..=last.op().0)[..]);
+        next = last.op().next().0;
+    }
+    assert_eq!(recovered.last.op.0 + 1, next);
+    (base, recovered.last.op.0)
+}
+
+#[tokio::test]
+async fn a_journal_on_a_real_disk_is_found_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (engine, found) = open(dir.path()).expect("it is empty");
+    assert!(matches!(found, Found::Nothing), "{found:?}");
+    let state = State { ops: vec![epoch(1); 2000], ..State::default() };
+    let mut journal = DiskJournal::start(engine, OpNumber(0)).expect("threads");
+    journal.adopt(epoch(1));
+    for first in (1..=1991).step_by(10) {
+        journal.append(&entries(1, first..=first + 9));
+    }
+    until(&mut journal, Completion::Safe(state.position(2000))).await;
+    let (head, chunks, end) = state.snapshot(1500);
+    journal.begin_snapshot(head.at, head.keys);
+    chunks.into_iter().for_each(|chunk| journal.snapshot_chunk(chunk));
+    journal.end_snapshot(end);
+    until(&mut journal, Completion::Snapshot(head.at)).await;
+    journal.append(&entries(1, 2001..=2001));
+    drop(journal);
+    assert_eq!(ops(dir.path()), (1500, 2001), "its end waits for what was called");
+
+    let (engine, _) = open(dir.path()).expect("ours");
+    let mut journal = DiskJournal::start(engine, OpNumber(2001)).expect("threads");
+    journal.reset(Position::default());
+    let (head, chunks, end) = state.snapshot(40);
+    journal.begin_snapshot(head.at, head.keys);
+    chunks.into_iter().for_each(|chunk| journal.snapshot_chunk(chunk));
+    journal.end_snapshot(end);
+    journal.reset(head.at);
+    until(&mut journal, Completion::Safe(head.at)).await;
+    journal.append(&entries(1, 41..=50));
+    until(&mut journal, Completion::Safe(state.position(50))).await;
+    drop(journal);
+    assert_eq!(ops(dir.path()), (40, 50));
+}
+
+#[test]
+fn a_flipped_byte_on_a_real_disk_is_noticed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut engine, _) = open(dir.path()).expect("it is empty");
+    for op in 1..=3 {
+        engine.append(&entries(1, op..=op));
+        assert!(engine.flush().expect("the disk works"));
+    }
+    drop(engine);
+    let segment = dir.path().join("era-000001/000002-00000000000000000000.journal");
+    let name = if segment.exists() {
+        segment
+    } else {
+        dir.path().join("era-000001/000001-00000000000000000000.journal")
+    };
+    let mut bytes = std::fs::read(&name).expect("the segment");
+    bytes[150] ^= 1;
+    std::fs::write(&name, &bytes).expect("the segment");
+    let (_, found) = open(dir.path()).expect("ours");
+    let Found::Damaged(damage) = found else {
+        panic!("{found:?}");
+    };
+    assert!(damage.to_string().contains(".journal at byte 104"), "{damage}");
+}
