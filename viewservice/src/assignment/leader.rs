@@ -142,17 +142,16 @@ pub struct Leader {
 }
 
 impl Leader {
-    /// Begins to lead from this state: everybody in it has a full `dead-after` to be heard.
+    /// Begins to lead from this state: everybody in it has a full `dead-after` to be heard, and until
+    /// its stream stands it is neither recruited nor promoted.
     #[must_use]
     pub fn new(state: ViewState, now: Timestamp) -> Leader {
         let known: Vec<_> = state.servers().collect();
-        Leader {
-            liveness: Liveness::new(&state.view().settings, known, now),
-            state,
-            attending: BTreeMap::new(),
-            waiting: None,
-            mixing_noticed: false,
+        let mut liveness = Liveness::new(&state.view().settings, known.iter().cloned(), now);
+        if state.kind() == Some(Kind::Full) {
+            known.iter().for_each(|member| liveness.suspect(member));
         }
+        Leader { liveness, state, attending: BTreeMap::new(), waiting: None, mixing_noticed: false }
     }
 
     /// Takes in what happened, and says what is to be done.

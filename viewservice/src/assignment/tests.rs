@@ -58,6 +58,8 @@ struct Process {
 struct World {
     kind: Kind,
     leader: Leader,
+    /// What the log holds.
+    kept: ViewState,
     /// Streams asked for so far.
     streams: u64,
     now: Timestamp,
@@ -80,9 +82,11 @@ impl World {
 
     fn with(kind: Kind, settings: Settings) -> World {
         let now = Timestamp::from_nanos(1_000_000_000);
+        let state = ViewState::new(ClusterId([7; 16]), settings);
         World {
             kind,
-            leader: Leader::new(ViewState::new(ClusterId([7; 16]), settings), now),
+            leader: Leader::new(state.clone(), now),
+            kept: state,
             streams: 0,
             now,
             steps: 0,
@@ -149,10 +153,23 @@ impl World {
         self.ping(name);
     }
 
+    /// The view service ends and starts again: streams break, and what the log holds is there.
+    fn restart_views(&mut self) {
+        self.leader = Leader::new(self.kept.clone(), self.now);
+        self.servers.values_mut().for_each(|process| process.stream = None);
+    }
+
     /// One step of the view service. Whatever the planner wants the law allows, and it comes to rest.
+    /// Its commits make of what the log held what the leader holds. They are not among the effects
+    /// that are returned.
     fn step(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.leader.step(self.now, event, &mut effects);
+        for commit in effects.extract_if(.., |effect| matches!(effect, Effect::Commit(_))) {
+            let Effect::Commit(command) = commit else { unreachable!() };
+            self.kept.apply(command).expect("a commit is allowed");
+        }
+        assert_eq!(self.kept, self.leader.state);
         for effect in &effects {
             if let Effect::Notice(Notice::Refused(command, refusal)) = effect {
                 let planned = matches!(command, Command::Propose { .. } | Command::Forget { .. });
@@ -215,6 +232,7 @@ impl World {
 
     /// Applies a command behind the leader's back; the law may refuse.
     fn propose(&mut self, command: Command) -> Result<Applied, Refusal> {
+        let _as_the_leader = self.kept.apply(command.clone());
         self.leader.state.apply(command)
     }
 

@@ -1,7 +1,7 @@
 //! What the view service answers, tells and asks for, step by step.
 
 use super::*;
-use crate::assignment::liveness::Death;
+use crate::assignment::liveness::{Death, State};
 use kvproto::registration::{RefusedReason, ToServer};
 
 const A_WHILE: Duration = Duration::from_secs(2);
@@ -180,4 +180,29 @@ fn waiting_is_told_when_it_begins_when_it_changes_and_when_it_ends() {
         },
     });
     assert!(notices(&back).contains(&&Notice::NoLongerWaiting));
+}
+
+/// Whoever was registered when the view service ended may be gone since.
+#[test]
+fn a_new_leader_recruits_and_promotes_nobody_whom_it_has_not_heard() {
+    let mut world = World::setup(Kind::Full, 3, &["s1", "s2", "s3"]);
+    world.kill("s3");
+    world.pass(A_WHILE);
+    let view = world.view();
+    assert_eq!(view.members().count(), 2);
+    world.restart_views();
+    world.settle();
+    let states = world.leader.report(world.now).servers.into_iter().map(|server| server.state);
+    assert!(states.into_iter().all(|state| state == State::Suspected));
+    world.pass(DEAD_AFTER * 4);
+    assert_eq!(world.view(), view, "those that came back are left in peace, s3 stays out");
+
+    world.restart_views();
+    world.kill("s1");
+    world.habit("s2", Habit::Silent);
+    world.pass(DEAD_AFTER / 2);
+    assert_eq!(world.view(), view, "s1 may still be there");
+    world.habit("s2", Habit::Follows);
+    world.pass(DEAD_AFTER * 2);
+    assert!(world.view().is_primary(&world.present("s2")));
 }
