@@ -13,7 +13,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # cargo keeps the artifacts of the profile `dev` in `debug`.
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean verify fix bench bench-inprocess scenes failover sim model mutants
+.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean clean-data verify fix bench bench-inprocess scenes failover sim model mutants
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -106,3 +106,9 @@ clean: ## stop what run targets started, remove programs and logs
 		esac; \
 	done
 	rm -rf bin logs
+
+clean-data: ## remove what the run targets have stored, after asking
+	@if [ ! -e data ]; then echo "there is no data"; exit 0; fi; \
+	du -sh data/*; \
+	read -r -p "Remove all of this for ever? [y/N] " answer || true; \
+	if [ "$${answer:-}" = y ]; then rm -rf data; else echo "nothing was removed"; fi

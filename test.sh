@@ -84,7 +84,9 @@ start() { # name, program, flags...
   "$@" >"$logs/$name.log" 2>&1 &
   pids[$name]=$!
 }
-start_server() { start "$1" "$bin/kvserver" --addr "${address[$1]}" --vs "$vs"; }
+start_server() {
+  start "$1" "$bin/kvserver" --addr "${address[$1]}" --vs "$vs" --data-dir "$logs/data/$1"
+}
 crash() { # as a power cut would
   kill -KILL "${pids[$1]}"
   # bash reports the end of a killed job on stderr; the log of this script is no place for it.
@@ -162,7 +164,7 @@ layout() {
   printf 'primary=%s backup=%s' "$primary" "$backups"
 }
 
-start viewservice "$bin/viewservice" --addr "$vs"
+start viewservice "$bin/viewservice" --addr "$vs" --data-dir "$logs/data/viewservice"
 becomes "the view service answers, and nobody is primary" "primary= backup=" layout
 
 start_server s1
@@ -192,5 +194,5 @@ is "b is still 2" 2 kvctl get b
 is "c is still 3" 3 kvctl get c
 
 start_server s1
-becomes "S1 comes back, empty, and is brought up as backup" "primary=s3 backup=s1" layout
+becomes "S1 comes back and is brought up as backup" "primary=s3 backup=s1" layout
 is "a is still 1" 1 kvctl get a

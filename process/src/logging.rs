@@ -24,10 +24,17 @@ pub fn say(line: impl Display) {
     let _lost = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Begins to log at level info, or as `RUST_LOG` says. A second call changes nothing.
+/// What is logged unless `RUST_LOG` says otherwise. The Raft library tells its life at level info.
+const USUAL: &str = "info,openraft=warn";
+
+/// Begins to log what is usual, or as `RUST_LOG` says. A second call changes nothing.
 pub fn init(format: LogFormat) {
-    let filter =
-        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(asked) => {
+            EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(asked)
+        }
+        Err(_) => EnvFilter::new(USUAL),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -6,6 +6,7 @@ use crate::ids::{
     ViewNumber,
 };
 use crate::view::{Role, View, ViewOrder};
+use serde::{Deserialize, Serialize};
 
 /// Level of the protocol between our own programs. It rises with every kind of message or op that
 /// an older program would not understand.
@@ -34,7 +35,7 @@ pub enum FromServer {
 }
 
 /// What a server found in its data directory when it started. What is damaged counts as not there.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Held {
     /// Which directory.
     pub storage: StorageId,

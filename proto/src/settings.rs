@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::rules::{Rule, keeps};
-
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::rules::{Rule, keeps};
+
 /// Timings, limits and copies, the same for all servers of a cluster.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// A server pings the view service this often.
     pub ping_interval: Duration,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{ClusterId, Epoch, Generation, Member, Revision, ServerName, ViewNumber};
 use crate::settings::Settings;
 
 /// Whether the primary of a view has begun to act in it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum ViewStatus {
     /// Named by the view service; nobody commits in it yet.
     Proposed,
@@ -26,7 +28,7 @@ pub struct ViewOrder {
 }
 
 /// A numbered configuration of the cluster, as the view service says it stands.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct View {
     /// Which cluster.
     pub cluster: ClusterId,

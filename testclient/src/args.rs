@@ -331,6 +331,12 @@ pub struct Up {
     /// Where the logs go.
     #[arg(long, value_name = "DIR", default_value = "logs")]
     pub log_dir: PathBuf,
+    /// Where the data goes, from one start to the next.
+    #[arg(long, value_name = "DIR", default_value = "data/cluster")]
+    pub data_dir: PathBuf,
+    /// Begin with an empty cluster that keeps its data in memory only.
+    #[arg(long, conflicts_with = "data_dir")]
+    pub in_memory: bool,
 }
 
 /// Explore small worlds exhaustively.

@@ -36,7 +36,7 @@ pub struct Options {
     pub servers: usize,
     /// Copies of the data, the primary included.
     pub copies: u32,
-    /// Whether the servers keep their data on disk, beside the logs.
+    /// Whether the servers keep their data on disk.
     pub durable: bool,
     /// Further flags of the view service, such as timings.
     pub view_service_flags: Vec<String>,
@@ -46,6 +46,9 @@ pub struct Options {
     pub first_port: Option<u16>,
     /// Where logs and process ids go; `None` takes a directory that goes away when all is well.
     pub log_dir: Option<PathBuf>,
+    /// Where the processes keep their data, each in a directory of its own, from one cluster to the
+    /// next; `None` takes a place beside the logs, which is empty at the beginning.
+    pub data_dir: Option<PathBuf>,
     /// Whether all links to the servers, those between them included, lose calls, by which seed.
     pub unreliable: Option<u64>,
 }
@@ -60,6 +63,7 @@ impl Default for Options {
             server_flags: Vec::new(),
             first_port: None,
             log_dir: None,
+            data_dir: None,
             unreliable: None,
         }
     }
@@ -99,6 +103,8 @@ impl fmt::Display for Layout {
 /// The processes, and what is needed to talk to them.
 pub struct Cluster {
     view_service: Process,
+    /// What the view service keeps.
+    views: PathBuf,
     servers: Vec<Process>,
     view_service_addr: String,
     names: Vec<String>,
@@ -122,6 +128,16 @@ impl Logs {
     }
 }
 
+/// Removes a directory with all that is in it, if there is one.
+fn empty(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Cluster {
     /// Chooses ports and a place for logs. Nothing runs yet.
     ///
@@ -142,6 +158,14 @@ impl Cluster {
                 (Logs::Temporary(Some(dir)), "127.0.0.1")
             }
         };
+        let data = match &options.data_dir {
+            Some(path) => path.clone(),
+            None => {
+                let path = logs.path().join("data");
+                empty(&path)?;
+                path
+            }
+        };
         let addresses = (0..=options.servers)
             .map(|index| {
                 let port = match options.first_port {
@@ -159,9 +183,12 @@ impl Cluster {
             })
             .collect::<Result<Vec<_>>>()?;
         let (view_service_addr, listening) = addresses.split_first().expect("at least one address");
+        let views = data.join("viewservice");
         let mut flags = vec![
             "--addr".to_owned(),
             view_service_addr.clone(),
+            "--data-dir".to_owned(),
+            views.display().to_string(),
             "--copies".to_owned(),
             options.copies.to_string(),
         ];
@@ -176,21 +203,20 @@ impl Cluster {
                 None => addr.clone(),
             };
             let flags = ["--addr", addr, "--advertise", &name, "--vs", view_service_addr];
-            let own = flags.map(str::to_owned).into_iter();
-            let own = own.chain(match options.durable {
-                true => {
-                    let dir = logs.path().join("data").join(format!("s{}", index + 1));
-                    vec!["--data-dir".to_owned(), dir.display().to_string()]
-                }
-                false => vec!["--in-memory".to_owned()],
-            });
-            let flags = own.chain(options.server_flags.iter().cloned()).collect();
+            let mut flags: Vec<_> = flags.map(str::to_owned).into();
             let label = format!("s{}", index + 1);
+            if options.durable {
+                flags.extend(["--data-dir".to_owned(), data.join(&label).display().to_string()]);
+            } else {
+                flags.push("--in-memory".to_owned());
+            }
+            flags.extend(options.server_flags.iter().cloned());
             servers.push(Process::new("kvserver", &label, flags, logs.path())?);
             names.push(name);
         }
         Ok(Cluster {
             view_service,
+            views,
             servers,
             client: connect(view_service_addr, Duration::from_secs(2)).await?,
             view_service_addr: view_service_addr.clone(),
@@ -254,6 +280,15 @@ impl Cluster {
     /// Ends the view service at once (SIGKILL).
     pub fn kill_view_service(&mut self) {
         self.view_service.kill();
+    }
+
+    /// Ends the view service at once, and its disk is lost with it.
+    ///
+    /// # Errors
+    /// When its data cannot be removed.
+    pub fn lose_view_service(&mut self) -> Result<()> {
+        self.view_service.kill();
+        empty(&self.views)
     }
 
     /// Waits until a server has ended, and returns its exit code (`None`: ended by a signal).
@@ -437,20 +472,17 @@ impl Cluster {
             .find_map(Process::ended_by_itself)
     }
 
-    /// Starts again the servers that have ended although nobody ended them here. Returns their
-    /// indexes, each with how its last life ended.
+    /// Starts again the processes that have ended although nobody ended them here. Returns what they
+    /// are called, each with how its last life ended.
     ///
     /// # Errors
-    /// When the view service has ended, with which the views are gone, or a program cannot be run.
-    pub fn restart_ended(&mut self) -> Result<Vec<(usize, String)>> {
-        if let Some(what) = self.view_service.ended_by_itself() {
-            bail!("{what}\nwithout its view service the cluster is over");
-        }
+    /// When a program cannot be run.
+    pub fn restart_ended(&mut self) -> Result<Vec<(String, String)>> {
         let mut restarted = Vec::new();
-        for (index, server) in self.servers.iter_mut().enumerate() {
-            if let Some(what) = server.ended_by_itself() {
-                server.start()?;
-                restarted.push((index, what));
+        for process in std::iter::once(&mut self.view_service).chain(&mut self.servers) {
+            if let Some(what) = process.ended_by_itself() {
+                process.start()?;
+                restarted.push((process.label().to_owned(), what));
             }
         }
         Ok(restarted)

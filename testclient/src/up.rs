@@ -14,11 +14,11 @@ use crate::report::say;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Starts the cluster, waits until it is ready, prints lines to copy and keeps it running until
-/// `stop`. A server that ends, killed by the user perhaps, is started again after a while. Whatever
+/// `stop`. A process that ends, killed by the user perhaps, is started again after a while. Whatever
 /// the end, no process is left.
 ///
 /// # Errors
-/// When a port is taken, the cluster does not come up, or its view service ends.
+/// When a port is taken or the cluster does not come up.
 pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
     // Each server alone would take most of the machine for itself.
     let share = || format!("{}%", (70 / options.servers).max(1));
@@ -29,6 +29,8 @@ pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
         first_port: Some(options.first_port),
         server_flags: vec!["--max-memory".into(), max_memory],
         log_dir: Some(options.log_dir.clone()),
+        durable: !options.in_memory,
+        data_dir: (!options.in_memory).then(|| options.data_dir.clone()),
         ..Options::default()
     };
     eprintln!("starting a view service and {} servers", options.servers);
@@ -37,23 +39,26 @@ pub async fn run(options: &Up, stop: CancellationToken) -> Result<ExitCode> {
         () = stop.cancelled() => return Ok(ExitCode::from(130)),
     };
     let primary = cluster.layout().await?.primary.unwrap_or(0);
-    introduce(&cluster, primary)?;
+    introduce(&cluster, primary, options.in_memory)?;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        for (index, what) in cluster.restart_ended()? {
-            let name = cluster.server_name(index);
-            let id = cluster.server_id(index).unwrap_or_default();
-            eprintln!("{}\nstarted s{} at {name} again, empty (process {id})", what, index + 1);
+        for (label, what) in cluster.restart_ended()? {
+            eprintln!("{what}\nstarted {label} again");
         }
     }
-    say("stopping; the data of this in-memory cluster goes with it")?;
+    if options.in_memory {
+        say("stopping; the data of this in-memory cluster goes with it")?;
+    } else {
+        let data = options.data_dir.display();
+        say(format!("stopping; the data stays in {data}, and the next start goes on with it"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn introduce(cluster: &Cluster, primary: usize) -> Result<()> {
+fn introduce(cluster: &Cluster, primary: usize, in_memory: bool) -> Result<()> {
     let vs = cluster.view_service_addr();
     let program = |name: &str| {
         crate::cluster::program(name).map(|path| {
@@ -82,7 +87,8 @@ fn introduce(cluster: &Cluster, primary: usize) -> Result<()> {
     ))?;
     let pid_file = cluster.log_dir().join(format!("s{}.pid", primary + 1));
     say(format!("  kill -9 $(cat {})", pid_file.display()))?;
-    say(
-        "\nA server that was killed is started again within two seconds, empty. Ctrl-C stops everything.",
-    )
+    let state = if in_memory { ", empty" } else { ", with its data" };
+    say(format!(
+        "\nWhat was killed is started again within two seconds{state}. Ctrl-C stops everything."
+    ))
 }

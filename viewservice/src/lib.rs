@@ -1,6 +1,7 @@
 //! The view service: who is primary, who is backup, one truth.
 //!
 //! - [`assignment`]: every decision, pure
+//! - [`raft`]: the log that keeps them; [`home`]: the data directory that it is in
 //! - [`monitor`]: the one task that owns them and tells everybody
 //! - [`api`]: the gRPC services; [`calls`] counts what they handle
 //! - [`config`]: the command line, validated
@@ -9,7 +10,9 @@ pub mod api;
 pub mod assignment;
 pub mod calls;
 pub mod config;
+pub mod home;
 pub mod monitor;
+pub mod raft;
 
 use std::sync::Arc;
 
@@ -21,13 +24,13 @@ use kvproto::pb;
 use kvproto::pb::legacy::view_service_server::ViewServiceServer as LegacyServer;
 use kvproto::pb::viewservice::registration_server::RegistrationServer;
 use kvproto::pb::viewservice::view_service_server::ViewServiceServer;
-use kvproto::{ClusterId, Settings};
 use tokio_util::sync::CancellationToken;
 use tonic_reflection::server::Builder as Reflection;
 use tracing::info;
 
 use crate::api::Api;
 use crate::calls::Calls;
+use crate::home::Home;
 
 /// What the calls of clients may hold: views and their settings are small. Registrations are streams
 /// of our own servers, which last as long as a server lives.
@@ -40,22 +43,20 @@ const CALL_LIMITS: CallLimits = CallLimits {
 /// Messages to the view service are small: names, numbers, a short reason.
 const MESSAGE_SIZE_MAX: usize = 1 << 20;
 
-/// Serves a new cluster on these listeners until the token is cancelled.
+/// Serves the cluster of this directory on these listeners until the token is cancelled.
 ///
 /// # Errors
-/// When the server cannot run.
-pub async fn run(
-    settings: Settings,
-    listeners: Listeners,
-    token: CancellationToken,
-) -> anyhow::Result<()> {
-    let cluster = ClusterId(rand::random());
+/// When the server cannot run, or cannot keep what it decides.
+pub async fn run(home: Home, listeners: Listeners, token: CancellationToken) -> anyhow::Result<()> {
+    let Home { dir, log, state } = home;
     info!(
-        "new cluster {cluster}; its views are kept in memory, and servers of an older cluster serve \
-         on by themselves until they are restarted"
+        "cluster {}, view {}, in {}",
+        state.view().cluster,
+        state.view().number,
+        dir.path().display()
     );
     let stop = token.child_token();
-    let monitor = monitor::start(cluster, settings, clock::now(), stop.clone());
+    let monitor = monitor::start(log, state, clock::now(), stop.clone());
     let api = Api::new(monitor.handle, Arc::new(Calls::default()), stop.clone());
 
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -76,17 +77,20 @@ pub async fn run(
         .add_service(descriptors().build_v1alpha().context("build reflection v1alpha")?);
     let places = machine::connections_max(serve::CONNECTIONS_MAX);
     let serving = serve::serve(router, listeners, places, None, stop.clone());
+    let mut monitor = monitor.task;
     tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = &mut serving => ended,
-        // Without its monitor the service would answer with old views for ever.
-        gone = monitor.task => {
+    let (ended, kept) = tokio::select! {
+        ended = &mut serving => {
             stop.cancel();
-            let ended = serving.await;
-            gone.context("the monitor failed")?;
-            ended
+            (ended, monitor.await)
+        }
+        // Without its monitor the service would answer with old views for ever.
+        kept = &mut monitor => {
+            stop.cancel();
+            (serving.await, kept)
         }
     };
-    stop.cancel();
+    drop(dir);
+    kept.context("the monitor failed")??;
     ended.context("serve gRPC")
 }

@@ -7,18 +7,14 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use kvprocess::shutdown::Signals;
 use kvprocess::{args, listen, logging};
-use kvproto::Settings;
 use viewservice::config::Config;
+use viewservice::home::{Home, HomeError};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let config: Config = args::parse();
     logging::init(config.log_format);
-    let settings = config.settings().unwrap_or_else(|contradiction| {
-        let mut command = Config::command();
-        command.error(ErrorKind::ValueValidation, contradiction).exit()
-    });
-    match serve(&config, settings).await {
+    match serve(&config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             logging::say(format!("viewservice: {error:#}"));
@@ -27,10 +23,17 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve(config: &Config, settings: Settings) -> anyhow::Result<()> {
+async fn serve(config: &Config) -> anyhow::Result<()> {
     let signals = Signals::install().context("listen to signals")?;
     let listeners = listen::bind(&config.addr, config.insecure)?;
+    let directory = config.data_dir(listeners.port());
+    let home = match Home::open(&directory, &config.settings).await {
+        Err(HomeError::Flags(wrong)) => {
+            Config::command().error(ErrorKind::ValueValidation, wrong).exit()
+        }
+        opened => opened?,
+    };
     let addresses: Vec<_> = listeners.addresses().iter().map(ToString::to_string).collect();
     logging::say(format!("viewservice ready on {}", addresses.join(", ")));
-    viewservice::run(settings, listeners, signals.token()).await
+    viewservice::run(home, listeners, signals.token()).await
 }

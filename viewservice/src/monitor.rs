@@ -1,16 +1,18 @@
 //! The one task that owns the [`Leader`]. Requests come in through a bounded mailbox, views go out
 //! through a watch channel, which shows slow readers the newest record rather than each.
 //!
-//! It decides nothing: it turns requests into events, and performs effects.
+//! It decides nothing: it turns requests into events, hands what must be kept to the [`ViewLog`], and
+//! performs the other effects of a step when that is done. When the log fails the monitor ends, and
+//! what was not kept has no effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvprocess::clock;
 use kvprocess::dial::{self, Probe};
 use kvproto::registration::{Progress, RefusedReason, ToServer, Wish};
-use kvproto::{ClusterId, ServerName, Settings, Timestamp, View, ViewNumber};
+use kvproto::{ServerName, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -21,6 +23,7 @@ use crate::assignment::law::ViewState;
 use crate::assignment::leader::{Effect, Event, Leader, Report, Stream};
 use crate::assignment::notice::{Level, Notice};
 use crate::assignment::requests::Registration;
+use crate::raft::{Change, Leading, LogFailed, ViewLog};
 
 /// Every server pings twice a second and requests are answered in microseconds, so a full mailbox
 /// means a flood; senders then wait.
@@ -177,23 +180,20 @@ impl Handle {
 pub struct Running {
     /// How to talk to it.
     pub handle: Handle,
-    /// Ends when the token is cancelled; any other end is an error of ours.
-    pub task: JoinHandle<()>,
+    /// Ends when the token is cancelled, and then the log is closed; or when the log fails.
+    pub task: JoinHandle<Result<(), LogFailed>>,
 }
 
-/// Starts the monitor of a new cluster. Must be called within a tokio runtime.
+/// Starts the monitor, which leads from this state, the last one in the log. Must be called within a
+/// tokio runtime.
 #[must_use]
-pub fn start(
-    cluster: ClusterId,
-    settings: Settings,
-    now: Timestamp,
-    token: CancellationToken,
-) -> Running {
-    let leader = Leader::new(ViewState::new(cluster, settings), now);
+pub fn start(log: ViewLog, state: ViewState, now: Timestamp, token: CancellationToken) -> Running {
+    let leader = Leader::new(state, now);
     let (views, seen) = watch::channel(Arc::new(leader.view().clone()));
     let (mailbox, requests) = mpsc::channel(MAILBOX);
     let monitor = Monitor {
         leader,
+        log,
         views,
         attending: BTreeMap::new(),
         probing: BTreeMap::new(),
@@ -216,6 +216,7 @@ enum Asking {
 
 struct Monitor {
     leader: Leader,
+    log: ViewLog,
     views: watch::Sender<Arc<View>>,
     /// How to reach the server on each open stream, by the number of the stream.
     attending: BTreeMap<u64, mpsc::Sender<ToServer>>,
@@ -227,61 +228,99 @@ struct Monitor {
 }
 
 impl Monitor {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, token: CancellationToken) {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = token.cancelled() => break,
-                _ = ticks.tick() => self.step(Event::Tick),
-                Some(request) = requests.recv() => self.handle(request),
-            }
-        }
+    /// May be cut short wherever it waits: a step whose commit was not awaited has had no effect, and
+    /// whoever leads next goes on from what the log holds.
+    async fn run(
+        mut self,
+        requests: mpsc::Receiver<Request>,
+        token: CancellationToken,
+    ) -> Result<(), LogFailed> {
+        let served = token.run_until_cancelled(self.serve(requests)).await;
         self.probing.values().for_each(AbortHandle::abort);
+        self.log.close().await;
+        served.unwrap_or(Ok(()))
     }
 
-    fn handle(&mut self, request: Request) {
+    async fn serve(&mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), LogFailed> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut leading = self.log.watch_leader();
+        loop {
+            tokio::select! {
+                _ = leading.changed() => return Err(no_longer(&leading.borrow())),
+                _ = ticks.tick() => self.step(Event::Tick).await?,
+                Some(request) = requests.recv() => self.handle(request).await?,
+            }
+        }
+    }
+
+    async fn handle(&mut self, request: Request) -> Result<(), LogFailed> {
         match request {
             Request::Ping { server, number, answer } => {
-                self.step(Event::PlainPing { server, number });
+                self.step(Event::PlainPing { server, number }).await?;
                 let _caller_gone = answer.send(self.view());
             }
             Request::Register { registration, tell, answer } => {
                 self.streams += 1;
                 self.asking = Asking::Server { tell, answer };
-                self.step(Event::Register { stream: self.streams, registration });
+                self.step(Event::Register { stream: self.streams, registration }).await?;
             }
-            Request::Progress(stream, progress) => self.step(Event::Ping(stream, progress)),
-            Request::Wish(stream, wish) => self.step(Event::Wish(stream, wish)),
-            Request::Broken(stream) => self.broken(stream),
-            Request::Gone(stream) => self.step(Event::Gone(stream)),
+            Request::Progress(stream, progress) => self.step(Event::Ping(stream, progress)).await?,
+            Request::Wish(stream, wish) => self.step(Event::Wish(stream, wish)).await?,
+            Request::Broken(stream) => {
+                self.attending.remove(&stream.number);
+                self.step(Event::Broken(stream)).await?;
+            }
+            Request::Gone(stream) => self.step(Event::Gone(stream)).await?,
             Request::Report(answer) => {
                 let _caller_gone = answer.send(self.leader.report(clock::now()));
             }
             Request::Force { server, answer } => {
                 self.asking = Asking::Operator(answer);
-                self.step(Event::Force { server });
+                self.step(Event::Force { server }).await?;
             }
         }
+        Ok(())
     }
 
-    fn broken(&mut self, stream: Stream) {
-        self.attending.remove(&stream.number);
-        self.step(Event::Broken(stream));
-    }
-
-    fn step(&mut self, event: Event) {
-        let mut effects = Vec::new();
-        self.leader.step(clock::now(), event, &mut effects);
-        for effect in effects {
-            self.perform(effect);
+    /// One event, and what follows from performing its effects.
+    async fn step(&mut self, event: Event) -> Result<(), LogFailed> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut effects = Vec::new();
+            self.leader.step(clock::now(), event, &mut effects);
+            self.commit(&mut effects).await?;
+            events.extend(effects.into_iter().filter_map(|effect| self.perform(effect)));
         }
+        Ok(())
     }
 
-    fn perform(&mut self, effect: Effect) {
+    /// Takes the commits out of the effects of a step, and returns when they are durable.
+    async fn commit(&mut self, effects: &mut Vec<Effect>) -> Result<(), LogFailed> {
+        let mut commands = Vec::new();
+        for commit in effects.extract_if(.., |effect| matches!(effect, Effect::Commit(_))) {
+            if let Effect::Commit(command) = commit {
+                commands.push(command);
+            }
+        }
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let kept = self.log.propose(Change::Apply(commands)).await?;
+        assert!(
+            kept == *self.leader.state(),
+            "the log and its leader disagree, which a deterministic law cannot: {kept:?} {:?}",
+            self.leader.state()
+        );
+        Ok(())
+    }
+
+    /// What happens at once because of it, if anything.
+    fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
+            Effect::Commit(_) => unreachable!("commits are taken out before"),
             Effect::Publish(view) => drop(self.views.send_replace(Arc::new(*view))),
-            Effect::Admitted(stream, view) => self.admitted(stream, *view),
+            Effect::Admitted(stream, view) => return self.admitted(stream, *view),
             Effect::Rejected { reason, message, .. } => {
                 if let Asking::Server { answer, .. } = self.take_asking() {
                     let _caller_gone = answer.send(Err(Refused { reason, message }));
@@ -307,16 +346,18 @@ impl Monitor {
             }
             Effect::Notice(notice) => log(&notice),
         }
+        None
     }
 
-    fn admitted(&mut self, stream: Stream, view: View) {
+    fn admitted(&mut self, stream: Stream, view: View) -> Option<Event> {
         self.stop_probing(&stream.member.name);
         if let Asking::Server { tell, answer } = self.take_asking() {
-            self.attending.insert(stream.number, tell);
             if answer.send(Ok((stream.clone(), Arc::new(view)))).is_err() {
-                self.broken(stream);
+                return Some(Event::Broken(stream));
             }
+            self.attending.insert(stream.number, tell);
         }
+        None
     }
 
     fn stop_probing(&mut self, name: &ServerName) {
@@ -331,6 +372,14 @@ impl Monitor {
 
     fn view(&self) -> Arc<View> {
         self.views.borrow().clone()
+    }
+}
+
+/// With one voter nobody else can lead, so this process cannot come to lead again.
+fn no_longer(leading: &Leading) -> LogFailed {
+    match leading {
+        Leading::Failed(why) => why.clone(),
+        Leading::No | Leading::Yes => LogFailed::new("this process does not lead it any more"),
     }
 }
 

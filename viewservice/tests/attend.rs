@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvprocess::{dial, listen};
@@ -16,12 +17,15 @@ use kvproto::registration::{
     FromServer, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish,
 };
 use kvproto::{ClusterId, Incarnation, Member, OpNumber, Role, Settings, View};
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
+use viewservice::config::SettingFlags;
+use viewservice::home::Home;
 
 /// Nobody dies of silence in these tests, so whatever is noticed was noticed by other means.
 const NEVER: Duration = Duration::from_secs(600);
@@ -31,6 +35,8 @@ struct Service {
     channel: Channel,
     token: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
+    /// Where it keeps its state.
+    directory: Arc<TempDir>,
 }
 
 impl Service {
@@ -44,13 +50,25 @@ impl Service {
     }
 
     async fn with(settings: Settings) -> Service {
-        settings.validate().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        Service::at(Arc::new(directory), settings.into()).await
+    }
+
+    async fn at(directory: Arc<TempDir>, settings: SettingFlags) -> Service {
+        let home = Home::open(directory.path(), &settings).await.unwrap();
         let listeners = listen::bind("127.0.0.1:0", false).unwrap();
         let address = listeners.addresses()[0].to_string();
         let token = CancellationToken::new();
-        let running = tokio::spawn(viewservice::run(settings, listeners, token.clone()));
+        let running = tokio::spawn(viewservice::run(home, listeners, token.clone()));
         let channel = dial::connect(&address).await.unwrap();
-        Service { channel, token, running }
+        Service { channel, token, running, directory }
+    }
+
+    /// It stops, and a new one goes on with its directory.
+    async fn restart(mut self) -> Service {
+        self.token.cancel();
+        soon("the service to stop", &mut self.running).await.unwrap().unwrap();
+        Service::at(self.directory.clone(), SettingFlags::default()).await
     }
 
     fn views(&self) -> ViewServiceClient<Channel> {
@@ -469,6 +487,37 @@ async fn status_says_for_whom_the_cluster_waits_and_force_is_the_way_out() {
     let me = empty.member.clone();
     empty.until("the new generation", |view| view.is_primary(&me)).await;
     assert_eq!(empty.view.generation.0, 2);
+}
+
+#[tokio::test]
+async fn after_a_restart_the_same_views_go_on_and_servers_resume_their_lives() {
+    let service = Service::start().await;
+    let (primary, backup) = pair(&service).await;
+    let before = service.view().await;
+    let stale = Member { incarnation: Incarnation(99), ..primary.member.clone() };
+    let service = service.restart().await;
+    assert_eq!(service.view().await, before, "whoever only asks sees the same");
+
+    let mut streams = Vec::new();
+    for member in [&primary.member, &backup.member] {
+        let (attending, answer) = service.register(again(member, before.cluster)).await;
+        let ToServer::Registered { incarnation, view } = answer else {
+            panic!("{member} was not resumed: {answer:?}");
+        };
+        assert_eq!((incarnation, *view), (member.incarnation, before.clone()));
+        streams.push(attending);
+    }
+    let refused = service.refusal(again(&stale, before.cluster)).await;
+    assert_eq!(refused, RefusedReason::StaleIncarnation);
+
+    // Lives are numbered on from where they were, and nobody joins twice.
+    let mut newcomer = service.server().await;
+    assert!(newcomer.member.incarnation > backup.member.incarnation);
+    drop(streams.remove(0));
+    let killed = primary.kill();
+    let me = backup.member.clone();
+    newcomer.until("the promotion of the backup", |view| view.is_primary(&me)).await;
+    assert!(!newcomer.view.members().any(|member| *member == killed));
 }
 
 #[tokio::test]

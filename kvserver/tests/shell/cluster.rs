@@ -12,6 +12,7 @@ use kvproto::{Action, Change, Command, Outcome, Reply, RequestNumber, SessionId,
 use kvserver::Config;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use viewservice::home::Home;
 
 use crate::common::{Running, eventually, execute, get, put, put_eventually};
 
@@ -19,15 +20,19 @@ struct ViewService {
     name: String,
     _stop: tokio_util::sync::DropGuard,
     task: JoinHandle<anyhow::Result<()>>,
+    _data: tempfile::TempDir,
 }
 
 impl ViewService {
-    fn start() -> ViewService {
+    async fn start() -> ViewService {
+        let data = tempfile::tempdir().expect("a directory");
+        let settings = Settings::default().into();
+        let home = Home::open(data.path(), &settings).await.expect("a new cluster");
         let listeners = kvprocess::listen::bind("localhost:0", false).expect("a free port");
         let name = format!("localhost:{}", listeners.port());
         let stop = CancellationToken::new();
-        let task = tokio::spawn(viewservice::run(Settings::default(), listeners, stop.clone()));
-        ViewService { name, _stop: stop.drop_guard(), task }
+        let task = tokio::spawn(viewservice::run(home, listeners, stop.clone()));
+        ViewService { name, _stop: stop.drop_guard(), task, _data: data }
     }
 
     async fn view(&self) -> Option<View> {
@@ -73,7 +78,7 @@ async fn dump(server: &Running) -> Option<(Vec<(Bytes, Bytes)>, DumpSummary)> {
 
 #[tokio::test]
 async fn what_the_primary_acknowledged_is_on_the_backup() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start(&view_service.name);
     put_eventually(&first, "before", "1").await;
     let second = Running::start(&view_service.name);
@@ -94,7 +99,7 @@ async fn what_the_primary_acknowledged_is_on_the_backup() {
 
 #[tokio::test]
 async fn the_backup_of_a_crashed_primary_has_everything_and_gets_a_backup_itself() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
     let second = Running::start(&view_service.name);
@@ -113,7 +118,7 @@ async fn the_backup_of_a_crashed_primary_has_everything_and_gets_a_backup_itself
 
 #[tokio::test]
 async fn a_primary_that_shall_stop_hands_over_first() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
     let second = Running::start(&view_service.name);
@@ -126,7 +131,7 @@ async fn a_primary_that_shall_stop_hands_over_first() {
 
 #[tokio::test]
 async fn a_backup_that_shall_stop_leaves_the_view_first() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
     let second = Running::start(&view_service.name);
@@ -140,7 +145,7 @@ async fn a_backup_that_shall_stop_leaves_the_view_first() {
 
 #[tokio::test]
 async fn the_only_copy_goes_on_until_somebody_can_take_over() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
     first.stop.cancel();
@@ -156,7 +161,7 @@ async fn the_only_copy_goes_on_until_somebody_can_take_over() {
 
 #[tokio::test]
 async fn a_server_started_again_at_the_address_of_a_crashed_one_is_a_new_copy() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
     let second = Running::start(&view_service.name);
@@ -181,7 +186,7 @@ async fn a_server_started_again_at_the_address_of_a_crashed_one_is_a_new_copy() 
 
 #[tokio::test]
 async fn reads_and_writes_with_two_copies_go_on_without_the_view_service() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
     let second = Running::start(&view_service.name);
@@ -199,7 +204,7 @@ async fn reads_and_writes_with_two_copies_go_on_without_the_view_service() {
 
 #[tokio::test]
 async fn a_new_copy_is_brought_up_from_the_log_while_writes_go_on() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start(&view_service.name);
     put_eventually(&first, "a", "1").await;
     let mut client = first.client();
@@ -259,7 +264,7 @@ async fn open_session(server: &Running) -> SessionId {
 
 #[tokio::test]
 async fn a_full_transfer_brings_every_key_and_session_to_a_new_copy() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start_with(&view_service.name, |config| {
         without_log(config);
         config.tuning.chunk_bytes = 256;
@@ -291,7 +296,7 @@ async fn a_full_transfer_brings_every_key_and_session_to_a_new_copy() {
 
 #[tokio::test]
 async fn a_full_transfer_of_many_chunks_goes_on_while_the_keys_change() {
-    let view_service = ViewService::start();
+    let view_service = ViewService::start().await;
     let first = Running::start_with(&view_service.name, without_log);
     put_eventually(&first, "a", "1").await;
     let mut client = first.client();

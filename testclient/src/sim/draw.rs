@@ -186,6 +186,7 @@ fn faults(random: &mut Random) -> Faults {
         merciless: random.chance(180),
         lost_records: random.pick(&[0, 0, 100]).unwrap_or(0),
         slow_records: random.pick(&[0, 200, 500]).unwrap_or(0),
+        views_die: random.pick(&[0, 0, 50]).unwrap_or(0),
         false_refusals: random.pick(&[0, 0, 200]).unwrap_or(0),
         lost_requests: random.pick(&[0, 20, 100]).unwrap_or(0),
         doubled: random.pick(&[0, 0, 0, 30]).unwrap_or(0),

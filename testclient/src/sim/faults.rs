@@ -34,7 +34,7 @@ pub enum Fault {
     BreakStream,
     /// The view service stands still.
     PauseViews,
-    /// The view service loses everything but the state of the law.
+    /// The view service loses everything but its log.
     RestartViews,
     /// A second process is started at an address.
     Twin,
@@ -80,6 +80,8 @@ pub struct Faults {
     pub(super) merciless: bool,
     pub(super) lost_records: u64,
     pub(super) slow_records: u64,
+    /// How often the view service ends between a step and its effects, when there is something to keep.
+    pub(super) views_die: u64,
     /// Answers of a middlebox that speaks for a server which it cannot reach.
     pub(super) false_refusals: u64,
     /// Requests and replies of clients.
@@ -411,6 +413,7 @@ impl World<'_> {
     pub(super) fn heal(&mut self) {
         self.note(|| "everything heals".into());
         self.faults.over = true;
+        self.faults.views_die = 0;
         self.faults.false_refusals = 0;
         self.faults.lost_records = 0;
         self.faults.slow_records = 0;

@@ -221,7 +221,7 @@ impl<'a> Story<'a> {
         self.world.fault_leave(server);
     }
 
-    /// The view service loses everything but the state of the law, and is back after so long.
+    /// The view service loses everything but its log, and is back after so long.
     pub fn restart_views(&mut self, down_for: Duration) {
         self.world.restart_views(micros(down_for));
     }

@@ -1,6 +1,7 @@
 //! The view service of a simulation: its leader as it runs in production, on a clock of its own, and
-//! the registration streams that carry records, pings and wishes. It may pause, and it may restart:
-//! then it keeps the state of the law and nothing else. Decides nothing about views. Pure.
+//! the registration streams that carry records, pings and wishes. It may pause, and it may restart,
+//! also in the middle of a step: then it goes on from what its log holds. Decides nothing about views.
+//! Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,6 +73,8 @@ struct Attendance {
 #[derive(Debug)]
 pub struct Views {
     leader: Leader,
+    /// The state that its log leads to. The leader is ahead of it only within a step.
+    kept: ViewState,
     clock: Clock,
     /// Which life of its process this is.
     life: u64,
@@ -92,7 +95,8 @@ impl Views {
     pub(super) fn new(settings: Settings, clock: Clock) -> Views {
         let state = ViewState::new(ClusterId([7; 16]), settings);
         Views {
-            leader: Leader::new(state, clock.at(0)),
+            leader: Leader::new(state.clone(), clock.at(0)),
+            kept: state,
             clock,
             life: 1,
             down: false,
@@ -107,7 +111,7 @@ impl Views {
 
     /// The truth about views.
     pub(super) fn state(&self) -> &ViewState {
-        self.leader.state()
+        &self.kept
     }
 }
 
@@ -116,7 +120,7 @@ impl World<'_> {
         self.views.clock.at(self.now)
     }
 
-    /// Its process ends, with every connection; the state of the law is kept.
+    /// Its process ends, with every connection; what its log holds is kept.
     pub(super) fn restart_views(&mut self, down_for: u64) {
         if self.views.down {
             return;
@@ -196,6 +200,9 @@ impl World<'_> {
         let former = before.primary.as_ref().and_then(|primary| self.host_of(primary));
         let mut effects = Vec::new();
         self.views.leader.step(now, event, &mut effects);
+        if !self.commit_views(&mut effects) {
+            return;
+        }
         let mut last = before;
         for effect in effects {
             if let Effect::Publish(view) = &effect {
@@ -209,6 +216,43 @@ impl World<'_> {
             }
             self.perform_for_views(effect, asking);
         }
+    }
+
+    /// Makes the commits of a step durable, unless the process ends before that, or right after it:
+    /// then no other effect of the step is performed. True when it lives on.
+    fn commit_views(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let is_commit = |effect: &mut Effect| matches!(effect, Effect::Commit(_));
+        let commits: Vec<_> = effects.extract_if(.., is_commit).collect();
+        if commits.is_empty() {
+            return true;
+        }
+        let dies = self.random.chance(self.faults.views_die);
+        if dies && self.random.chance(500) {
+            self.visits.note(Path::ViewsLostAStep);
+        } else {
+            for commit in commits {
+                if let Effect::Commit(command) = commit {
+                    let applied = self.views.kept.apply(command);
+                    assert!(applied.is_ok(), "OneTruth: the log refuses a commit: {applied:?}");
+                }
+            }
+            assert!(
+                self.views.kept == *self.views.leader.state(),
+                "OneTruth: log and leader differ"
+            );
+            let view = self.views.kept.view();
+            if let Some(primary) = &view.primary {
+                self.ledgers.note_generation(view.generation, primary);
+            }
+            if dies {
+                self.visits.note(Path::ViewsKeptAStepUntold);
+            }
+        }
+        if dies {
+            let down_for = self.random.between(5, 2000) * MS;
+            self.restart_views(down_for);
+        }
+        !dies
     }
 
     /// LiveIsNotReplaced: whoever begins a life under a name that is taken ends nobody who was heard
@@ -256,6 +300,7 @@ impl World<'_> {
 
     fn perform_for_views(&mut self, effect: Effect, asking: Option<(Node, u64)>) {
         match effect {
+            Effect::Commit(_) => unreachable!("commits are taken out before"),
             Effect::Publish(view) => self.push(&view),
             Effect::Admitted(stream, view) => {
                 if let Some((node, life)) = asking {
@@ -370,9 +415,6 @@ impl World<'_> {
     /// Tells everybody who attends, each at its own pace; a stream that loses a record breaks.
     fn push(&mut self, view: &View) {
         self.note(|| format!("views: {view:?}"));
-        if let Some(primary) = &view.primary {
-            self.ledgers.note_generation(view.generation, primary);
-        }
         self.check_eligible("a change of the record");
         for member in &view.eligible {
             if self.views.evicted.remove(member) {
@@ -420,7 +462,8 @@ impl World<'_> {
     pub(super) fn force(&mut self, server: &ServerName) -> Result<Box<View>, String> {
         self.views.forced = None;
         self.step_views(Event::Force { server: server.clone() }, None);
-        let verdict = self.views.forced.take().expect("every force is answered");
+        let ended = || Err("the view service ended before it answered".to_owned());
+        let verdict = self.views.forced.take().unwrap_or_else(ended);
         if verdict.is_ok() {
             self.visits.note(Path::Forced);
         }

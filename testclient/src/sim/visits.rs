@@ -53,6 +53,8 @@ paths! {
     ForceRefused must "an operator was kept from forcing while a complete copy was heard"
     OldSessionRefused must "a session of a generation that was given up was told that it expired"
     ViewsRestarted must "the view service lost its soft state"
+    ViewsLostAStep must "the view service ended after it had decided and before that was kept"
+    ViewsKeptAStepUntold must "the view service ended after it had kept a decision and before it told anybody"
     ViewsRestartedProposed must "the view service restarted while its view was only proposed"
     NameInUse must "a second process at an address was refused while the first lived"
     NameTaken must "a second process took the place of one that was silent for too long"

@@ -25,6 +25,7 @@ use kvproto::{
     ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Rule, ServerName, Settings,
     StorageId, View, ViewNumber, ViewStatus, keeps,
 };
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ pub const SERVERS_MAX: usize = 1024;
 pub const NAME_SIZE_MAX: usize = 260;
 
 /// How the servers of a cluster talk to the view service.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Kind {
     /// Registers, attends and reports.
     Full,
@@ -47,7 +48,7 @@ pub enum Kind {
 }
 
 /// Where the servers of a cluster keep what was acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Mode {
     /// Synced to disk: a server that comes back with its data may be the member that it was.
     Durable,
@@ -56,7 +57,7 @@ pub enum Mode {
 }
 
 /// Names one view; what commands are conditional on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ViewId {
     /// Its generation.
     pub generation: Generation,
@@ -73,7 +74,7 @@ impl ViewId {
 }
 
 /// Something to be done, if the law allows.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// A server begins a life. Whether its former life is over is for the proposer to know.
     Register {
@@ -204,7 +205,7 @@ pub enum Refusal {
 }
 
 /// One registered server.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 struct Server {
     incarnation: Incarnation,
     /// A plain server that has pinged with a number other than 0 in this life.
@@ -212,7 +213,7 @@ struct Server {
 }
 
 /// What is known of the data that a life began with.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 struct Storage {
     id: StorageId,
     /// Generation of the last op in it; `None` if it was empty.
@@ -220,7 +221,7 @@ struct Storage {
 }
 
 /// Everything that must never be forgotten: the whole truth about views.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ViewState {
     /// The current record. Written by `renew` only.
     view: View,

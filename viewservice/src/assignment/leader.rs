@@ -1,12 +1,13 @@
 //! The view service as one value: an event comes in, effects come out. Pure: `now` comes with the
 //! event, and everything that reaches the outside is an effect.
 //!
-//! It owns the state of the views, the failure detector, and which registration streams stand. Every
-//! change of the state goes through `Leader::propose`, the one place where a replicated log would
-//! stand.
+//! It owns the failure detector, which registration streams stand, and its own copy of the state of
+//! the views. Every change of the state goes through `Leader::propose`: it is made to the leader's
+//! copy at once, and an [`Effect::Commit`] asks for it to be kept.
 //!
 //! Its caller owes it a [`Event::Tick`] every 50 ms or so, numbers for streams that are never used
-//! twice, and that it performs effects in order.
+//! twice, that it performs effects in order, and above all that no other effect of a step is performed
+//! before all commits of the step are durable. A caller that cannot keep them throws the leader away.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -72,6 +73,9 @@ pub enum Event {
 /// What is to be done about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
+    /// The state changed by this command, which must outlive the process. Those of one step belong
+    /// together.
+    Commit(Command),
     /// There is a new record for everybody who attends or watches. One step may publish several;
     /// a reader may skip all but the last.
     Publish(Box<View>),
@@ -127,7 +131,7 @@ pub struct ServerReport {
 /// The view service.
 #[derive(Clone, Debug)]
 pub struct Leader {
-    /// Written by `propose` only.
+    /// Written by `propose` only, and never ahead of the log by more than one step.
     pub(super) state: ViewState,
     pub(super) liveness: Liveness,
     /// The open stream of each server that has one.
@@ -418,7 +422,11 @@ impl Leader {
         let before = self.view().clone();
         let applied = self.state.apply(command.clone());
         match &applied {
-            Ok(_) => self.publish(&before, out),
+            Ok(Applied::Unchanged) => {}
+            Ok(Applied::Changed | Applied::Registered(_)) => {
+                out.push(Effect::Commit(command));
+                self.publish(&before, out);
+            }
             Err(refusal) => {
                 let refusal = refusal.clone();
                 out.push(Effect::Notice(Notice::Refused(command, refusal)));

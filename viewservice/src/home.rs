@@ -1,0 +1,207 @@
+//! The data directory of the view service: the log of views, and beside it a small file that says
+//! what the directory is. The second is there so that a directory whose log was lost is not taken for
+//! a new one: its cluster would begin again, and old data could pass for the newest.
+//!
+//! The order of the first start is: the log is on disk, then the identity, then anybody is served.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use kvprocess::data_dir::{DataDir, DataDirError};
+use kvproto::{ClusterId, Settings};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tracing::info;
+
+use crate::assignment::law::ViewState;
+use crate::config::SettingFlags;
+use crate::raft::{Change, LogFailed, OpenError, RAFT_ID, StoreError, ViewLog};
+
+#[cfg(test)]
+mod tests;
+
+const LOG: &str = "views.redb";
+const IDENTITY: &str = "identity.json";
+
+/// Format of everything in the directory. Rises with every change that an older program would
+/// misread.
+const FORMAT: u32 = 1;
+
+/// What an operator can do about a lost or damaged log.
+const WAYS_OUT: &str = "put the directory back as it was; or, if that is lost for good, start with \
+    another --data-dir, which begins a new cluster, and bring the data over from a stopped server \
+    with `kvserver journal export` and `kvctl snapshot restore`";
+
+/// Why the directory cannot be used. Every message names it and a way out.
+#[derive(Debug, Error)]
+pub enum HomeError {
+    /// The directory as such.
+    #[error(transparent)]
+    Dir(#[from] DataDirError),
+    /// The flags do not fit the cluster.
+    #[error("{0}")]
+    Flags(String),
+    /// A newer program made it.
+    #[error(
+        "--data-dir {path}: its files have format {found}, and this program knows formats up to \
+         {FORMAT}: start the newer version of viewservice that wrote them",
+        path = .path.display()
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// The log is gone.
+    #[error(
+        "--data-dir {path}: this is the view service of cluster {cluster}, but its log of views \
+         ({LOG}) is gone, and with it the knowledge of who holds every acknowledged write; {WAYS_OUT}",
+        path = .path.display()
+    )]
+    Wiped {
+        /// The directory.
+        path: PathBuf,
+        /// Its cluster.
+        cluster: ClusterId,
+    },
+    /// The log cannot be trusted.
+    #[error("--data-dir {path}: {what}; {WAYS_OUT}", path = .path.display())]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The operating system, or the log.
+    #[error("--data-dir {path}: {what}", path = .path.display())]
+    Failed {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// What the directory is. Written once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    cluster: ClusterId,
+    raft_id: u64,
+}
+
+/// An open directory, and the state of the views in it.
+pub struct Home {
+    /// Held for as long as the log is written.
+    pub(crate) dir: DataDir,
+    /// The log.
+    pub(crate) log: ViewLog,
+    /// As it stands at the end of the log.
+    pub(crate) state: ViewState,
+}
+
+impl Home {
+    /// Opens the directory, and founds a cluster if it is new. Of the settings, those not given are
+    /// as they were, or in a new cluster the defaults.
+    ///
+    /// # Errors
+    /// Why it must not or cannot be used, and what to do.
+    pub async fn open(path: &Path, given: &SettingFlags) -> Result<Home, HomeError> {
+        let dir = DataDir::open(path, "viewservice")?;
+        let identity = read_identity(path)?;
+        let file = path.join(LOG);
+        if let (Some(identity), false) = (&identity, file.exists()) {
+            return Err(HomeError::Wiped { path: path.into(), cluster: identity.cluster });
+        }
+        let log = ViewLog::open(&file).await.map_err(|error| match error {
+            OpenError::Store(error @ StoreError::Damaged { .. }) => {
+                HomeError::Damaged { path: path.into(), what: error.to_string() }
+            }
+            other => HomeError::Failed { path: path.into(), what: other.to_string() },
+        })?;
+        match settle(&dir, identity, &log, given).await {
+            Ok(state) => Ok(Home { dir, log, state }),
+            Err(error) => {
+                log.close().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn settle(
+    dir: &DataDir,
+    identity: Option<Identity>,
+    log: &ViewLog,
+    given: &SettingFlags,
+) -> Result<ViewState, HomeError> {
+    let path = dir.path();
+    let failed =
+        |error: LogFailed| HomeError::Failed { path: path.into(), what: error.to_string() };
+    let state = match (log.read().await.map_err(failed)?, &identity) {
+        (Some(state), Some(identity)) if identity.cluster != state.view().cluster => {
+            let what = format!(
+                "its files are of two clusters, {} and {}",
+                identity.cluster,
+                state.view().cluster
+            );
+            return Err(HomeError::Damaged { path: path.into(), what });
+        }
+        (Some(state), _) => {
+            given.fit(&state.view().settings).map_err(HomeError::Flags)?;
+            state
+        }
+        (None, Some(Identity { cluster, .. })) => {
+            return Err(HomeError::Wiped { path: path.into(), cluster: *cluster });
+        }
+        (None, None) => {
+            let settings = given.over(&Settings::default());
+            settings.validate().map_err(|wrong| HomeError::Flags(wrong.to_string()))?;
+            let cluster = ClusterId(rand::random());
+            info!("new cluster {cluster}");
+            log.propose(Change::Found { cluster, settings }).await.map_err(failed)?
+        }
+    };
+    if identity.is_none() {
+        let identity = Identity { format: FORMAT, cluster: state.view().cluster, raft_id: RAFT_ID };
+        write_identity(dir, &identity).map_err(|error| HomeError::Failed {
+            path: path.into(),
+            what: format!("cannot write {IDENTITY}: {error}"),
+        })?;
+    }
+    Ok(state)
+}
+
+fn read_identity(path: &Path) -> Result<Option<Identity>, HomeError> {
+    let unusable = |what: String| {
+        let what = format!("its {IDENTITY} cannot be read: {what}");
+        HomeError::Damaged { path: path.into(), what }
+    };
+    let text = match std::fs::read(path.join(IDENTITY)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unusable(error.to_string())),
+    };
+    let value: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))?;
+    match value["format"].as_u64() {
+        Some(found) if found > u64::from(FORMAT) => {
+            return Err(HomeError::Newer { path: path.into(), found });
+        }
+        _ => {}
+    }
+    let identity = Identity::deserialize(value).map_err(|error| unusable(error.to_string()))?;
+    Ok(Some(identity))
+}
+
+/// The file is there as a whole or not at all; with it the names of all files become durable.
+fn write_identity(dir: &DataDir, identity: &Identity) -> io::Result<()> {
+    let unfinished = dir.path().join("identity.json.new");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(&serde_json::to_vec(identity)?)?;
+    file.sync_all()?;
+    std::fs::rename(unfinished, dir.path().join(IDENTITY))?;
+    dir.sync()
+}
