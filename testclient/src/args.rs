@@ -77,6 +77,9 @@ pub enum Command {
         /// How long.
         #[arg(long, value_parser = duration)]
         length: Duration,
+        /// Rest before each time.
+        #[arg(long, value_parser = duration)]
+        pause: Duration,
     },
     /// Start a cluster of its own, make its primary fail again and again under load, measure how
     /// long writers waited and check that nothing acknowledged was lost.

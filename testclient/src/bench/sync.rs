@@ -22,17 +22,21 @@ const WRITE_SIZE: usize = 256;
 /// Processes that sync at once, as a primary and its backup do.
 pub const AT_ONCE: usize = 2;
 
-/// The process: makes the file if it is not there, syncs for so long, and says the median.
+/// The process: makes the file if it is not there, syncs for so long with a pause before each time, and
+/// says the median of the syncs alone.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn run(path: &Path, length: Duration) -> Result<()> {
+pub fn run(path: &Path, length: Duration, pause: Duration) -> Result<()> {
     let about = || format!("sync {}", path.display());
     let file = whole(path).with_context(about)?;
     let bytes = [7; WRITE_SIZE];
     let mut latencies = Latencies::new();
     let (begun, mut at) = (Instant::now(), 0);
     while begun.elapsed() < length {
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
         let started = Instant::now();
         file.write_all_at(&bytes, at).with_context(about)?;
         file.sync_data().with_context(about)?;
@@ -60,14 +64,17 @@ fn whole(path: &Path) -> std::io::Result<File> {
 ///
 /// # Errors
 /// When one of them fails.
-pub async fn at_once(dir: &Path, length: Duration) -> Result<Duration> {
+pub async fn at_once(dir: &Path, length: Duration, pause: Duration) -> Result<Duration> {
     let paths: Vec<PathBuf> =
         (0..AT_ONCE).map(|number| dir.join(format!("sync-{number}"))).collect();
     let run = move || {
         let program = program("testclient")?;
         let start = |path: &PathBuf| {
             let mut command = Command::new(&program);
-            command.arg("sync").arg(path).args(["--length", &format!("{}ms", length.as_millis())]);
+            command.arg("sync").arg(path);
+            for (flag, duration) in [("--length", length), ("--pause", pause)] {
+                command.args([flag, &format!("{}ns", duration.as_nanos())]);
+            }
             command.stdin(Stdio::null()).stdout(Stdio::piped());
             command.spawn().context("start a process that syncs")
         };
