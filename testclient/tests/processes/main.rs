@@ -12,3 +12,4 @@ mod limits;
 mod primary_backup_6824;
 mod scenes;
 mod start_order;
+mod views_on_disk;
