@@ -67,7 +67,8 @@ impl Storage {
                     "the data in {} cannot be relied on: {damage}. It stays as it is, and this server \
                      joins empty; once another copy has filled it, what is here is in set-aside/. If \
                      no other copy is left: stop this server, save what can be read with \
-                     `kvserver journal export`, and restore it with `kvctl snapshot restore`",
+                     `kvserver journal export --accept-data-loss`, and restore it with \
+                     `kvctl snapshot restore`",
                     dir.path().display()
                 );
                 Recovered::nothing(items)

@@ -65,6 +65,12 @@ rules! {
     OwnJournalCounts,
     /// REP-2: a copy acknowledges what its journal has.
     AckWaitsForJournal,
+    /// Disks: what is reported as safe was synced.
+    SyncedBeforeSafe,
+    /// Disks: a sync that failed is never tried again.
+    FailedSyncIsFinal,
+    /// Disks: what does not check out is cut off only where nothing proves that it was synced.
+    DamageIsNotCut,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.

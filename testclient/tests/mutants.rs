@@ -64,6 +64,7 @@ const MISSED_ON_DISKS: &[&[Rule]] = &[
     &[FormerMembersStayOut],
     &[OwnJournalCounts],
     &[AckWaitsForJournal],
+    &[SyncedBeforeSafe],
     &[RestartPromises],
     &[SessionsTravel],
 ];

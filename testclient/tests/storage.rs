@@ -127,6 +127,63 @@ fn any_cut_of_any_file_is_survived_or_refused_and_never_read_as_other_data() {
 }
 
 #[test]
+fn what_was_acknowledged_outlives_a_power_cut_that_loses_whatever_it_may() {
+    let disk = SimulatedDisk::default();
+    let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
+    for op in 1..=9 {
+        engine.append(&life::entries(1, op..=op));
+        assert!(engine.flush().expect("nothing fails"));
+        let cut = disk.copy_with_doubt();
+        cut.power_cycle(Loss::Everything);
+        let found = recover(&cut, "after the power cut").expect("sound");
+        assert_eq!(found.ops.len() as u64, op);
+    }
+}
+
+#[test]
+fn a_record_that_was_synced_is_not_cut_off_like_a_torn_one() {
+    let disk = SimulatedDisk::default();
+    let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
+    for op in 1..=2 {
+        engine.append(&life::entries(1, op..=op));
+        assert!(engine.flush().expect("nothing fails"));
+    }
+    let path = disk.files().into_iter().find(|path| path.ends_with(".journal")).expect("segments");
+    let at = life::last_nonzero(&disk, &path);
+    // The end of the last record: nothing says that it was ever synced.
+    let torn = disk.copy();
+    torn.tamper(&path, |bytes| bytes[at] ^= 1);
+    assert_eq!(recover(&torn, "torn").expect("cut").ops.len(), 1);
+    // The same byte, when the next record says that it was.
+    engine.mark().expect("nothing fails");
+    disk.tamper(&path, |bytes| bytes[at] ^= 1);
+    let damage = recover(&disk, "damaged").expect_err("nothing is cut off");
+    assert!(damage.contains("it was synced"), "{damage}");
+}
+
+/// Tests of the tests: every rule about disks beside the story that must fail without it.
+#[cfg(debug_assertions)]
+#[test]
+fn every_rule_about_disks_is_missed_by_a_named_story() {
+    use kvproto::rules::{Rule, without};
+    let stories: [(Rule, fn()); 3] = [
+        (
+            Rule::SyncedBeforeSafe,
+            what_was_acknowledged_outlives_a_power_cut_that_loses_whatever_it_may,
+        ),
+        (
+            Rule::FailedSyncIsFinal,
+            after_a_failed_write_or_sync_nothing_is_acknowledged_and_the_next_start_is_told,
+        ),
+        (Rule::DamageIsNotCut, a_record_that_was_synced_is_not_cut_off_like_a_torn_one),
+    ];
+    for (rule, story) in stories {
+        let broken = catch_unwind(|| without(&[rule], story));
+        assert!(broken.is_err(), "nobody misses {rule:?}");
+    }
+}
+
+#[test]
 fn after_a_failed_write_or_sync_nothing_is_acknowledged_and_the_next_start_is_told() {
     let disk = SimulatedDisk::default();
     let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
@@ -182,11 +239,11 @@ fn a_full_disk_is_waited_for_and_nothing_is_lost_meanwhile() {
         engine.append(&life::entries(1, op..=op));
         assert!(op < 10_000, "the disk never fills");
     }
-    assert!(!engine.has_room().expect("the disk says"));
+    assert!(!engine.has_room(true).expect("the disk says"));
     assert!(!engine.flush().expect("still no failure"));
     assert_eq!(engine.read(kvproto::ids::OpNumber(1), 1).expect("reads go on")[0].op().0, 1);
     disk.set_capacity(1 << 20);
-    assert!(engine.has_room().expect("the disk says"));
+    assert!(engine.has_room(false).expect("the disk says"));
     assert!(engine.flush().expect("there is room again"));
     disk.power_cycle(Loss::Everything);
     assert_eq!(recover(&disk, "after the wait").expect("sound").ops.len() as u64, op);

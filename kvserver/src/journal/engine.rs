@@ -128,6 +128,15 @@ pub struct Engine<D: Disk> {
     has_failed: bool,
 }
 
+impl Failed {
+    /// A thread that works on the journal is gone.
+    #[must_use]
+    pub fn thread_gone() -> Failed {
+        let error = io::Error::other("a thread of it has panicked");
+        Failed { doing: "work on the journal", error }
+    }
+}
+
 impl<D: Disk> Engine<D> {
     /// Opens a directory: finishes what a crash interrupted, and makes a new one whose it is. The
     /// caller has it for itself.
@@ -401,7 +410,8 @@ impl<D: Disk> Engine<D> {
         self.committed = OpNumber(0);
         self.received = None;
         let snapshot = self.snapshot.take();
-        if let Some(log) = self.log.take() {
+        if let Some(mut log) = self.log.take() {
+            log.take_spare().iter().for_each(|spare| self.drop_spare(spare));
             let base = snapshot.map_or(Position::default(), |snapshot| snapshot.head.at);
             let last = log.index().last_position().unwrap_or(base);
             let generation = Some(last.epoch.generation);
@@ -543,19 +553,27 @@ impl<D: Disk> Engine<D> {
 
     /// Takes a file for the next segment.
     pub fn give_spare(&mut self, spare: Spare) {
-        if let Some(log) = &mut self.log {
-            log.give_spare(spare);
+        match &mut self.log {
+            Some(log) => log.give_spare(spare),
+            None => self.drop_spare(&spare),
         }
     }
 
-    /// Whether there is room for more data. What is kept free beyond it lets a snapshot end, which
-    /// makes room again.
+    /// Nobody needs this file any more. If it stays, it goes at the next start.
+    fn drop_spare(&self, spare: &Spare) {
+        let _ = self.disk.remove(&spare.path);
+    }
+
+    /// Whether there is room for more data; where there was none, only when there is clearly more.
+    /// What is kept free beyond it lets a snapshot end, which makes room again.
     ///
     /// # Errors
     /// When nobody knows.
-    pub fn has_room(&self) -> io::Result<bool> {
+    pub fn has_room(&self, had_room: bool) -> io::Result<bool> {
         let space = self.disk.space()?;
-        Ok(space.free >= self.options.reserve.min(space.total / RESERVE_OF_DISK))
+        let reserve = self.options.reserve.min(space.total / RESERVE_OF_DISK);
+        let more = if had_room { 0 } else { reserve / 8 };
+        Ok(space.free >= reserve + more)
     }
 
     /// What was written elsewhere for this directory failed: nothing is done any more.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use kvproto::batch::Batch;
 use kvproto::command::Entry;
 use kvproto::ids::{Epoch, OpNumber, Position, StorageId};
+use kvproto::rules::{Rule, keeps};
 
 use super::disk::{Disk, DiskFile};
 use super::index::{Index, Run};
@@ -215,6 +216,11 @@ impl<D: Disk> Log<D> {
         self.spare = Some(spare);
     }
 
+    /// Gives it back.
+    pub fn take_spare(&mut self) -> Option<Spare> {
+        self.spare.take()
+    }
+
     /// Whether these fit in the segment that is written.
     fn fits(&self, size: u64) -> bool {
         self.current.as_ref().is_some_and(|current| current.written + size <= current.capacity)
@@ -243,7 +249,7 @@ impl<D: Disk> Log<D> {
             let hints = Hints { synced_through: current.base + current.synced, committed };
             let (bytes, chain) = encode(Vec::new(), current.chain, hints, ops);
             current.file.write_at(at, &bytes)?;
-            current.file.sync()?;
+            sync(&mut current.file)?;
             current.chain = chain;
             self.took(at, hints, bytes.len() as u64, ops);
             return Ok(true);
@@ -265,7 +271,7 @@ impl<D: Disk> Log<D> {
         let hints = Hints { synced_through: base, committed };
         let (bytes, chain) = encode(header.encode(), header.chain(), hints, ops);
         file.write_at(0, &bytes)?;
-        file.sync()?;
+        sync(&mut file)?;
         let path = format!("{}/{}", self.dir, layout::segment(number, after));
         disk.rename(&unfinished, &path)?;
         disk.sync_dir(&self.dir)?;
@@ -415,6 +421,17 @@ impl<D: Disk> Log<D> {
             file = Some((run.segment, open));
         }
         Ok(entries)
+    }
+}
+
+/// Makes a file safe, once: after an error nobody knows what a second try would mean.
+fn sync<F: DiskFile>(file: &mut F) -> io::Result<()> {
+    if !keeps(Rule::SyncedBeforeSafe) {
+        return Ok(());
+    }
+    match file.sync() {
+        Err(_) if !keeps(Rule::FailedSyncIsFinal) => file.sync(),
+        synced => synced,
     }
 }
 

@@ -5,6 +5,12 @@
 //! on that work being safe may happen before [`Journal::poll`] has said so. What comes out late,
 //! from before a truncation or a reset, is sorted out in [`pending`], in one place for every
 //! journal.
+//!
+//! On disk, in reading order: [`record`] and [`layout`], the bytes and the names; [`disk`], what is
+//! asked of a disk; [`index`] and [`log`], the live log of an era; [`snapshots`], states as files;
+//! [`survey`], what a directory holds; [`engine`], the life of a directory; [`work`], how calls become
+//! work of it; and two shells, [`files`] and [`writer`]. What all of it looks like from outside:
+//! `docs/storage.md`.
 
 pub mod disk;
 pub mod engine;
@@ -30,7 +36,7 @@ use kvproto::snapshot::SnapshotEnd;
 pub use memory::MemoryJournal;
 
 /// Work that is done.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Completion {
     /// Everything through this position is safe, and so is everything called before its append,
     /// truncations included. After a reset its base is named: the state that reflects it is safe,
@@ -45,6 +51,13 @@ pub enum Completion {
     Snapshot(Position),
     /// Whether the disk is nearly full from now on.
     DiskFull(bool),
+    /// Entries that were asked for.
+    Read {
+        /// The op from which on they were.
+        from: OpNumber,
+        /// Them, in order; empty if they are no longer there.
+        entries: Vec<Arc<Entry>>,
+    },
 }
 
 /// A call of a [`Journal`], for those who say what is to be done and do not do it.
@@ -87,6 +100,13 @@ pub enum Work {
     EndSnapshot(SnapshotEnd),
     /// [`Journal::abandon_snapshot`].
     AbandonSnapshot,
+    /// [`Journal::read`].
+    Read {
+        /// The first op wanted.
+        from: OpNumber,
+        /// About how much at a time.
+        bytes_max: u64,
+    },
 }
 
 impl Work {
@@ -103,6 +123,7 @@ impl Work {
             Work::SnapshotChunk(records) => journal.snapshot_chunk(records),
             Work::EndSnapshot(end) => journal.end_snapshot(end),
             Work::AbandonSnapshot => journal.abandon_snapshot(),
+            Work::Read { from, bytes_max } => journal.read(from, bytes_max),
         }
     }
 }
@@ -144,6 +165,10 @@ pub trait Journal {
 
     /// Gives the snapshot under way up, if there is one.
     fn abandon_snapshot(&mut self);
+
+    /// Asks for safe entries from this op on, for a copy that lacks more than is kept in memory: about
+    /// so many bytes of them, at least one if there is any.
+    fn read(&mut self, from: OpNumber, bytes_max: u64);
 
     /// What has been done since the last call, the newest of its kind where one says all. A
     /// position that was truncated away, or an op of a log that was reset, is never reported

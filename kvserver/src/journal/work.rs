@@ -38,6 +38,8 @@ pub enum LogJob {
     BeginWith(Position),
     /// See [`Journal::committed`].
     Committed(OpNumber),
+    /// Entries are wanted, from this op on, about so many bytes.
+    Read(OpNumber, u64),
     /// A state for the log to begin with.
     Receive(SnapshotJob),
     /// A snapshot of this log is whole.
@@ -84,6 +86,8 @@ pub enum Report {
     Chunks(SnapshotNumber, u64),
     /// A snapshot is what the log begins with now.
     Snapshot(SnapshotNumber, Position),
+    /// Entries that were asked for, from this op on.
+    Read(OpNumber, Vec<Arc<Entry>>),
     /// Whether there is room for more data.
     Room(bool),
     /// The journal has failed and will do nothing more.
@@ -108,6 +112,7 @@ pub struct Front<W> {
     has_log: bool,
     /// Not reported yet.
     disk_full: Option<bool>,
+    read: VecDeque<(OpNumber, Vec<Arc<Entry>>)>,
 }
 
 impl<W: Workers> Front<W> {
@@ -120,6 +125,7 @@ impl<W: Workers> Front<W> {
             cluster,
             has_log: engine.has_log(),
             disk_full: None,
+            read: VecDeque::new(),
         }
     }
 
@@ -130,10 +136,11 @@ impl<W: Workers> Front<W> {
 
     /// Takes what a worker has to say.
     pub fn take(&mut self, report: &Report) {
-        match *report {
-            Report::Finished(ticket) => self.pending.finished(ticket),
-            Report::Chunks(number, chunks) => self.pending.chunks_written(number, chunks),
-            Report::Snapshot(number, at) => self.pending.snapshot_done(number, at),
+        match report {
+            Report::Finished(ticket) => self.pending.finished(*ticket),
+            Report::Chunks(number, chunks) => self.pending.chunks_written(*number, *chunks),
+            Report::Snapshot(number, at) => self.pending.snapshot_done(*number, *at),
+            Report::Read(from, entries) => self.read.push_back((*from, entries.clone())),
             Report::Room(has_room) => self.disk_full = Some(!has_room),
             Report::Failed(_) => {}
         }
@@ -218,7 +225,15 @@ impl<W: Workers> Journal for Front<W> {
         }
     }
 
+    fn read(&mut self, from: OpNumber, bytes_max: u64) {
+        let ticket = self.pending.silent();
+        self.workers.log(ticket, LogJob::Read(from, bytes_max));
+    }
+
     fn poll(&mut self) -> Option<Completion> {
+        if let Some((from, entries)) = self.read.pop_front() {
+            return Some(Completion::Read { from, entries });
+        }
         let disk_full = self.disk_full.take().map(Completion::DiskFull);
         disk_full.or_else(|| self.pending.poll())
     }
@@ -341,7 +356,7 @@ impl<D: Disk> LogWorker<D> {
     /// To be called now and then: looks how much room there is.
     pub fn look_for_room(&mut self, reports: &mut Vec<Report>) {
         // A disk that does not say how full it is will say so when it is.
-        let has_room = self.engine.has_room().unwrap_or(true);
+        let has_room = self.engine.has_room(self.had_room).unwrap_or(true);
         if has_room != self.had_room {
             self.had_room = has_room;
             reports.push(Report::Room(has_room));
@@ -356,6 +371,11 @@ impl<D: Disk> LogWorker<D> {
             LogJob::Append(entries) => engine.append(entries),
             LogJob::Truncate(after) => engine.truncate(*after),
             LogJob::Committed(through) => engine.committed(*through),
+            LogJob::Read(from, bytes_max) => {
+                let entries = engine.read(*from, *bytes_max);
+                let entries = entries.map_err(|error| engine.fail("read the journal", error))?;
+                reports.push(Report::Read(*from, entries));
+            }
             LogJob::Reset(void) => {
                 self.void = *void;
                 engine.reset();

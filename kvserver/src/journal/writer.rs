@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, panicking};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -175,6 +175,10 @@ impl Journal for DiskJournal {
         self.front.abandon_snapshot();
     }
 
+    fn read(&mut self, from: OpNumber, bytes_max: u64) {
+        self.front.read(from, bytes_max);
+    }
+
     fn poll(&mut self) -> Option<Completion> {
         while let Ok(report) = self.reports.try_recv() {
             self.take(report);
@@ -199,6 +203,17 @@ impl Drop for DiskJournal {
     }
 }
 
+/// Says so when its thread panics: nothing would ever be safe any more.
+struct Witness<'a>(&'a UnboundedSender<Report>);
+
+impl Drop for Witness<'_> {
+    fn drop(&mut self) {
+        if panicking() {
+            let _ = self.0.send(Report::Failed(Failed::thread_gone()));
+        }
+    }
+}
+
 fn run_log(
     mut worker: LogWorker<Files>,
     jobs: &Receiver<ToLog>,
@@ -214,6 +229,7 @@ fn run_log(
         }
         true
     }
+    let _witness = Witness(reports);
     let (mut left, mut goes_on) = (Left::Nothing, true);
     let mut looked_at = Instant::now();
     let (mut said, mut wanted) = (Vec::new(), Vec::new());
@@ -249,6 +265,7 @@ fn run_side(
     log: &Sender<ToLog>,
     reports: &UnboundedSender<Report>,
 ) {
+    let _witness = Witness(reports);
     let (mut said, mut done) = (Vec::new(), Vec::new());
     let mut left = None;
     loop {

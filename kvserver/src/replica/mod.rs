@@ -237,7 +237,7 @@ impl Replica {
                 }
             }
             Event::View(view) => self.learn(now, *view, effects),
-            Event::Journal(completion) => self.on_journal(completion, effects),
+            Event::Journal(completion) => self.on_journal(now, completion, effects),
             Event::Tick => self.copy.promises.forget_past(now),
             Event::Leave => self.leaving = true,
             Event::Stay => self.stay(),
@@ -382,7 +382,7 @@ impl Replica {
         }
     }
 
-    fn on_journal(&mut self, completion: Completion, out: &mut Vec<Effect>) {
+    fn on_journal(&mut self, now: Timestamp, completion: Completion, out: &mut Vec<Effect>) {
         match completion {
             Completion::Safe(position) => {
                 self.copy.note_safe(position);
@@ -397,6 +397,11 @@ impl Replica {
             }
             Completion::ChunksWritten(chunks) => {
                 self.following.acknowledge_chunks(&self.copy, chunks, out);
+            }
+            Completion::Read { from, entries } => {
+                if let Some(primary) = &mut self.primary {
+                    primary.on_entries_read(&self.copy, now, from, entries, out);
+                }
             }
             Completion::Snapshot(at) => self.copy.snapshots.note_done(at),
             Completion::DiskFull(full) => {

@@ -114,6 +114,8 @@ pub struct CopyProgress {
     pub counted_from: Option<OpNumber>,
     /// Its digest differed: only a full transfer makes it a copy again.
     pub distrusted: bool,
+    /// What it lacks is asked for from the journal, from this op on: memory no longer has it.
+    pub reading: Option<OpNumber>,
     /// Its disk is nearly full.
     pub disk_full: bool,
     /// When the view service was last asked to count it in.
@@ -141,6 +143,7 @@ impl CopyProgress {
             verified: None,
             counted_from: None,
             distrusted: false,
+            reading: None,
             disk_full: false,
             synced_wished_at: None,
             evict_wished_at: None,
@@ -189,6 +192,7 @@ impl CopyProgress {
         self.lease_from = None;
         self.verified = None;
         self.counted_from = None;
+        self.reading = None;
         self.in_flight.clear();
         self.in_flight_bytes = 0;
     }

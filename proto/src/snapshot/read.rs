@@ -26,12 +26,12 @@ pub struct Reader {
     checksum: u32,
     keys: u64,
     blocks: u64,
-    awaits: Awaits,
+    wants: Wants,
 }
 
 /// What comes next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Awaits {
+enum Wants {
     Head,
     Frame,
     Payload {
@@ -63,7 +63,7 @@ impl Reader {
             checksum: 0,
             keys: 0,
             blocks: 0,
-            awaits: Awaits::Head,
+            wants: Wants::Head,
         }
     }
 
@@ -83,7 +83,7 @@ impl Reader {
     pub fn next(&mut self) -> Result<Option<Item>, Malformed> {
         let item = self.read();
         if let Err(error) = item {
-            self.awaits = Awaits::Refused(error);
+            self.wants = Wants::Refused(error);
         }
         item
     }
@@ -93,32 +93,32 @@ impl Reader {
     /// # Errors
     /// If the end is missing, or it was refused before.
     pub fn finish(&self) -> Result<(), Malformed> {
-        match self.awaits {
-            Awaits::Nothing if self.held_bytes == 0 => Ok(()),
-            Awaits::Nothing => self.damaged("something follows the end"),
-            Awaits::Refused(error) => Err(error),
+        match self.wants {
+            Wants::Nothing if self.held_bytes == 0 => Ok(()),
+            Wants::Nothing => self.damaged("something follows the end"),
+            Wants::Refused(error) => Err(error),
             _ => Err(Malformed::Incomplete { bytes: self.offset + self.held_bytes as u64 }),
         }
     }
 
     fn read(&mut self) -> Result<Option<Item>, Malformed> {
         loop {
-            match self.awaits {
-                Awaits::Head => {
+            match self.wants {
+                Wants::Head => {
                     self.refuse_strangers()?;
                     let Some(bytes) = self.take(HEAD_SIZE) else {
                         return Ok(None);
                     };
                     return self.head(bytes).map(Some);
                 }
-                Awaits::Frame => {
+                Wants::Frame => {
                     self.part_at = self.offset;
                     let Some(bytes) = self.take(FRAME_SIZE) else {
                         return Ok(None);
                     };
-                    self.awaits = self.frame(bytes)?;
+                    self.wants = self.frame(bytes)?;
                 }
-                Awaits::Payload { kind, length, checksum } => {
+                Wants::Payload { kind, length, checksum } => {
                     let Some(payload) = self.take(length) else {
                         return Ok(None);
                     };
@@ -126,16 +126,16 @@ impl Reader {
                     if self.checksum != checksum {
                         return self.damaged("its checksum differs");
                     }
-                    self.awaits = if kind == END { Awaits::Nothing } else { Awaits::Frame };
+                    self.wants = if kind == END { Wants::Nothing } else { Wants::Frame };
                     if kind == END {
                         return self.end(payload).map(Some);
                     }
                     self.blocks += 1;
                     return Ok(Some(Item::Block(payload)));
                 }
-                Awaits::Nothing if self.held_bytes == 0 => return Ok(None),
-                Awaits::Nothing => return self.damaged("something follows the end"),
-                Awaits::Refused(error) => return Err(error),
+                Wants::Nothing if self.held_bytes == 0 => return Ok(None),
+                Wants::Nothing => return self.damaged("something follows the end"),
+                Wants::Refused(error) => return Err(error),
             }
         }
     }
@@ -164,11 +164,11 @@ impl Reader {
             return self.damaged("the checksum of its head differs");
         }
         self.keys = head.keys;
-        self.awaits = Awaits::Frame;
+        self.wants = Wants::Frame;
         Ok(Item::Head(head))
     }
 
-    fn frame(&mut self, mut bytes: Bytes) -> Result<Awaits, Malformed> {
+    fn frame(&mut self, mut bytes: Bytes) -> Result<Wants, Malformed> {
         self.checksum = crc32c_append(self.checksum, &bytes[..FRAME_SIZE - 4]);
         let kind = bytes.get_u32_le();
         let length = bytes.get_u32_le() as usize;
@@ -181,7 +181,7 @@ impl Reader {
         if length > length_max {
             return self.damaged("it is longer than any is");
         }
-        Ok(Awaits::Payload { kind, length, checksum })
+        Ok(Wants::Payload { kind, length, checksum })
     }
 
     fn end(&mut self, mut bytes: Bytes) -> Result<Item, Malformed> {

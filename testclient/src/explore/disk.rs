@@ -76,8 +76,14 @@ impl Disk {
                     receiving.end = Some(end.clone());
                 }
             }
-            Work::AbandonSnapshot | Work::Trim { .. } => {}
+            Work::AbandonSnapshot | Work::Trim { .. } | Work::Read { .. } => {}
         }
+    }
+
+    /// Entries from this op on, if the log goes back so far: one, since batches are small.
+    pub(super) fn read(&self, from: OpNumber) -> Completion {
+        let found = self.log.iter().filter(|entry| entry.op() == from && !self.is_over);
+        Completion::Read { from, entries: found.cloned().collect() }
     }
 
     /// The server that wrote this is gone: what was not whole is of no use.

@@ -72,7 +72,10 @@ impl State {
                 Effect::Journal(work) => match work {
                     Work::Append(_) | Work::Reset { .. } => written.push_back(work),
                     // Their place among the appends makes no difference here.
-                    Work::Adopt(_) | Work::SnapshotChunk(_) | Work::Committed { .. } => {
+                    Work::Adopt(_)
+                    | Work::SnapshotChunk(_)
+                    | Work::Committed { .. }
+                    | Work::Read { .. } => {
                         at_once.push(work);
                     }
                     _ if model.durable => written.push_back(work),
@@ -291,7 +294,11 @@ impl State {
             written.take(work);
             *disk = Shared::new(written);
         }
-        if let Some(done) = completion(work) {
+        let read = match (work, self.disks.get(at)) {
+            (Work::Read { from, .. }, Some(disk)) => Some(disk.read(*from)),
+            _ => None,
+        };
+        if let Some(done) = read.or_else(|| completion(work)) {
             self.step(model, at, Event::Journal(done), seen);
         }
     }

@@ -44,7 +44,7 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub struct SimulatedDisk(Rc<RefCell<State>>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct State {
     files: BTreeMap<FileId, Inode>,
     next_file: FileId,
@@ -77,14 +77,14 @@ enum Change {
     Rename(String, String),
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Inode {
     data: Vec<u8>,
     safe: Vec<u8>,
     unsynced: Vec<Write>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Write {
     /// Within one sector.
     Bytes(usize, Vec<u8>),
@@ -216,19 +216,16 @@ impl SimulatedDisk {
     /// A disk of its own with the same contents, all of them safe.
     #[must_use]
     pub fn copy(&self) -> SimulatedDisk {
-        let state = self.0.borrow();
-        let copy = SimulatedDisk::new(state.capacity);
-        let mut its = copy.0.borrow_mut();
-        its.names.clone_from(&state.names);
-        its.safe_names.clone_from(&state.names);
-        its.next_file = state.next_file;
-        for (id, inode) in &state.files {
-            let data = inode.data.clone();
-            let inode = Inode { safe: data.clone(), data, unsynced: Vec::new() };
-            its.files.insert(*id, inode);
-        }
-        drop(its);
+        let copy = self.copy_with_doubt();
+        copy.power_cycle(Loss::Nothing);
         copy
+    }
+
+    /// A disk of its own with the same contents, as safe as they are.
+    #[must_use]
+    pub fn copy_with_doubt(&self) -> SimulatedDisk {
+        let copy = State { faults: BTreeMap::new(), ..self.0.borrow().clone() };
+        SimulatedDisk(Rc::new(RefCell::new(copy)))
     }
 
     fn begin(&self) -> Result<(RefMut<'_, State>, Option<Fault>)> {

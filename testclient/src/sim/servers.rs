@@ -124,6 +124,7 @@ impl SlowJournal {
             Work::EndSnapshot(_)
             | Work::AbandonSnapshot
             | Work::Trim { .. }
+            | Work::Read { .. }
             | Work::Committed { .. } => return None,
         })
     }

@@ -283,6 +283,9 @@ impl World<'_> {
                     storage.may_return = true;
                 }
             }
+            Completion::Read { entries, .. } if !entries.is_empty() => {
+                self.visits.note(Path::ReadFromDisk);
+            }
             Completion::Snapshot(_) => self.visits.note(Path::OwnSnapshot),
             Completion::DiskFull(true) => self.visits.note(Path::DiskWasFull),
             _ => {}

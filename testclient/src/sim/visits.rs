@@ -76,6 +76,7 @@ paths! {
     PowerCutOfAll disk "the power went everywhere at once"
     DiskFailed disk "an operation of a disk failed, or the power went in the middle of it"
     DiskWasFull disk "a disk was nearly full, and writes were refused"
+    ReadFromDisk disk "a copy was sent what its primary had no longer in memory, but on disk"
     OwnSnapshot disk "a copy wrote a snapshot of itself"
     NotDecided may "the search for an order of what clients saw of a key was given up"
     Progress must "a new write was done after everything had healed"

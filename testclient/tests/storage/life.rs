@@ -11,7 +11,7 @@ use kvproto::digest::{self, Rolling};
 use kvproto::ids::{Epoch, Generation, OpNumber, Position, StorageId, Version, ViewNumber};
 use kvproto::snapshot::{Item, SnapshotEnd, SnapshotHead};
 use kvproto::time::LogTime;
-use kvserver::journal::disk::DiskFile;
+use kvserver::journal::disk::{Disk, DiskFile};
 use kvserver::journal::engine::{Engine, Failed, Found, Options};
 use kvserver::journal::log::{Sizes, prepare};
 use kvserver::journal::snapshots::SnapshotWriter;
@@ -36,6 +36,14 @@ pub(crate) fn epoch(view: u64) -> Epoch {
 
 pub(crate) fn size(file: &SimulatedFile) -> usize {
     usize::try_from(file.size().expect("the power is on")).expect("small")
+}
+
+/// Where the last byte of a file stands that is not zero.
+pub(crate) fn last_nonzero(disk: &SimulatedDisk, path: &str) -> usize {
+    let file = disk.open(path).expect("it is there");
+    let mut bytes = vec![0; size(&file)];
+    file.read_at(0, &mut bytes).expect("the power is on");
+    bytes.iter().rposition(|byte| *byte != 0).expect("it holds something")
 }
 
 /// What an op puts; it depends on everything that tells ops apart.

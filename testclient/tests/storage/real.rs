@@ -76,6 +76,33 @@ async fn a_journal_on_a_real_disk_is_found_again() {
     assert_eq!(ops(dir.path()), (40, 50));
 }
 
+/// Set for a process that finds no room for a file of any use; the directory.
+const LIMITED: &str = "STORAGE_LIMITED";
+
+#[test]
+fn where_files_may_not_grow_nothing_is_acknowledged_and_nothing_fails() {
+    if let Ok(dir) = std::env::var(LIMITED) {
+        let (mut engine, _) = open(Path::new(&dir)).expect("what it needs at first is small");
+        engine.append(&entries(1, 1..=3));
+        assert!(!engine.flush().expect("want of room is no failure"));
+        assert!(!engine.flush().expect("nor is it the second time"));
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let me = std::env::current_exe().expect("a program");
+    // A process that does not want the signal is told by its writes.
+    let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact \"$1\"";
+    let name = "real::where_files_may_not_grow_nothing_is_acknowledged_and_nothing_fails";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", limited]).arg(me).arg(name).env(LIMITED, dir.path());
+    let done = shell.output().expect("a shell");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    let (mut engine, found) = open(dir.path()).expect("ours");
+    assert!(matches!(found, Found::Nothing), "{found:?}");
+    engine.append(&entries(1, 1..=3));
+    assert!(engine.flush().expect("there is room"));
+}
+
 #[test]
 fn a_flipped_byte_on_a_real_disk_is_noticed() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -85,12 +112,7 @@ fn a_flipped_byte_on_a_real_disk_is_noticed() {
         assert!(engine.flush().expect("the disk works"));
     }
     drop(engine);
-    let segment = dir.path().join("era-000001/000002-00000000000000000000.journal");
-    let name = if segment.exists() {
-        segment
-    } else {
-        dir.path().join("era-000001/000001-00000000000000000000.journal")
-    };
+    let name = dir.path().join("era-000001/000001-00000000000000000000.journal");
     let mut bytes = std::fs::read(&name).expect("the segment");
     bytes[150] ^= 1;
     std::fs::write(&name, &bytes).expect("the segment");

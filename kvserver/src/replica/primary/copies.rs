@@ -2,7 +2,9 @@
 //! left out.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use kvproto::command::Entry;
 use kvproto::ids::{Member, OpNumber};
 use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
 use kvproto::rules::{Rule, keeps};
@@ -10,6 +12,7 @@ use kvproto::time::Timestamp;
 use kvproto::{Batch, StreamNumber};
 
 use super::Primary;
+use crate::journal::Work;
 use crate::replica::Reads;
 use crate::replica::copy::Copy;
 use crate::replica::effect::{Effect, Notice};
@@ -95,7 +98,11 @@ impl Primary {
         }
         let common = copy.log.common_point(opened);
         let usable = opened.complete && !progress.distrusted;
-        progress.phase = if usable && common >= opened.committed && common >= copy.log.base().op {
+        // What is no longer in memory may still be on disk.
+        let on_disk =
+            copy.options.durable && common > OpNumber(0) && copy.log.position_at(common).is_some();
+        let reachable = common >= copy.log.base().op || on_disk;
+        progress.phase = if usable && common >= opened.committed && reachable {
             Phase::Streaming { next: common.next() }
         } else {
             Phase::NeedsTransfer
@@ -173,7 +180,9 @@ impl Primary {
             }
             self.send_chunks(copy, now, member, progress, out);
             // Also right after the last chunk: the log may have gone on while they were sent.
-            if matches!(progress.phase, Phase::Streaming { next } if next <= copy.log.base().op) {
+            let behind =
+                matches!(progress.phase, Phase::Streaming { next } if next <= copy.log.base().op);
+            if behind && !copy.options.durable {
                 let reason = "the log went on faster than it could follow";
                 let to = member.clone();
                 out.push(Effect::Notice(Notice::TransferAbandoned { to, reason }));
@@ -262,12 +271,52 @@ impl Primary {
             if full || next > copy.log.last().op {
                 return;
             }
+            if next <= copy.log.base().op {
+                if progress.reading.is_none() {
+                    progress.reading = Some(next);
+                    let bytes_max = tuning.batch_bytes as u64;
+                    out.push(Effect::Journal(Work::Read { from: next, bytes_max }));
+                }
+                return;
+            }
             // Copies in step get the very same batch, which is encoded once.
             if newest.first().is_none_or(|first| first.op() != next) {
                 *newest = copy.log.from(next, tuning.batch_bytes).into();
             }
             self.send_append(copy, now, member, progress, newest.clone(), out);
         }
+    }
+
+    /// The journal had this of what some copies lack. If it has nothing any more, only a full transfer
+    /// helps them.
+    pub(in crate::replica) fn on_entries_read(
+        &mut self,
+        copy: &Copy,
+        now: Timestamp,
+        from: OpNumber,
+        entries: Vec<Arc<Entry>>,
+        out: &mut Vec<Effect>,
+    ) {
+        let entries: Batch = entries.into();
+        let mut copies = std::mem::take(&mut self.copies);
+        for (member, progress) in &mut copies {
+            if progress.reading != Some(from) {
+                continue;
+            }
+            progress.reading = None;
+            if !matches!(progress.phase, Phase::Streaming { next } if next == from) {
+                continue;
+            }
+            let same =
+                |entry: &Arc<Entry>| copy.log.position_at(entry.op()) == Some(entry.position);
+            if entries.first().is_some_and(|first| first.op() == from) && entries.iter().all(same) {
+                self.send_append(copy, now, member, progress, entries.clone(), out);
+            } else {
+                progress.phase = Phase::NeedsTransfer;
+                progress.note_answer(now);
+            }
+        }
+        self.copies = copies;
     }
 
     /// Sends the next entries, or with none a heartbeat.

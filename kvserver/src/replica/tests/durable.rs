@@ -248,6 +248,36 @@ pub(super) fn a_copy_is_rebuilt_from_its_snapshot_and_the_log_after_it() {
     assert_eq!(rebuilt.digest(), world.replicas[&a()].store().digest(), "sessions included");
 }
 
+/// Memory holds next to nothing of the log; the journal has the rest, and what it has no longer is
+/// known by its empty answer.
+#[test]
+fn a_backup_that_was_away_for_long_is_sent_what_only_the_journal_has() {
+    for journal_has_it in [true, false] {
+        let mut world = World::durable();
+        world.tuning.retain_bytes = 0;
+        world.tuning.retain_bytes_max = 0;
+        world.tuning.batch_bytes = 2000;
+        let mut world = world.formed(a(), &[b()]);
+        world.kill(&b());
+        world.propose(a(), &[]);
+        for n in 0..50 {
+            world.put(&a(), &format!("k{n}"), "v");
+            world.run(ms(5));
+        }
+        assert!(world.replicas[&a()].log().base().op.0 > 40, "memory has hardly any of it");
+        world.journal_reads = journal_has_it;
+        let again = member("b", 2);
+        world.come_back(&b(), &again);
+        world.propose(a(), std::slice::from_ref(&again));
+        world.run(ms(500));
+        assert!(world.view.eligible.contains(&again));
+        assert_eq!(world.held(&again, "k49").as_deref(), Some("v"));
+        let transferred = world
+            .noticed(|notice| matches!(notice, Notice::TransferStarted { to, .. } if *to == again));
+        assert_eq!(transferred, !journal_has_it);
+    }
+}
+
 #[test]
 fn the_only_copy_stops_at_once_when_its_disk_has_everything() {
     let mut world = World::durable().formed(a(), &[]);

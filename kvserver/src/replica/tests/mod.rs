@@ -26,7 +26,7 @@ use kvproto::view::{View, ViewStatus};
 
 use super::effect::{Effect, Notice};
 use super::event::{Event, Operation, Request, Token};
-use crate::journal::{Journal, MemoryJournal, Work};
+use crate::journal::{Completion, Journal, MemoryJournal, Work};
 use crate::store::Items;
 use crate::table::Table;
 
@@ -72,6 +72,8 @@ struct World {
     /// Everything that a journal was given, which is what a disk would hold.
     kept: BTreeMap<Member, Vec<Work>>,
     durable: bool,
+    /// Journals can be read; otherwise they hold nothing that memory does not.
+    journal_reads: bool,
     replies: BTreeMap<Token, Reply>,
     next_token: u64,
     notices: Vec<(Member, Notice)>,
@@ -99,6 +101,7 @@ impl World {
             journals: BTreeMap::new(),
             kept: BTreeMap::new(),
             durable: false,
+            journal_reads: false,
             replies: BTreeMap::new(),
             next_token: 0,
             notices: Vec::new(),
@@ -216,6 +219,7 @@ impl World {
         };
         let mut effects = Vec::new();
         self.tables[who].step(&mut effects, |effects| replica.step(self.now, event, effects));
+        let mut reads = Vec::new();
         for effect in effects {
             if let Effect::Reply { reply: Reply::Done { .. }, .. }
             | Effect::Send(Message { body: Body::Released, .. }) = &effect
@@ -226,6 +230,12 @@ impl World {
             match effect {
                 Effect::Publish(published) => self.tables[who].publish(published),
                 Effect::Journal(work) => {
+                    if let Work::Read { from, .. } = &work
+                        && self.journal_reads
+                    {
+                        reads.push(*from);
+                        continue;
+                    }
                     self.kept.entry(who.clone()).or_default().push(work.clone());
                     work.give_to(self.journals.get_mut(who).expect("each has one"));
                 }
@@ -252,6 +262,14 @@ impl World {
                 }
                 Effect::OpenStream { .. } | Effect::CloseStream { .. } => {}
             }
+        }
+        for from in reads {
+            let appended = self.kept[who].iter().filter_map(|work| match work {
+                Work::Append(entries) => Some(entries.clone()),
+                _ => None,
+            });
+            let entries: Vec<_> = appended.flatten().filter(|e| e.op() >= from).take(9).collect();
+            self.step(who, Event::Journal(Completion::Read { from, entries }));
         }
         self.hear_journal(who);
     }

@@ -56,7 +56,7 @@ fn view_6_a_backup_that_comes_back_with_its_data_is_the_member_that_it_was() {
     let again = begin(&mut state, "b", log(B, &[1], 10));
     let after = state.view();
     assert!(after.revision > before.revision, "everybody hears of the new life");
-    assert_eq!(after.backups, [b.clone()], "of which the view knows nothing");
+    assert_eq!(after.backups, std::slice::from_ref(&b), "of which the view knows nothing");
     assert_eq!(after.eligible, BTreeSet::from([a.clone(), again.clone()]));
     assert!(!state.is_present(&b));
     // A late word about its former life changes nothing.
