@@ -74,8 +74,9 @@ failover: build ## fail the primary of a cluster again and again under load (FAI
 	@bin/testclient failover $(FAILOVER)
 
 # One seed alone is for replaying: make sim SEED=7 SIM=--trace
-sim: build ## simulate clusters in memory under every fault (SEED=1 SEEDS=5000)
+sim: build ## simulate clusters under every fault, in memory and on disks (SEED=1 SEEDS=5000 SIM=--disks)
 	@bin/testclient sim --seed $(or $(SEED),1) --seeds $(or $(SEEDS),$(if $(SEED),1,5000)) $(SIM)
+	$(if $(SIM),,@bin/testclient sim --disks --seed $(or $(SEED),1) --seeds $(or $(SEEDS),$(if $(SEED),1,5000)))
 
 model: build ## explore small worlds of the protocol, then walk through large ones (MODEL="lease3 --states 9000000")
 	@bin/testclient explore $(MODEL)

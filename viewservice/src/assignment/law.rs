@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kvproto::registration::Held;
 use kvproto::{
-    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Rule, ServerName, Settings,
+    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Position, Rule, ServerName, Settings,
     StorageId, View, ViewNumber, ViewStatus, keeps,
 };
 use serde::{Deserialize, Serialize};
@@ -216,8 +216,8 @@ struct Server {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 struct Storage {
     id: StorageId,
-    /// Generation of the last op in it; `None` if it was empty.
-    generation: Option<Generation>,
+    /// Position of the last op in it; the default if it was empty.
+    last: Position,
 }
 
 /// Everything that must never be forgotten: the whole truth about views.
@@ -288,13 +288,16 @@ impl ViewState {
     /// the highest op that was said to be committed.
     #[must_use]
     pub fn left_by(&self, held: &Held) -> Option<&Member> {
-        let holds_barrier = self.activated.is_none_or(|epoch| held.epochs.contains(&epoch))
-            || !keeps(Rule::ReturnHoldsTheBarrier);
+        let is_whole = |storage: &Storage| match self.activated {
+            Some(epoch) => held.epochs.contains(&epoch) || !keeps(Rule::ReturnHoldsTheBarrier),
+            // It was named with what it held when it came, however little that is.
+            None => held.last >= storage.last,
+        };
         let reaches = held.last.op >= self.committed_heard || !keeps(Rule::ReturnIsComplete);
-        let mut eligible = self.view.eligible.iter().filter(|_| holds_barrier && reaches);
+        let mut eligible = self.view.eligible.iter().filter(|_| reaches);
         eligible.find(|member| {
             let storage = self.storages.get(&member.incarnation);
-            storage.is_some_and(|storage| storage.id == held.storage)
+            storage.is_some_and(|storage| storage.id == held.storage && is_whole(storage))
         })
     }
 
@@ -313,7 +316,8 @@ impl ViewState {
     }
 
     fn restored(&self, member: &Member) -> Option<Generation> {
-        self.storages.get(&member.incarnation)?.generation
+        let last = self.storages.get(&member.incarnation)?.last;
+        (last.op > OpNumber(0)).then_some(last.epoch.generation)
     }
 
     /// Whether any view was ever activated. Until then nobody holds data.
@@ -432,8 +436,7 @@ impl ViewState {
     /// own, ends whatever its primary had asked for it. And not as primary: a part of its log may have been acknowledged by others and not
     /// be on its disk, so the old epoch could name two ops at one position.
     fn take_back(&mut self, member: &Member, held: &Held) {
-        let generation = (held.last.op > OpNumber(0)).then_some(held.last.epoch.generation);
-        let storage = Storage { id: held.storage, generation };
+        let storage = Storage { id: held.storage, last: held.last };
         let former = self.left_by(held).cloned();
         self.storages.insert(member.incarnation, storage);
         let former = match former {

@@ -119,6 +119,21 @@ pub(in crate::assignment) fn view_6_of_everybody_who_comes_back_after_a_power_cu
     assert!(!state.is_present(&b) && state.view().is_primary(&again));
 }
 
+/// A generation begins with what its server holds. If that is damaged before it is activated, nobody
+/// may take the rest for all of it.
+#[test]
+fn view_6_a_forced_server_comes_back_with_what_it_was_forced_with_or_not_at_all() {
+    for (left, returns) in [(log(B, &[1], 9), true), (Held::nothing(B), false)] {
+        let (mut state, ..) = pair();
+        let forced = begin(&mut state, "b", log(B, &[1], 9));
+        let (after, server) = (state.view_id(), forced.clone());
+        state.apply(Command::Force { after, server }).unwrap();
+        let again = begin(&mut state, "b", left);
+        let eligible = if returns { again } else { forced };
+        assert_eq!(state.view().eligible, BTreeSet::from([eligible]));
+    }
+}
+
 #[test]
 fn view_6_a_disk_that_moved_to_another_address_is_the_same_storage() {
     let (mut state, a, b) = pair();
