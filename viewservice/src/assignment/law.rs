@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kvproto::registration::Held;
 use kvproto::{
-    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Position, Rule, ServerName, Settings,
-    StorageId, View, ViewNumber, ViewStatus, keeps,
+    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Position, Rule, ServerName,
+    Settings, StorageId, View, ViewNumber, ViewStatus, keeps,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
