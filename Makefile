@@ -13,7 +13,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # cargo keeps the artifacts of the profile `dev` in `debug`.
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean clean-data verify fix bench bench-inprocess scenes failover sim model mutants
+.PHONY: help build test run run-vs run-s1 run-s2 run-s3 run-client clean clean-data verify fix bench bench-inprocess scenes failover torture sim model mutants
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -72,6 +72,9 @@ scenes: build ## join, fill, overload and abuse clusters, 10 minutes; writes doc
 
 failover: build ## fail the primary of a cluster again and again under load (FAILOVER="--fault stop …")
 	@bin/testclient failover $(FAILOVER)
+
+torture: build ## kill all of a durable cluster again and again under load (TORTURE="--rounds 200 …")
+	@bin/testclient torture --power-cut $(TORTURE)
 
 # One seed alone is for replaying: make sim SEED=7 SIM=--trace
 sim: build ## simulate clusters under every fault, in memory and on disks (SEED=1 SEEDS=5000 SIM=--disks)

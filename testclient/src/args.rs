@@ -88,6 +88,10 @@ pub enum Command {
     /// Simulate clusters in memory under every fault there is. The exit code says whether every
     /// promise was kept.
     Sim(Sim),
+    /// Start a durable cluster of its own, kill all of it again and again under load, and check that
+    /// nothing acknowledged was lost or done twice. What a kill cannot show is data that was not
+    /// synced and is lost with the machine: that is what `sim --disks` is for.
+    Torture(Torture),
 }
 
 /// Simulate clusters in memory. Each seed decides one world; the same seed walks the same road.
@@ -288,6 +292,39 @@ pub struct Check {
     /// How long to search; keys that are left then are not decided.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub time_limit: Duration,
+}
+
+/// Kill a durable cluster again and again.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Torture {
+    /// Kill everything at once (SIGKILL), in one round of four only some of it, and in one of four
+    /// once more while it comes back; start it again in any order.
+    #[arg(long, required = true)]
+    pub power_cut: bool,
+    /// Rounds.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Seed of what is killed and started, when and in which order.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Servers.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=8))]
+    pub servers: u32,
+    /// Copies of the data, the primary included.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=8))]
+    pub copies: u32,
+    /// Clients that write.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub writers: u32,
+    /// Size of the values that are put, so that the journal grows and snapshots are taken meanwhile.
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = size)]
+    pub value_size: usize,
+    /// Keep the history, which is checked at the end, in this file.
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// Write the result as JSON to this file (`-`: stdout, instead of the table).
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// How a primary fails.

@@ -1,5 +1,6 @@
 //! Gives a verdict on a recorded history: by the search, key by key, and by the witness.
 
+use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,18 +18,52 @@ use crate::witness;
 /// Faults and keys of one kind that are listed before the rest is only counted.
 const SHOWN_MAX: usize = 20;
 
+/// The verdict on a history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judged {
+    /// As if one call had been done after the other.
+    Linearizable,
+    /// Answers contradict each other.
+    Violation,
+    /// It took too long, or there is nothing to judge.
+    NotDecided,
+}
+
+impl fmt::Display for Judged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Judged::Linearizable => "linearizable, key by key",
+            Judged::Violation => "VIOLATION",
+            Judged::NotDecided => "not decided",
+        })
+    }
+}
+
 /// Reads the file and checks it. Exit code 0: linearizable; 1: a violation; 2: not
 /// decided, unreadable or empty.
 ///
 /// # Errors
 /// When stdout is closed.
 pub async fn run(options: &Check, stop: CancellationToken) -> Result<ExitCode> {
-    let Check { history: path, time_limit } = options.clone();
+    let judged = judge(&options.history, options.time_limit, &stop).await?;
+    Ok(match judged {
+        Judged::Linearizable => ExitCode::SUCCESS,
+        Judged::Violation => ExitCode::from(1),
+        Judged::NotDecided => ExitCode::from(2),
+    })
+}
+
+/// Reads a file, checks it and says what was found.
+///
+/// # Errors
+/// When stdout is closed.
+pub async fn judge(path: &Path, limit: Duration, stop: &CancellationToken) -> Result<Judged> {
+    let (path, stop) = (path.to_owned(), stop.clone());
     let checked = tokio::task::spawn_blocking(move || match read(&path) {
-        Ok(history) => check(&history, time_limit, &stop),
+        Ok(history) => check(&history, limit, &stop),
         Err(why) => {
             eprintln!("testclient: {}: {why}", path.display());
-            Ok(ExitCode::from(2))
+            Ok(Judged::NotDecided)
         }
     });
     checked.await.context("the checker has failed")?
@@ -41,11 +76,11 @@ fn read(path: &Path) -> Result<History, String> {
     format::import(&text)
 }
 
-fn check(history: &History, limit: Duration, stop: &CancellationToken) -> Result<ExitCode> {
+fn check(history: &History, limit: Duration, stop: &CancellationToken) -> Result<Judged> {
     introduce(history)?;
     if history.calls.is_empty() {
         say("verdict: none, since there is nothing to check")?;
-        return Ok(ExitCode::from(2));
+        return Ok(Judged::NotDecided);
     }
     let report = search(history, limit, stop);
     say_report(&report)?;
@@ -53,14 +88,14 @@ fn check(history: &History, limit: Duration, stop: &CancellationToken) -> Result
     say_faults(history, &faults)?;
     if report.violations().next().is_some() || !faults.is_empty() {
         say("verdict: VIOLATION")?;
-        return Ok(ExitCode::from(1));
+        return Ok(Judged::Violation);
     }
     if !report.is_ok() {
         say("verdict: not decided; give it more time with --time-limit")?;
-        return Ok(ExitCode::from(2));
+        return Ok(Judged::NotDecided);
     }
     say("verdict: linearizable, key by key")?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Judged::Linearizable)
 }
 
 fn introduce(history: &History) -> Result<()> {

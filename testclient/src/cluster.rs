@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::calls::connect;
+use crate::torture::plan::Machine;
 
 pub use ports::free_port;
 pub use process::{Process, program};
@@ -260,6 +261,18 @@ impl Cluster {
     /// Ends a server at once, as a crash would (SIGKILL).
     pub fn kill(&mut self, index: usize) {
         self.servers[index].kill();
+    }
+
+    /// Ends these at once, all before any of them is waited for: as when the power goes (SIGKILL).
+    pub fn cut_power(&mut self, victims: &[Machine]) {
+        for end in [|process: &mut Process| process.end(Signal::KILL), Process::kill] {
+            for &victim in victims {
+                end(match victim {
+                    Machine::Views => &mut self.view_service,
+                    Machine::Server(index) => &mut self.servers[index],
+                });
+            }
+        }
     }
 
     /// Asks a server to stop (SIGTERM). It goes on running until it has handed over.

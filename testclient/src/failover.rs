@@ -9,14 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Failover, Fault};
 use crate::cluster::{Cluster, Options, PATIENCE, wait_for};
 use crate::recorder::Recorder;
-use crate::report::{check_writable, duration, millis, percentile, say, table, write_json};
+use crate::report::{
+    check_writable, duration, millis, percentile, progress, say, table, write_json,
+};
 use sharers::Sharers;
 use writer::{Crew, Meter};
 
@@ -96,15 +97,9 @@ async fn drill(
         cluster.start_server(index)?;
     }
     cluster.wait_until_redundant().await?;
-    let bar = ProgressBar::with_draw_target(
-        Some(u64::from(options.rounds)),
-        ProgressDrawTarget::stderr(),
-    );
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}") {
-        bar.set_style(style);
-    }
+    let bar = progress(options.rounds.into(), "{wide_bar} {pos}/{len} {msg}");
     let meter = Arc::new(Meter::new());
-    let mut crew = Crew::start(cluster.view_service_addr(), options.writers, &meter).await?;
+    let mut crew = Crew::start(cluster.view_service_addr(), options.writers, 0, &meter).await?;
     let sharers = match recorder {
         Some(recorder) => Some(Sharers::start(cluster.view_service_addr(), recorder).await?),
         None => None,
@@ -170,9 +165,13 @@ async fn one_round(cluster: &mut Cluster, fault: Fault, meter: &Meter) -> Result
     Ok(meter.read())
 }
 
-async fn flow(meter: &Meter, reason: &str) -> Result<()> {
-    let until = meter.writes() + FLOW;
-    wait_for(reason, PATIENCE, async || match meter.writes() {
+/// Waits until writers have done a good number of writes more.
+///
+/// # Errors
+/// When they do not.
+pub(crate) async fn flow(meter: &Meter, reason: &str) -> Result<()> {
+    let until = meter.ever().writes + FLOW;
+    wait_for(reason, PATIENCE, async || match meter.ever().writes {
         writes if writes >= until => Ok(()),
         writes => Err(format!("{} more writes to come", until - writes)),
     })

@@ -6,6 +6,7 @@
 //! value whose fate is unknown.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// How a call ended, as far as the ledger cares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,29 @@ impl Promise {
     pub fn is_broken_by(&self, value: Option<&str>) -> bool {
         value != self.acknowledged.as_deref()
             && (self.possible.is_none() || value != self.possible.as_deref())
+    }
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(self.acknowledged.as_deref()))?;
+        match &self.possible {
+            None => Ok(()),
+            Some(possible) => write!(f, " or {}", shown(Some(possible))),
+        }
+    }
+}
+
+/// A value for people, who want the end of a long one: there it was written last.
+#[must_use]
+pub fn shown(value: Option<&str>) -> String {
+    const END: usize = 40;
+    match value {
+        None => "nothing".to_owned(),
+        Some(value) => match value.char_indices().nth_back(END) {
+            None => format!("{value:?}"),
+            Some((at, _)) => format!("{} bytes that end in {:?}", value.len(), &value[at..]),
+        },
     }
 }
 

@@ -9,6 +9,7 @@
 //!   to a bare echo
 //! - [`ledger`], [`failover`]: what writers were promised (pure), and a drill that checks it
 //!   through faults
+//! - [`torture`]: everything is killed at once, again and again
 //! - [`recorder`], [`history`]: what clients asked and were answered, as a file (its form is pure)
 //! - [`check`](mod@check), [`linearizability`], [`witness`]: the verdict on a history, by a search
 //!   that believes nothing and by the servers' own versions (both pure)
@@ -35,6 +36,7 @@ pub mod report;
 pub mod scenes;
 pub mod sim;
 pub mod sweep;
+pub mod torture;
 pub mod up;
 pub mod witness;
 pub mod workload;

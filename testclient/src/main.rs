@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kvclient::ErrorKind;
 use kvprocess::shutdown::Signals;
 use testclient::args::{Args, Command};
-use testclient::{basic, bench, check, explore, failover, scenes, sweep, up};
+use testclient::{basic, bench, check, explore, failover, scenes, sweep, torture, up};
 use tokio::runtime::Builder;
 
 // The same allocator as the servers have, so that the echo is no weaker yardstick for it.
@@ -29,7 +29,13 @@ fn main() -> ExitCode {
 async fn run(args: Args, vs: String) -> ExitCode {
     let owns_processes = matches!(
         args.command,
-        Some(Command::Failover(_) | Command::Cluster(_) | Command::Bench(_) | Command::Scene(_))
+        Some(
+            Command::Failover(_)
+                | Command::Torture(_)
+                | Command::Cluster(_)
+                | Command::Bench(_)
+                | Command::Scene(_)
+        )
     );
     let signals =
         if owns_processes { Signals::install_ignoring_repeats() } else { Signals::install() };
@@ -43,6 +49,7 @@ async fn run(args: Args, vs: String) -> ExitCode {
         Some(Command::Bench(options)) => bench::run(&vs, options, stop).await,
         Some(Command::EchoServer) => bench::echo::serve(stop).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Failover(options)) => failover::run(options, stop).await,
+        Some(Command::Torture(options)) => torture::run(options, stop).await,
         Some(Command::Check(options)) => check::run(options, stop).await,
         Some(Command::Cluster(options)) => up::run(options, stop).await,
         Some(Command::Scene(scene)) => scenes::run(scene, stop).await,

@@ -25,6 +25,7 @@ const PURE: &[&str] = &[
     "testclient/src/linearizability",
     "testclient/src/random",
     "testclient/src/sim",
+    "testclient/src/torture/plan",
     "testclient/src/witness",
     "testclient/src/workload",
 ];

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::Round;
 use crate::calls::{append, connect, end, end_of, get, put};
-use crate::ledger::{End, Ledger};
+use crate::ledger::{End, Ledger, shown};
 
 /// How long a call tries before it ends as failed or unknown: longer than any failover, so that an
 /// end other than done is a finding.
@@ -34,8 +34,21 @@ pub struct Meter {
 
 struct MeterState {
     last_write: Instant,
-    writes_ever: u64,
+    /// The first one since the last reset.
+    first_write: Option<Instant>,
+    ever: Ever,
     round: Round,
+}
+
+/// How calls ended since the beginning.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ever {
+    /// Completed writes.
+    pub writes: u64,
+    /// Calls that were certainly not done.
+    pub failed: u64,
+    /// Calls whose outcome nobody knows.
+    pub unknown: u64,
 }
 
 impl Meter {
@@ -46,7 +59,8 @@ impl Meter {
         Meter {
             state: Mutex::new(MeterState {
                 last_write: Instant::now(),
-                writes_ever: 0,
+                first_write: None,
+                ever: Ever::default(),
                 round: empty_round(),
             }),
         }
@@ -59,7 +73,9 @@ impl Meter {
 
     /// Begins a round. The gap that is open at this moment counts into it from its beginning.
     pub fn reset(&self) {
-        self.lock().round = empty_round();
+        let mut state = self.lock();
+        state.round = empty_round();
+        state.first_write = None;
     }
 
     /// What was seen since the last reset. A gap that is still open is not in it.
@@ -68,10 +84,16 @@ impl Meter {
         self.lock().round.clone()
     }
 
-    /// Completed writes since the beginning.
+    /// When the first write since the last reset was completed.
     #[must_use]
-    pub fn writes(&self) -> u64 {
-        self.lock().writes_ever
+    pub fn first_write(&self) -> Option<Instant> {
+        self.lock().first_write
+    }
+
+    /// What was seen since the beginning.
+    #[must_use]
+    pub fn ever(&self) -> Ever {
+        self.lock().ever
     }
 
     fn ended(&self, took: Duration, is_write: bool, end: End) {
@@ -83,12 +105,19 @@ impl Meter {
                 let gap = now - state.last_write;
                 state.round.unavailable = state.round.unavailable.max(gap);
                 state.last_write = now;
+                state.first_write.get_or_insert(now);
                 state.round.writes += 1;
-                state.writes_ever += 1;
+                state.ever.writes += 1;
             }
             End::Done => {}
-            End::NotDone => state.round.failed += 1,
-            End::Unknown => state.round.unknown += 1,
+            End::NotDone => {
+                state.round.failed += 1;
+                state.ever.failed += 1;
+            }
+            End::Unknown => {
+                state.round.unknown += 1;
+                state.ever.unknown += 1;
+            }
         }
     }
 }
@@ -123,11 +152,17 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts writers, each with a client of its own. They write until [`Crew::stop`].
+    /// Starts writers, each with a client of its own. What they put has at least this size. They
+    /// write until [`Crew::stop`].
     ///
     /// # Errors
     /// When a client cannot connect.
-    pub async fn start(view_service: &str, writers: u32, meter: &Arc<Meter>) -> Result<Crew> {
+    pub async fn start(
+        view_service: &str,
+        writers: u32,
+        value_size: usize,
+        meter: &Arc<Meter>,
+    ) -> Result<Crew> {
         let mut crew = Crew { writers: Vec::new() };
         for number in 0..writers {
             let client = connect(view_service, PATIENCE).await.context("connect a writer")?;
@@ -135,6 +170,7 @@ impl Crew {
             let writer = Writer {
                 client,
                 number,
+                value_size,
                 step: 0,
                 ledger: Ledger::default(),
                 keys_given_up: 0,
@@ -179,6 +215,7 @@ impl Crew {
 struct Writer {
     client: Client,
     number: u32,
+    value_size: usize,
     step: u64,
     ledger: Ledger,
     /// Rises when a key's content is in doubt; part of every key, so that all new ones are fresh.
@@ -211,7 +248,7 @@ impl Writer {
         let started = Instant::now();
         let (key, end) = if step.is_multiple_of(2) {
             let key = format!("w{writer}/{doubt}/register{}", (step / 2) % REGISTERS);
-            let value = step.to_string();
+            let value = format!("{step:0>size$}", size = self.value_size);
             let result = put(&self.client, &key, &value).await;
             self.ledger.put(&key, value, end_of(&result));
             (key, self.ended("put", started, &result))
@@ -255,7 +292,7 @@ impl Writer {
         let promise = self.ledger.promise(key);
         promise
             .is_broken_by(value)
-            .then(|| format!("{key} holds {value:?} but was promised as {promise:?}"))
+            .then(|| format!("{key} holds {} but was promised as {promise}", shown(value)))
     }
 
     async fn check(&mut self, all: bool) -> Checked {

@@ -11,7 +11,7 @@ use testclient::failover::writer::{Crew, Meter};
 async fn stop_under_load(stop_the_primary: bool) {
     let mut cluster = running(Options::default(), 3).await;
     let meter = Arc::new(Meter::new());
-    let mut crew = Crew::start(cluster.view_service_addr(), 4, &meter).await.expect("writers");
+    let mut crew = Crew::start(cluster.view_service_addr(), 4, 0, &meter).await.expect("writers");
     for _ in 0..3 {
         let before = cluster.wait_until_redundant().await.expect("all in sync");
         let victim = match stop_the_primary {
@@ -29,9 +29,9 @@ async fn stop_under_load(stop_the_primary: bool) {
             })
             .await
             .expect("a view without it");
-        let reached = meter.writes() + 20;
+        let reached = meter.ever().writes + 20;
         testclient::cluster::wait_for("writes to go on", PATIENCE, async || {
-            let writes = meter.writes();
+            let writes = meter.ever().writes;
             (writes >= reached).then_some(()).ok_or(format!("{writes} of {reached}"))
         })
         .await

@@ -12,4 +12,5 @@ mod limits;
 mod primary_backup_6824;
 mod scenes;
 mod start_order;
+mod torture;
 mod views_on_disk;
