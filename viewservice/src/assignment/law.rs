@@ -233,8 +233,7 @@ pub struct ViewState {
     servers: BTreeMap<ServerName, Server>,
     /// What is on the disks of present lives and of eligible ones.
     storages: BTreeMap<Incarnation, Storage>,
-    /// Epoch of the last view that was activated; none before the first one of a generation: the
-    /// server that it begins from holds what it holds.
+    /// Epoch of the last view that was activated; none before the first one of a generation.
     activated: Option<Epoch>,
     /// The last incarnation given, over all names.
     last_incarnation: Incarnation,
@@ -288,16 +287,15 @@ impl ViewState {
     /// the highest op that was said to be committed.
     #[must_use]
     pub fn left_by(&self, held: &Held) -> Option<&Member> {
-        let is_whole = |storage: &Storage| match self.activated {
-            Some(epoch) => held.epochs.contains(&epoch) || !keeps(Rule::ReturnHoldsTheBarrier),
-            // It was named with what it held when it came, however little that is.
-            None => held.last >= storage.last,
-        };
+        // Nobody can tell what a forced generation begins with before it has begun.
+        let holds_barrier = self.activated.is_some_and(|epoch| {
+            held.epochs.contains(&epoch) || !keeps(Rule::ReturnHoldsTheBarrier)
+        });
         let reaches = held.last.op >= self.committed_heard || !keeps(Rule::ReturnIsComplete);
-        let mut eligible = self.view.eligible.iter().filter(|_| reaches);
+        let mut eligible = self.view.eligible.iter().filter(|_| holds_barrier && reaches);
         eligible.find(|member| {
             let storage = self.storages.get(&member.incarnation);
-            storage.is_some_and(|storage| storage.id == held.storage && is_whole(storage))
+            storage.is_some_and(|storage| storage.id == held.storage)
         })
     }
 
