@@ -299,10 +299,16 @@ impl ViewState {
         })
     }
 
-    /// The storages that are known to have held every committed op when last heard of.
+    /// Whether a view of this generation was activated. Before that nobody comes back with its data.
+    #[must_use]
+    pub fn generation_has_begun(&self) -> bool {
+        self.activated.is_some()
+    }
+
+    /// The storages whose servers may come back, if they are whole.
     #[must_use]
     pub fn eligible_storages(&self) -> BTreeSet<StorageId> {
-        let eligible = self.view.eligible.iter();
+        let eligible = self.view.eligible.iter().filter(|_| self.generation_has_begun());
         eligible.filter_map(|member| Some(self.storages.get(&member.incarnation)?.id)).collect()
     }
 
