@@ -77,8 +77,9 @@ torture: build ## kill all of a durable cluster again and again under load (TORT
 	@bin/testclient torture --power-cut $(TORTURE)
 
 # One seed alone is for replaying: make sim SEED=7 SIM=--trace
-sim: build ## simulate clusters in memory under every fault (SEED=1 SEEDS=5000)
+sim: build ## simulate clusters under every fault, in memory and on disks (SEED=1 SEEDS=5000 SIM=--disks)
 	@bin/testclient sim --seed $(or $(SEED),1) --seeds $(or $(SEEDS),$(if $(SEED),1,5000)) $(SIM)
+	$(if $(SIM),,@bin/testclient sim --disks --seed $(or $(SEED),1) --seeds $(or $(SEEDS),$(if $(SEED),1,5000)))
 
 model: build ## explore small worlds of the protocol, then walk through large ones (MODEL="lease3 --states 9000000")
 	@bin/testclient explore $(MODEL)

@@ -111,6 +111,7 @@ pub async fn run_watched(
     tokio::spawn(door.attend(from_copies));
     let health = api::keep_health(reporter, node.clone());
     let found = storage.as_ref().map(Storage::found);
+    let durable = storage.is_some();
     let heartbeat =
         Heartbeat::new(name, config.view_servers, found, node.clone(), wishes_out, registered);
     let refusal = attend_apart(heartbeat, halt.clone())?;
@@ -130,7 +131,7 @@ pub async fn run_watched(
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
-        let (reads, mut tuning, durable) = (config.reads, config.tuning, storage.is_some());
+        let (reads, mut tuning) = (config.reads, config.tuning);
         let (mut recovered, mut journal) = (None, NodeJournal::Memory(MemoryJournal::new()));
         if let Some(storage) = storage {
             tuning.snapshot_after_bytes = SNAPSHOT_AFTER_BYTES;
@@ -163,7 +164,7 @@ pub async fn run_watched(
             Ok(()) => Err(anyhow!("the node has stopped by itself")),
             Err(cause) => Err(cause.context("the node has failed; the log says why")),
         },
-        left = leave(&node, &token, config.leave_within) => left,
+        left = leave(&node, &token, config.leave_within, durable) => left,
     };
     halt.cancel();
     // What the journal was given is written before anybody else may have the directory.
@@ -206,6 +207,7 @@ async fn leave(
     node: &NodeHandle,
     token: &CancellationToken,
     within: Duration,
+    durable: bool,
 ) -> anyhow::Result<()> {
     token.cancelled().await;
     if node.standing().view.is_none() {
@@ -216,7 +218,8 @@ async fn leave(
     let settled = timeout(within, node.stands(|now| now.left || now.only_copy)).await;
     if settled.is_err() {
         let standing = node.standing();
-        let another = another_is_complete(&standing);
+        // What is on disk waits there: nobody needs to take over before this server stops.
+        let another = !durable && another_is_complete(&standing);
         if another && standing.role != Role::Primary {
             bail!(
                 "leaving took more than {within:?}: the view service or the other copies do not \
@@ -235,10 +238,17 @@ async fn leave(
             sleep(REDIRECT_FOR).await;
             return Ok(());
         }
-        warn!(
-            "leaving took more than {within:?}: the view service does not answer, and it last named \
-             no other complete copy"
-        );
+        if durable {
+            warn!(
+                "leaving took more than {within:?}: the view service or the other copies do not \
+                 answer; everything acknowledged is on disk, so this server stops"
+            );
+        } else {
+            warn!(
+                "leaving took more than {within:?}: the view service does not answer, and it last \
+                 named no other complete copy"
+            );
+        }
         // What the view service would say. The replica serves on, unless it holds nothing.
         node.event(Event::NobodyToTakeOver).await;
     }

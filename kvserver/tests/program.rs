@@ -50,7 +50,9 @@ fn a_taken_port_ends_it_with_1_and_names_the_flag() {
 
 #[test]
 fn it_says_where_it_listens_and_stops_at_the_first_signal() {
-    let child = kvserver(&["-addr", "localhost:0", "-vs=localhost:1"]).spawn().expect("it runs");
+    let child = kvserver(&["-addr", "localhost:0", "-vs=localhost:1", "--in-memory"])
+        .spawn()
+        .expect("it runs");
     let mut server = Started(child);
     let stderr = server.0.stderr.take().expect("it is piped");
     let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
@@ -71,7 +73,9 @@ fn it_says_where_it_listens_and_stops_at_the_first_signal() {
 /// copy of the data to a panic about a log line.
 #[test]
 fn a_reader_of_its_log_that_goes_away_costs_the_lines_and_nothing_else() {
-    let child = kvserver(&["-addr", "localhost:0", "-vs=localhost:1"]).spawn().expect("it runs");
+    let child = kvserver(&["-addr", "localhost:0", "-vs=localhost:1", "--in-memory"])
+        .spawn()
+        .expect("it runs");
     let mut server = Started(child);
     let stderr = server.0.stderr.take().expect("it is piped");
     let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);

@@ -16,7 +16,8 @@ macro_rules! paths {
         }
 
         /// Every path, who must take it (`must`: the fixed seeds of every kind of world; `disk`: those
-        /// of worlds with disks; `may`: nobody), and what it means.
+        /// of worlds with disks; `memory`: those of worlds without; `may`: nobody), and what it means.
+        /// A primary on disk reads from there what it has no longer in memory: no log outruns it.
         const PATHS: &[(Path, &str, &str)] =
             &[$((Path::$path, stringify!($need), $meaning),)*];
     };
@@ -34,7 +35,7 @@ paths! {
     NobodyToTakeOver must "a primary that wants to stop was told that nobody could take over"
     JoinByLog must "a copy was brought up from the log"
     JoinByTransfer must "a copy was brought up by a full transfer"
-    TransferOutrun must "a transfer was given up because the log went on faster"
+    TransferOutrun memory "a transfer was given up because the log went on faster"
     TransferCutShort must "a transfer ended with its stream, and another began"
     Evicted must "a backup was left out at its primary's wish"
     EvictedReturned must "a backup that was left out became complete again"
@@ -123,7 +124,7 @@ impl Visits {
     #[must_use]
     pub fn missing(&self, kind: Kind) -> Vec<Path> {
         let must = |need: &str| match kind {
-            Kind::InMemory => need == "must",
+            Kind::InMemory => need == "must" || need == "memory",
             Kind::OnDisks => need == "must" || need == "disk",
         };
         let missing = PATHS.iter().filter(|(path, need, _)| must(need) && self.count(*path) == 0);

@@ -13,3 +13,4 @@ mod primary_backup_6824;
 mod scenes;
 mod start_order;
 mod torture;
+mod views_on_disk;

@@ -68,36 +68,6 @@ async fn a_view_service_started_anew_ends_no_server_and_no_data_is_lost() {
     assert_eq!(cluster.ended_by_itself(), None, "servers go on");
 }
 
-/// It goes on from its disk: the same cluster, the same view, the same lives.
-#[tokio::test]
-async fn a_view_service_that_was_killed_goes_on_with_the_same_view_and_then_repairs_failures() {
-    let mut cluster = running(Options::default(), 2).await;
-    let client = cluster.client().await;
-    put(&client, "a", "0").await;
-    let before = cluster.status().await.expect("it answers").view;
-    for round in 1..4 {
-        cluster.kill_view_service();
-        put(&client, "a", &format!("away {round}")).await;
-        cluster.start_view_service().expect("start it again");
-        cluster.wait_until_redundant().await.expect("both attend again");
-        let after = cluster.status().await.expect("it answers").view;
-        assert_eq!(after, before, "nothing has changed");
-        put(&client, "a", &format!("back {round}")).await;
-        check(&client, "a", &format!("back {round}")).await;
-    }
-    assert_eq!(cluster.ended_by_itself(), None);
-
-    // A server that is killed while nobody watches is missed afterwards.
-    cluster.kill_view_service();
-    cluster.kill(0);
-    cluster.start_view_service().expect("start it again");
-    cluster
-        .wait_for_view("the backup to take over", |view| view.primary == Some(1))
-        .await
-        .expect("it was complete, and that was not forgotten");
-    check(&client, "a", "back 3").await;
-}
-
 /// Kills a server and starts it at once at the same address, well before it could be given up for
 /// its silence.
 async fn restart_at_once(primary: bool) {

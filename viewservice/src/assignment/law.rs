@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kvproto::registration::Held;
 use kvproto::{
-    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Rule, ServerName, Settings,
-    StorageId, View, ViewNumber, ViewStatus, keeps,
+    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Position, Rule, ServerName,
+    Settings, StorageId, View, ViewNumber, ViewStatus, keeps,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -216,8 +216,8 @@ struct Server {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 struct Storage {
     id: StorageId,
-    /// Generation of the last op in it; `None` if it was empty.
-    generation: Option<Generation>,
+    /// Position of the last op in it; the default if it was empty.
+    last: Position,
 }
 
 /// Everything that must never be forgotten: the whole truth about views.
@@ -233,8 +233,7 @@ pub struct ViewState {
     servers: BTreeMap<ServerName, Server>,
     /// What is on the disks of present lives and of eligible ones.
     storages: BTreeMap<Incarnation, Storage>,
-    /// Epoch of the last view that was activated; none before the first one of a generation: the
-    /// server that it begins from holds what it holds.
+    /// Epoch of the last view that was activated; none before the first one of a generation.
     activated: Option<Epoch>,
     /// The last incarnation given, over all names.
     last_incarnation: Incarnation,
@@ -288,8 +287,10 @@ impl ViewState {
     /// the highest op that was said to be committed.
     #[must_use]
     pub fn left_by(&self, held: &Held) -> Option<&Member> {
-        let holds_barrier = self.activated.is_none_or(|epoch| held.epochs.contains(&epoch))
-            || !keeps(Rule::ReturnHoldsTheBarrier);
+        // Nobody can tell what a forced generation begins with before it has begun.
+        let holds_barrier = self.activated.is_some_and(|epoch| {
+            held.epochs.contains(&epoch) || !keeps(Rule::ReturnHoldsTheBarrier)
+        });
         let reaches = held.last.op >= self.committed_heard || !keeps(Rule::ReturnIsComplete);
         let mut eligible = self.view.eligible.iter().filter(|_| holds_barrier && reaches);
         eligible.find(|member| {
@@ -298,10 +299,16 @@ impl ViewState {
         })
     }
 
-    /// The storages that are known to have held every committed op when last heard of.
+    /// Whether a view of this generation was activated. Before that nobody comes back with its data.
+    #[must_use]
+    pub fn generation_has_begun(&self) -> bool {
+        self.activated.is_some()
+    }
+
+    /// The storages whose servers may come back, if they are whole.
     #[must_use]
     pub fn eligible_storages(&self) -> BTreeSet<StorageId> {
-        let eligible = self.view.eligible.iter();
+        let eligible = self.view.eligible.iter().filter(|_| self.generation_has_begun());
         eligible.filter_map(|member| Some(self.storages.get(&member.incarnation)?.id)).collect()
     }
 
@@ -313,7 +320,8 @@ impl ViewState {
     }
 
     fn restored(&self, member: &Member) -> Option<Generation> {
-        self.storages.get(&member.incarnation)?.generation
+        let last = self.storages.get(&member.incarnation)?.last;
+        (last.op > OpNumber(0)).then_some(last.epoch.generation)
     }
 
     /// Whether any view was ever activated. Until then nobody holds data.
@@ -432,8 +440,7 @@ impl ViewState {
     /// own, ends whatever its primary had asked for it. And not as primary: a part of its log may have been acknowledged by others and not
     /// be on its disk, so the old epoch could name two ops at one position.
     fn take_back(&mut self, member: &Member, held: &Held) {
-        let generation = (held.last.op > OpNumber(0)).then_some(held.last.epoch.generation);
-        let storage = Storage { id: held.storage, generation };
+        let storage = Storage { id: held.storage, last: held.last };
         let former = self.left_by(held).cloned();
         self.storages.insert(member.incarnation, storage);
         let former = match former {

@@ -104,7 +104,15 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
         let names: Vec<_> = members.iter().map(|member| member.name.to_string()).collect();
         names.join(", ")
     };
-    let advice = if silent.is_empty() && durable {
+    let advice = if silent.is_empty() && !state.generation_has_begun() {
+        format!(
+            "{} ended before generation {} had begun with it, so nobody can tell whether it still \
+             holds what it was chosen for: decide again with `kvctl force {} --accept-data-loss`",
+            names(&lost),
+            view.generation,
+            some_server_alive(state, liveness)
+        )
+    } else if silent.is_empty() && durable {
         format!(
             "start {} again with its data directory: any one of these that comes back whole is \
              enough; if their disks are lost, accept the loss of what only they hold with \
