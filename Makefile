@@ -64,8 +64,8 @@ bench-inprocess: ## measure store and replica alone, inside one process (BENCH="
 	$(CARGO) bench --locked -p kvserver --bench store --bench replica -- $(BENCH)
 
 # Each scene writes its part of the page, and all are played even when one misses a requirement.
-SCENES ?= join memory keys overload neighbours
-scenes: build ## join, fill, overload and abuse clusters, 10 minutes; writes docs/performance.md (SCENES="join keys")
+SCENES ?= join memory keys overload neighbours durable
+scenes: build ## join, fill, overload, abuse and restart clusters, 12 minutes; writes docs/performance.md (SCENES="join keys")
 	@missed=0; for scene in $(SCENES); do \
 		bin/testclient scene $$scene --write docs/performance.md || missed=1; \
 	done; exit $$missed

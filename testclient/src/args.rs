@@ -69,6 +69,18 @@ pub enum Command {
     /// Answer with what one is sent, on a free port: the yardstick of `bench`.
     #[command(hide = true)]
     EchoServer,
+    /// Write a little into a file and sync it, again and again: the yardstick of `scene durable`.
+    #[command(hide = true)]
+    Sync {
+        /// The file, which is made if it is not there.
+        file: PathBuf,
+        /// How long.
+        #[arg(long, value_parser = duration)]
+        length: Duration,
+        /// Rest before each time.
+        #[arg(long, value_parser = duration)]
+        pause: Duration,
+    },
     /// Start a cluster of its own, make its primary fail again and again under load, measure how
     /// long writers waited and check that nothing acknowledged was lost.
     Failover(Failover),

@@ -48,6 +48,9 @@ async fn run(args: Args, vs: String) -> ExitCode {
         None => basic::run(&vs, &args, stop).await,
         Some(Command::Bench(options)) => bench::run(&vs, options, stop).await,
         Some(Command::EchoServer) => bench::echo::serve(stop).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Sync { file, length, pause }) => tokio::task::block_in_place(|| {
+            bench::sync::run(file, *length, *pause).map(|()| ExitCode::SUCCESS)
+        }),
         Some(Command::Failover(options)) => failover::run(options, stop).await,
         Some(Command::Torture(options)) => torture::run(options, stop).await,
         Some(Command::Check(options)) => check::run(options, stop).await,

@@ -6,6 +6,19 @@ use kvproto::{ServerName, View};
 use tracing::{error, info, warn};
 
 use crate::replica::effect::Notice;
+use crate::replica::progress::{Amount, Sent};
+
+/// What a copy was sent until it was in sync. Scripts read it.
+fn told(sent: &Sent) -> String {
+    let Amount { count, bytes } = sent.entries;
+    let by_log = format!("{count} entries, {} by the log", Size(bytes));
+    match sent.transfer {
+        None => by_log,
+        Some(Amount { count, bytes }) => {
+            format!("a full transfer of {count} keys, {}, then {by_log}", Size(bytes))
+        }
+    }
+}
 
 /// Writes one notice to the log; `view` is the newest one adopted.
 pub(super) fn log(notice: &Notice, view: &View) {
@@ -29,8 +42,8 @@ pub(super) fn log(notice: &Notice, view: &View) {
         Notice::TransferReceived { keys, at, took } => {
             info!("State transfer completed successfully: {keys} keys at op {at} in {took:.2?}");
         }
-        Notice::CopySynced { copy, through } => {
-            info!("{copy} holds everything through op {through} and is in sync");
+        Notice::CopySynced { copy, through, sent } => {
+            info!("{copy} holds everything through op {through} and is in sync: {}", told(sent));
         }
         Notice::TailDropped { first, last } => warn!(
             "dropped the unacknowledged tail {first} to {last}: the new primary does not have it"
@@ -64,5 +77,20 @@ pub(super) fn log(notice: &Notice, view: &View) {
         ),
         Notice::HandingOver => info!("handing over: asking for another primary"),
         Notice::Nonsense { from, what } => warn!("dropped a message of {from}: {what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_what_a_copy_was_sent() {
+        let entries = Amount { count: 3, bytes: 1 << 20 };
+        let by_log = Sent { transfer: None, entries };
+        assert_eq!(told(&by_log), "3 entries, 1 MiB by the log");
+        let whole = Sent { transfer: Some(Amount { count: 7, bytes: 15 }), entries };
+        let wanted = "a full transfer of 7 keys, 15 bytes, then 3 entries, 1 MiB by the log";
+        assert_eq!(told(&whole), wanted);
     }
 }

@@ -14,6 +14,7 @@ use kvproto::time::Timestamp;
 use kvproto::view::Role;
 
 use super::event::Token;
+use super::progress::Sent;
 use crate::journal::Work;
 
 /// Something to do.
@@ -125,6 +126,8 @@ pub enum Notice {
         copy: Member,
         /// Through which op.
         through: OpNumber,
+        /// What that took.
+        sent: Sent,
     },
     /// An uncommitted tail of an older epoch was dropped on the new primary's word.
     TailDropped {

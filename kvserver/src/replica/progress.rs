@@ -2,6 +2,7 @@
 //! unanswered. Decides nothing.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use kvproto::ids::{Nonce, OpNumber, Position, StreamNumber};
@@ -88,6 +89,29 @@ struct InFlight {
     sent_at: Timestamp,
 }
 
+/// So many of something, and the bytes of their keys and values or of what carries them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Amount {
+    /// How many.
+    pub count: u64,
+    /// How much.
+    pub bytes: u64,
+}
+
+/// What was sent to a copy since its stream was opened. For people: nothing is decided by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sent {
+    /// Keys of a full transfer, and what its chunks took.
+    pub transfer: Option<Amount>,
+    /// Entries of the log.
+    pub entries: Amount,
+}
+
+impl Hash for Sent {
+    /// States that differ only here are one state to whoever explores them.
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
 /// One other copy.
 #[derive(Clone, Hash, Debug)]
 pub struct CopyProgress {
@@ -95,6 +119,8 @@ pub struct CopyProgress {
     pub stream: StreamNumber,
     /// Where it stands.
     pub phase: Phase,
+    /// Sent on the newest stream.
+    pub sent: Sent,
     /// Acknowledged on the newest stream.
     pub matched: OpNumber,
     /// Highest nonce sent and highest nonce acknowledged on the newest stream.
@@ -134,6 +160,7 @@ impl CopyProgress {
         CopyProgress {
             stream: StreamNumber(0),
             phase: Phase::Down { retry_at: now },
+            sent: Sent::default(),
             matched: OpNumber(0),
             nonce_sent: Nonce(0),
             nonce_acked: Nonce(0),
@@ -170,6 +197,7 @@ impl CopyProgress {
         self.stream = stream;
         self.opened_at = now;
         self.phase = Phase::Opening;
+        self.sent = Sent::default();
         self.forget_answers();
     }
 

@@ -4,7 +4,7 @@
 //!   (both pure)
 //! - [`door`], [`load`], [`cpu`]: the ways in, a thread that makes calls, and what they cost each
 //!   process
-//! - [`echo`]: the yardstick
+//! - [`echo`], [`sync`]: the yardsticks of calls and of disks
 //! - [`measure`]: `testclient bench`, a load of a running cluster
 //! - [`compare`]: `testclient bench compare`, clusters and the echo in turns; what that says is in
 //!   [`summary`], made of [`spread`]s (both pure)
@@ -22,6 +22,7 @@ pub mod page;
 pub mod spread;
 pub mod summary;
 pub mod svg;
+pub mod sync;
 pub mod tally;
 
 use std::process::ExitCode;

@@ -18,11 +18,13 @@ pub const QUANTILES: [(&str, f64); 4] =
 pub struct Latencies(Histogram<u64>);
 
 impl Latencies {
-    fn new() -> Latencies {
+    /// None yet.
+    pub(super) fn new() -> Latencies {
         Latencies(Histogram::new(FIGURES).expect("three figures are within what it can keep"))
     }
 
-    fn record(&mut self, latency: Duration) {
+    /// One more.
+    pub(super) fn record(&mut self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         // Not `saturating_record`: that one keeps the histogram from growing, and counts what does
         // not fit as almost nothing.

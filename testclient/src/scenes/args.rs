@@ -21,6 +21,8 @@ pub enum Scene {
     Overload(Overload),
     /// Clients that sit idle, never read, or send a byte a second, beside one that behaves.
     Neighbours(Neighbours),
+    /// What it costs to keep data on disk, a start with all of it, and a copy that comes back.
+    Durable(Durable),
 }
 
 impl Scene {
@@ -33,6 +35,7 @@ impl Scene {
             Scene::Keys(options) => &options.common,
             Scene::Overload(options) => &options.common,
             Scene::Neighbours(options) => &options.common,
+            Scene::Durable(options) => &options.common,
         }
     }
 
@@ -45,6 +48,7 @@ impl Scene {
             Scene::Keys(_) => "keys",
             Scene::Overload(_) => "overload",
             Scene::Neighbours(_) => "neighbours",
+            Scene::Durable(_) => "durable",
         }
     }
 }
@@ -179,6 +183,26 @@ pub struct Neighbours {
     pub rounds: u32,
     /// Length of one turn.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    pub turn: Duration,
+    /// What all scenes share.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What it costs to keep data on disk.
+#[derive(Args, Clone, Debug)]
+pub struct Durable {
+    /// Keys in the cluster that is killed and started again, and that a copy comes back to.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// Calls open at a time where there is more than one.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub callers: u32,
+    /// Rounds; in each, the cluster in memory, the one on disk and the bare syncs have their turns.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    /// Length of one turn.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub turn: Duration,
     /// What all scenes share.
     #[command(flatten)]

@@ -7,10 +7,11 @@
 //! - [`args`]: what can be asked for
 //! - [`verdict`]: what a scene ends with (pure)
 //! - [`stage`]: the cluster, filled, and what its processes take
-//! - [`join`], [`memory`], [`keys`], [`overload`], [`neighbours`]: the scenes
+//! - [`join`], [`memory`], [`keys`], [`overload`], [`neighbours`], [`durable`]: the scenes
 //! - [`http2`], [`misbehaving`]: frames by hand (pure), and clients that nobody wants
 
 pub mod args;
+pub mod durable;
 pub mod http2;
 pub mod join;
 pub mod keys;
@@ -71,5 +72,6 @@ pub async fn play(scene: &Scene) -> Result<Verdict> {
         Scene::Keys(options) => keys::play(options).await,
         Scene::Overload(options) => overload::play(options).await,
         Scene::Neighbours(options) => neighbours::play(options).await,
+        Scene::Durable(options) => durable::play(options).await,
     }
 }

@@ -44,6 +44,15 @@ pub async fn primary_and_backup(server_flags: Vec<String>) -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// The same, on disk.
+///
+/// # Errors
+/// When it does not come up.
+pub async fn durable_primary_and_backup() -> Result<Cluster> {
+    let options = Options { servers: 2, copies: 2, durable: true, ..Options::default() };
+    Cluster::start(&options).await
+}
+
 /// Numbers of keys rise, from 1 at least.
 ///
 /// # Errors

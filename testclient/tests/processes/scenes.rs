@@ -104,3 +104,20 @@ async fn a_page_without_a_place_for_the_scene_is_refused_before_anything_is_star
     let said = format!("{error:#}");
     assert!(said.contains("memory:begin") && said.contains("page.md"), "{said}");
 }
+
+#[tokio::test]
+async fn data_on_disk_is_read_again_and_a_copy_that_comes_back_is_sent_what_it_missed() {
+    let verdict = play("durable --keys 20000 --callers 4 --rounds 2 --turn 200ms").await;
+    above_zero(
+        &verdict.figures,
+        &[
+            "sync_p50_ms.0",
+            "by_parts.1",
+            "gained.1",
+            "serving_after_ms",
+            "missed_bytes",
+            "sent_bytes",
+        ],
+    );
+    assert_eq!(verdict.figures["sent_by_transfer"], false, "{:#}", verdict.figures);
+}

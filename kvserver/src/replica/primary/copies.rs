@@ -16,7 +16,7 @@ use crate::journal::Work;
 use crate::replica::Reads;
 use crate::replica::copy::Copy;
 use crate::replica::effect::{Effect, Notice};
-use crate::replica::progress::{CopyProgress, Phase, Transfer};
+use crate::replica::progress::{Amount, CopyProgress, Phase, Transfer};
 
 /// Ends a copy's stream; returns the effect if one was open.
 pub(super) fn close(
@@ -208,6 +208,7 @@ impl Primary {
         let (sent, received, in_flight, ended) = (0, 0, VecDeque::new(), false);
         let transfer = Transfer { scan, at, digest, sent, received, in_flight, ended };
         progress.phase = Phase::Transferring(transfer);
+        progress.sent.transfer = Some(Amount { count: keys, bytes: 0 });
         progress.waiting_since = None;
         out.push(Effect::Notice(Notice::TransferStarted { to: member.clone(), keys, at: at.op }));
         let start = Body::TransferStart { at, keys };
@@ -234,6 +235,8 @@ impl Primary {
             progress.waiting_since.get_or_insert(now);
             if let Some(records) = copy.store.next_chunk(transfer.scan, chunk_bytes) {
                 let number = transfer.note_sent(records.len());
+                let amount = progress.sent.transfer.get_or_insert_default();
+                amount.bytes += records.len() as u64;
                 let chunk = Body::TransferChunk { number, records };
                 out.push(copy.send(self.epoch, member.clone(), progress.stream, chunk));
                 continue;
@@ -336,6 +339,9 @@ impl Primary {
         let previous = copy.log.position_at(before).expect("entries go out only from the kept log");
         let last = entries.last().map_or(before, |entry| entry.op());
         let bytes = entries.iter().map(|entry| entry.weight()).sum();
+        progress.sent.entries.count += entries.len() as u64;
+        progress.sent.entries.bytes +=
+            entries.iter().map(|entry| entry.command.payload() as u64).sum::<u64>();
         self.nonce = self.nonce.next();
         let append = Append {
             previous,

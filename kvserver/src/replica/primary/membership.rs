@@ -68,7 +68,8 @@ impl Primary {
             if whole && due {
                 if !self.asked.contains_key(member) {
                     let (copy, through) = (member.clone(), progress.matched);
-                    out.push(Effect::Notice(Notice::CopySynced { copy, through }));
+                    let sent = progress.sent;
+                    out.push(Effect::Notice(Notice::CopySynced { copy, through, sent }));
                 }
                 self.asked.insert(member.clone(), number);
                 progress.synced_wished_at = Some(now);

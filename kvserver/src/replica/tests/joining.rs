@@ -1,6 +1,7 @@
 //! Bringing newcomers up, by the log or by a full transfer.
 
 use super::*;
+use crate::replica::progress::Sent;
 use kvproto::message::TransferEnd;
 
 /// A primary with data and a log too short to bring anyone up.
@@ -31,6 +32,10 @@ fn a_newcomer_gets_the_log_when_it_reaches_back_far_enough() {
     world.run(ms(100));
     assert!(synced(&world, &b()));
     assert!(!world.noticed(|notice| matches!(notice, Notice::TransferStarted { .. })));
+    assert!(world.noticed(|notice| matches!(
+        notice,
+        Notice::CopySynced { sent: Sent { transfer: None, entries }, .. } if entries.bytes == 2
+    )));
     world.run(ms(100));
     assert_eq!(world.held(&b(), "k").as_deref(), Some("v"));
 }
