@@ -42,7 +42,6 @@ const MISSED: &[&[Rule]] = &[
     &[PrimaryDropsTails],
     &[LeavingMayResume],
     &[LeaseIsChecked],
-    &[LeaseIsCheckedPerRead],
     &[PublishedFirst],
     &[LeaseFromSendTime],
     &[ProofByEveryCopy],
@@ -65,7 +64,6 @@ const MISSED_ON_DISKS: &[&[Rule]] = &[
     &[OwnJournalCounts],
     &[AckWaitsForJournal],
     &[SyncedBeforeSafe],
-    &[RestartPromises],
     &[SessionsTravel],
 ];
 
