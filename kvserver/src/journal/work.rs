@@ -102,6 +102,9 @@ pub trait Workers {
     fn side(&mut self, job: SideJob);
 }
 
+/// Under load a fraction of a millisecond; at rest, when only the clock asks, a third of a second.
+const IDLE_POLLS: u32 = 64;
+
 /// Turns calls into work, and reports into completions.
 #[derive(Debug)]
 pub struct Front<W> {
@@ -110,6 +113,10 @@ pub struct Front<W> {
     cluster: ClusterId,
     /// Snapshots are of a log; otherwise they are received.
     has_log: bool,
+    /// What is committed and was not told yet: it goes with the next work for the log, since it alone
+    /// is not worth waking anybody. When there is none for so many polls it goes by itself.
+    committed: Option<OpNumber>,
+    idle_polls: u32,
     /// Not reported yet.
     disk_full: Option<bool>,
     read: VecDeque<(OpNumber, Vec<Arc<Entry>>)>,
@@ -124,6 +131,8 @@ impl<W: Workers> Front<W> {
             pending: Pending::after(last),
             cluster,
             has_log: engine.has_log(),
+            committed: None,
+            idle_polls: 0,
             disk_full: None,
             read: VecDeque::new(),
         }
@@ -146,12 +155,27 @@ impl<W: Workers> Front<W> {
         }
     }
 
+    /// Gives the log something to do.
+    fn log(&mut self, ticket: Ticket, job: LogJob) {
+        self.tell_committed();
+        self.workers.log(ticket, job);
+    }
+
+    /// Tells what was kept back; to be called before nothing more is.
+    pub(super) fn tell_committed(&mut self) {
+        self.idle_polls = 0;
+        if let Some(through) = self.committed.take() {
+            // Nobody waits for it.
+            self.workers.log(Ticket::default(), LogJob::Committed(through));
+        }
+    }
+
     fn snapshot(&mut self, job: SnapshotJob) {
         if self.has_log {
             self.workers.side(SideJob::Snapshot(job));
         } else {
             let ticket = self.pending.silent();
-            self.workers.log(ticket, LogJob::Receive(job));
+            self.log(ticket, LogJob::Receive(job));
         }
     }
 }
@@ -159,7 +183,7 @@ impl<W: Workers> Front<W> {
 impl<W: Workers> Journal for Front<W> {
     fn adopt(&mut self, epoch: Epoch) {
         let ticket = self.pending.adopt(epoch);
-        self.workers.log(ticket, LogJob::Adopt(epoch));
+        self.log(ticket, LogJob::Adopt(epoch));
     }
 
     fn append(&mut self, entries: &[Arc<Entry>]) {
@@ -168,12 +192,12 @@ impl<W: Workers> Journal for Front<W> {
         }
         self.has_log = true;
         let ticket = self.pending.append(entries);
-        self.workers.log(ticket, LogJob::Append(entries.to_vec()));
+        self.log(ticket, LogJob::Append(entries.to_vec()));
     }
 
     fn truncate(&mut self, after: OpNumber) {
         let ticket = self.pending.truncate(after);
-        self.workers.log(ticket, LogJob::Truncate(after));
+        self.log(ticket, LogJob::Truncate(after));
     }
 
     fn reset(&mut self, base: Position) {
@@ -182,12 +206,13 @@ impl<W: Workers> Journal for Front<W> {
             self.has_log = false;
             let void = self.pending.last_snapshot();
             let ticket = self.pending.reset(base);
-            self.workers.log(ticket, LogJob::Reset(void));
+            self.committed = None;
+            self.log(ticket, LogJob::Reset(void));
         } else {
             assert!(!self.has_log, "a log begins with a state that was received after a reset");
             self.has_log = true;
             let ticket = self.pending.reset(base);
-            self.workers.log(ticket, LogJob::BeginWith(base));
+            self.log(ticket, LogJob::BeginWith(base));
         }
     }
 
@@ -196,8 +221,7 @@ impl<W: Workers> Journal for Front<W> {
     }
 
     fn committed(&mut self, through: OpNumber) {
-        let ticket = self.pending.silent();
-        self.workers.log(ticket, LogJob::Committed(through));
+        self.committed = Some(through);
     }
 
     fn begin_snapshot(&mut self, at: Position, keys: u64) {
@@ -227,10 +251,14 @@ impl<W: Workers> Journal for Front<W> {
 
     fn read(&mut self, from: OpNumber, bytes_max: u64) {
         let ticket = self.pending.silent();
-        self.workers.log(ticket, LogJob::Read(from, bytes_max));
+        self.log(ticket, LogJob::Read(from, bytes_max));
     }
 
     fn poll(&mut self) -> Option<Completion> {
+        self.idle_polls += 1;
+        if self.idle_polls >= IDLE_POLLS {
+            self.tell_committed();
+        }
         if let Some((from, entries)) = self.read.pop_front() {
             return Some(Completion::Read { from, entries });
         }
@@ -335,14 +363,21 @@ impl<D: Disk> LogWorker<D> {
         Ok(Left::Nothing)
     }
 
-    /// To be called when nothing waits.
-    pub fn rest(&mut self, reports: &mut Vec<Report>, side: &mut Vec<SideJob>) {
+    /// To be called when nothing has waited for some milliseconds: a mark costs a write, and what
+    /// comes soon says the same.
+    pub fn rest(&mut self, reports: &mut Vec<Report>) {
         if self.has_failed {
             return;
         }
         if let Err(failed) = self.engine.mark() {
             self.has_failed = true;
             reports.push(Report::Failed(failed));
+        }
+    }
+
+    /// Has the next segment made in time.
+    pub fn prepare(&mut self, side: &mut Vec<SideJob>) {
+        if self.has_failed {
             return;
         }
         if let Some(size) = self.engine.wants_spare().filter(|_| !self.spare_wanted) {

@@ -27,6 +27,8 @@ use super::{Completion, Journal};
 
 /// How often somebody looks how much room the disk has.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
+/// After so long without work the log rests.
+const REST_AFTER: Duration = Duration::from_millis(10);
 /// How often what waits for room is tried again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -193,6 +195,7 @@ impl Journal for DiskJournal {
 /// Ends when everything called has been done.
 impl Drop for DiskJournal {
     fn drop(&mut self) {
+        self.front.tell_committed();
         let queues = self.front.workers();
         let _ = queues.log.send(ToLog::Stop);
         queues.side = None;
@@ -230,17 +233,25 @@ fn run_log(
         true
     }
     let _witness = Witness(reports);
-    let (mut left, mut goes_on) = (Left::Nothing, true);
+    let (mut left, mut goes_on, mut rests) = (Left::Nothing, true, true);
     let mut looked_at = Instant::now();
     let (mut said, mut wanted) = (Vec::new(), Vec::new());
     while goes_on {
         let wait = match left {
+            Left::Nothing if !rests => REST_AFTER,
             Left::Nothing => LOOK_FOR_ROOM_EVERY,
             Left::WaitsForRoom => TRY_AGAIN_AFTER,
         };
         match jobs.recv_timeout(wait) {
-            Ok(job) => goes_on = take(&mut worker, job),
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(job) => {
+                rests = false;
+                goes_on = take(&mut worker, job);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if !std::mem::replace(&mut rests, true) {
+                    worker.rest(&mut said);
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => goes_on = false,
         }
         // Everything that waits goes into one write.
@@ -249,7 +260,7 @@ fn run_log(
         }
         left = worker.work(&mut said);
         said.drain(..).for_each(|report| drop(reports.send(report)));
-        worker.rest(&mut said, &mut wanted);
+        worker.prepare(&mut wanted);
         if looked_at.elapsed() >= LOOK_FOR_ROOM_EVERY {
             looked_at = Instant::now();
             worker.look_for_room(&mut said);
@@ -257,6 +268,7 @@ fn run_log(
         said.drain(..).for_each(|report| drop(reports.send(report)));
         wanted.drain(..).for_each(|job| drop(side.send(job)));
     }
+    worker.rest(&mut said);
 }
 
 fn run_side(

@@ -122,7 +122,8 @@ impl DiskJournal {
         log.into_iter().for_each(|(ticket, job)| self.log.take(ticket, job));
         side.into_iter().for_each(|job| self.side.take(job));
         let left = self.log.work(&mut reports);
-        self.log.rest(&mut reports, &mut wanted);
+        self.log.rest(&mut reports);
+        self.log.prepare(&mut wanted);
         self.log.look_for_room(&mut reports);
         wanted.into_iter().for_each(|job| self.side.take(job));
         let beside = self.side.work(&mut reports, &mut done);

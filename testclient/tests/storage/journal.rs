@@ -51,7 +51,8 @@ impl Whole {
         }
         let (mut reports, mut side) = (Vec::new(), Vec::new());
         let left = self.log.work(&mut reports);
-        self.log.rest(&mut reports, &mut side);
+        self.log.rest(&mut reports);
+        self.log.prepare(&mut side);
         self.front.workers().side.extend(side);
         self.tell(&reports);
         left
