@@ -44,7 +44,7 @@ pub enum Refused {
     /// It belongs to another cluster.
     #[error(
         "this directory belongs to cluster {theirs}, the view service speaks for cluster {ours}: \
-         give the view service of that cluster with --views, or another directory with --data-dir"
+         give the view service of that cluster with --vs, or another directory with --data-dir"
     )]
     OtherCluster {
         /// Whose directory it is.
