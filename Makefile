@@ -87,12 +87,14 @@ model: build ## explore small worlds of the protocol, then walk through large on
 
 # What may print this much is only the table: the panics in between are meant to happen.
 mutants: ## drop the rules of the protocol one by one, and see which seed notices
-	$(CARGO) test --locked --quiet --profile ci -p testclient --test mutants -- --nocapture
+	$(CARGO) test --locked --quiet --profile ci -p testclient --test proofs mutants:: -- --nocapture
 
 verify: ## read-only checks: format, lints, docs, the repository itself
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --profile ci -- -D warnings
-	$(CARGO) check --workspace --locked --release # what is left without debug assertions
+	@# What is left without debug assertions; those of libraries stay, since these are checked already.
+	$(CARGO) check --workspace --locked --profile ci --config profile.ci.debug-assertions=false \
+		--config 'profile.ci.package."*".debug-assertions=true'
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --profile ci
 	$(CARGO) test --locked --profile ci -p testclient --test tidy
 

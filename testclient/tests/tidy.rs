@@ -463,7 +463,7 @@ fn a_named_story_misses_each_rule() {
     const STORIES: &[&str] = &[
         "kvserver/src/replica/tests/mutants.rs",
         "kvserver/src/store/tests.rs",
-        "testclient/tests/storage.rs",
+        "testclient/tests/proofs/storage/mod.rs",
         "viewservice/src/assignment/tests/mutants.rs",
     ];
     let stories: String = STORIES.iter().map(|file| read(file)).collect();

@@ -4,6 +4,7 @@
 mod backups;
 mod bad_input;
 mod bench;
+mod check;
 mod common;
 mod copies;
 mod handover;

@@ -91,7 +91,7 @@ fn e20_three_servers_walk_a_thousand_steps_at_random_and_stay_linearizable() {
             if let Some(violation) = walked.violation {
                 panic!(
                     "{violation}\nreplay: EXPLORE_SEED={seed} cargo test --profile ci -p \
-                     testclient --test exploration e20"
+                     testclient --test proofs e20"
                 );
             }
         }

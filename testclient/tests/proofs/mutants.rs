@@ -2,8 +2,6 @@
 //! seeds. What is not here shows too rarely for that; a named story or a model misses it, see
 //! `docs/testing.md`. `make mutants` prints which seed noticed what.
 
-#![cfg(debug_assertions)]
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
