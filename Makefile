@@ -26,9 +26,9 @@ build: ## build all programs into bin/
 	done
 
 # Tests run with the profile `ci`, whatever PROFILE says: without optimisation the programs are too
-# slow for their own timings, and with all of it assertions are off.
+# slow for their own timings, and with all of it assertions are off. cargo builds the programs that
+# they start.
 test: ## everything that must be green: unit tests, tests with real processes, test.sh
-	$(CARGO) build --workspace --bins --locked --profile ci
 	$(CARGO) test --workspace --locked --profile ci
 	PROFILE=ci ./test.sh
 
@@ -87,7 +87,7 @@ model: build ## explore small worlds of the protocol, then walk through large on
 
 # What may print this much is only the table: the panics in between are meant to happen.
 mutants: ## drop the rules of the protocol one by one, and see which seed notices
-	$(CARGO) test --locked --quiet --profile ci -p testclient --test proofs mutants:: -- --nocapture
+	$(CARGO) test --locked --quiet --profile ci --workspace --test proofs mutants:: -- --nocapture
 
 verify: ## read-only checks: format, lints, docs, the repository itself
 	$(CARGO) fmt --all --check
@@ -96,7 +96,7 @@ verify: ## read-only checks: format, lints, docs, the repository itself
 	$(CARGO) check --workspace --locked --profile ci --config profile.ci.debug-assertions=false \
 		--config 'profile.ci.package."*".debug-assertions=true'
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --profile ci
-	$(CARGO) test --locked --profile ci -p testclient --test tidy
+	$(CARGO) test --workspace --locked --profile ci --test tidy
 
 fix: ## format, and let clippy mend what it can
 	$(CARGO) fmt --all

@@ -85,6 +85,16 @@ impl NodeJournal {
         }
     }
 
+    /// Hands over what was called. What leaves for other copies goes first: theirs are the disks
+    /// that are waited for longest.
+    async fn hand_over(&mut self) {
+        let NodeJournal::Disk(journal, _) = self else { return };
+        if journal.has_called() {
+            tokio::task::yield_now().await;
+            journal.hand_over();
+        }
+    }
+
     fn failed(&self) -> Option<&Failed> {
         match self {
             NodeJournal::Memory(_) => None,
@@ -165,6 +175,7 @@ impl Node {
                 self.perform(effect);
             }
             self.publish();
+            self.journal.hand_over().await;
             if requests && !self.inputs.requests.is_empty() {
                 // More clients wait. Before them the doors and streams read what has come for us.
                 tokio::task::yield_now().await;

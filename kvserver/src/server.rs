@@ -37,8 +37,6 @@ use crate::storage::Storage;
 const CONNECTIONS_QUEUED_MAX: usize = 16;
 /// Wishes of the replica that wait for the heartbeat. It repeats what is lost.
 const WISHES_QUEUED_MAX: usize = 64;
-/// So much in memory is about half as much on disk, which is read again in a fraction of a second.
-const SNAPSHOT_AFTER_BYTES: u64 = 128 << 20;
 /// After a hand-over clients are pointed to the new primary for this long.
 const REDIRECT_FOR: Duration = Duration::from_millis(200);
 /// The only copy looks this often whether somebody could take over by now. Each attempt that fails
@@ -131,10 +129,9 @@ pub async fn run_watched(
         // First of all events, so that the replica takes up its part.
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
-        let (reads, mut tuning) = (config.reads, config.tuning);
+        let (reads, tuning) = (config.reads, config.tuning);
         let (mut recovered, mut journal) = (None, NodeJournal::Memory(MemoryJournal::new()));
         if let Some(storage) = storage {
-            tuning.snapshot_after_bytes = SNAPSHOT_AFTER_BYTES;
             let (found, mut disk, dir) = storage.begin(view.cluster, (&view.settings).into())?;
             if found.was_given_up(&view, &me) {
                 warn!(

@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::store::StoreLimits;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Space};
 use super::layout::{self, IDENTITY, Identity, NEW, SET_ASIDE, SUSPECT};
 use super::log::{Log, Op, Sizes, Spare, is_full};
 use super::snapshots::{ReadError, SnapshotReader, SnapshotWriter, Verified};
@@ -33,6 +33,8 @@ use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Snapshot, To
 /// A disk is nearly full when less than this part of it is free, if that is less than what the
 /// options ask for.
 const RESERVE_OF_DISK: u64 = 16;
+/// A segment to come takes no more than this part of what is free.
+const SPARE_OF_FREE: u64 = 8;
 
 /// Choices of whoever opens a directory.
 #[derive(Clone, Copy, Debug)]
@@ -548,7 +550,9 @@ impl<D: Disk> Engine<D> {
     /// The size of a segment that should be prepared, if one should.
     #[must_use]
     pub fn wants_spare(&self) -> Option<u64> {
-        self.log.as_ref()?.wants_spare()
+        let size = self.log.as_ref()?.wants_spare()?;
+        let free = self.disk.space().map_or(u64::MAX, |space| space.free);
+        Some(size.min(free / SPARE_OF_FREE).max(self.options.sizes.min))
     }
 
     /// Takes a file for the next segment.
@@ -571,9 +575,33 @@ impl<D: Disk> Engine<D> {
     /// When nobody knows.
     pub fn has_room(&self, had_room: bool) -> io::Result<bool> {
         let space = self.disk.space()?;
-        let reserve = self.options.reserve.min(space.total / RESERVE_OF_DISK);
+        let reserve = self.reserve(&space);
         let more = if had_room { 0 } else { reserve / 8 };
         Ok(space.free >= reserve + more)
+    }
+
+    /// Bytes that no snapshot may take: with them epochs are adopted, and what was ordered before the
+    /// disk was nearly full is kept.
+    #[must_use]
+    pub fn kept_for_the_log(&self) -> u64 {
+        self.disk.space().map_or(0, |space| self.reserve(&space) / 2)
+    }
+
+    fn reserve(&self, space: &Space) -> u64 {
+        self.options.reserve.min(space.total / RESERVE_OF_DISK)
+    }
+
+    /// Removes what is kept for copies that come back only: those that lack it need a full transfer.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn make_room(&mut self) -> Result<(), Failed> {
+        self.check()?;
+        let (Some(log), Some(snapshot)) = (&mut self.log, &self.snapshot) else {
+            return Ok(());
+        };
+        let removed = log.remove_through(&self.disk, snapshot.head.at.op, 0);
+        self.sound("remove a segment", removed)
     }
 
     /// What was written elsewhere for this directory failed: nothing is done any more.

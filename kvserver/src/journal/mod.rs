@@ -49,6 +49,8 @@ pub enum Completion {
     /// The snapshot at this op has been written and verified. Not said of one that a reset made
     /// the beginning of the log: there the base is reported instead.
     Snapshot(Position),
+    /// The snapshot of this log that was under way was given up: it did not fit on the disk.
+    SnapshotGivenUp,
     /// Whether the disk is nearly full from now on.
     DiskFull(bool),
     /// Entries that were asked for.

@@ -41,6 +41,7 @@ pub struct Pending {
     snapshots: SnapshotNumber,
     chunks_written: Option<u64>,
     snapshot_at: Option<Position>,
+    snapshot_given_up: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -155,6 +156,7 @@ impl Pending {
         self.snapshot = None;
         self.chunks_written = None;
         self.snapshot_at = None;
+        self.snapshot_given_up = false;
     }
 
     /// All calls through this one have been done.
@@ -182,6 +184,14 @@ impl Pending {
         }
     }
 
+    /// A snapshot did not fit on the disk.
+    pub fn snapshot_given_up(&mut self, snapshot: SnapshotNumber) {
+        if self.snapshot == Some(snapshot) {
+            self.abandon_snapshot();
+            self.snapshot_given_up = true;
+        }
+    }
+
     /// The next thing to report.
     pub fn poll(&mut self) -> Option<Completion> {
         let mut safe = None;
@@ -204,6 +214,9 @@ impl Pending {
         }
         if let Some(chunks) = self.chunks_written.take() {
             return Some(Completion::ChunksWritten(chunks));
+        }
+        if std::mem::take(&mut self.snapshot_given_up) {
+            return Some(Completion::SnapshotGivenUp);
         }
         let at = self.snapshot_at.take()?;
         self.abandon_snapshot();

@@ -76,8 +76,12 @@ impl<D: Disk> SnapshotWriter<D> {
     pub fn begin(disk: &D, path: String, head: SnapshotHead) -> io::Result<SnapshotWriter<D>> {
         let mut file = disk.create(&path)?;
         let (writer, bytes) = Writer::new(&head);
-        file.reserve(bytes.len() as u64)?;
-        file.write_at(0, &bytes)?;
+        let began = file.reserve(bytes.len() as u64).and_then(|()| file.write_at(0, &bytes));
+        if let Err(error) = began {
+            // An empty file; if it stays, it goes at the next start.
+            let _ = disk.remove(&path);
+            return Err(error);
+        }
         let (disk, written) = (disk.clone(), bytes.len() as u64);
         Ok(SnapshotWriter {
             disk,

@@ -86,6 +86,8 @@ pub enum Report {
     Chunks(SnapshotNumber, u64),
     /// A snapshot is what the log begins with now.
     Snapshot(SnapshotNumber, Position),
+    /// A snapshot of the log was given up for want of room.
+    GivenUp(SnapshotNumber),
     /// Entries that were asked for, from this op on.
     Read(OpNumber, Vec<Arc<Entry>>),
     /// Whether there is room for more data.
@@ -139,7 +141,12 @@ impl<W: Workers> Front<W> {
     }
 
     /// Where work goes.
-    pub fn workers(&mut self) -> &mut W {
+    pub fn workers(&self) -> &W {
+        &self.workers
+    }
+
+    /// The same, to change it.
+    pub fn workers_mut(&mut self) -> &mut W {
         &mut self.workers
     }
 
@@ -149,6 +156,7 @@ impl<W: Workers> Front<W> {
             Report::Finished(ticket) => self.pending.finished(*ticket),
             Report::Chunks(number, chunks) => self.pending.chunks_written(*number, *chunks),
             Report::Snapshot(number, at) => self.pending.snapshot_done(*number, *at),
+            Report::GivenUp(number) => self.pending.snapshot_given_up(*number),
             Report::Read(from, entries) => self.read.push_back((*from, entries.clone())),
             Report::Room(has_room) => self.disk_full = Some(!has_room),
             Report::Failed(_) => {}
@@ -377,10 +385,10 @@ impl<D: Disk> LogWorker<D> {
 
     /// Has the next segment made in time.
     pub fn prepare(&mut self, side: &mut Vec<SideJob>) {
-        if self.has_failed {
+        if self.has_failed || self.spare_wanted || !self.had_room {
             return;
         }
-        if let Some(size) = self.engine.wants_spare().filter(|_| !self.spare_wanted) {
+        if let Some(size) = self.engine.wants_spare() {
             self.spare_wanted = true;
             self.spares += 1;
             let path = format!("segment-{}{NEW}", self.spares);
@@ -388,10 +396,14 @@ impl<D: Disk> LogWorker<D> {
         }
     }
 
-    /// To be called now and then: looks how much room there is.
+    /// To be called after work, and now and then: looks how much room there is.
     pub fn look_for_room(&mut self, reports: &mut Vec<Report>) {
         // A disk that does not say how full it is will say so when it is.
         let has_room = self.engine.has_room(self.had_room).unwrap_or(true);
+        if !has_room && let Err(failed) = self.engine.make_room() {
+            self.has_failed = true;
+            reports.push(Report::Failed(failed));
+        }
         if has_room != self.had_room {
             self.had_room = has_room;
             reports.push(Report::Room(has_room));
@@ -465,15 +477,18 @@ impl LogJob {
 #[derive(Debug)]
 pub struct SideWorker<D: Disk> {
     disk: D,
+    /// Bytes of the disk that snapshots leave free.
+    keep_free: u64,
     waiting: VecDeque<SideJob>,
     writer: Option<(SnapshotNumber, SnapshotWriter<D>)>,
 }
 
 impl<D: Disk> SideWorker<D> {
-    /// Works on this disk, which is that of the engine.
+    /// Works for this engine, on its disk.
     #[must_use]
-    pub fn new(disk: D) -> SideWorker<D> {
-        SideWorker { disk, waiting: VecDeque::new(), writer: None }
+    pub fn new(engine: &Engine<D>) -> SideWorker<D> {
+        let (disk, keep_free) = (engine.disk().clone(), engine.kept_for_the_log());
+        SideWorker { disk, keep_free, waiting: VecDeque::new(), writer: None }
     }
 
     /// Takes a job.
@@ -484,32 +499,30 @@ impl<D: Disk> SideWorker<D> {
         self.waiting.push_back(job);
     }
 
-    /// Does one job. `None` when there is nothing to do.
-    pub fn work(&mut self, reports: &mut Vec<Report>, log: &mut Vec<LogJob>) -> Option<Left> {
-        let job = self.waiting.pop_front()?;
+    /// Does one job. False when there is nothing to do.
+    pub fn work(&mut self, reports: &mut Vec<Report>, log: &mut Vec<LogJob>) -> bool {
+        let Some(job) = self.waiting.pop_front() else {
+            return false;
+        };
         let (doing, done) = match &job {
-            SideJob::Snapshot(job) => ("write a snapshot", self.snapshot(job, reports, log)),
+            SideJob::Snapshot(job) => {
+                let done = self.snapshot(job, reports, log);
+                let is_full = done.as_ref().is_err_and(is_full);
+                ("write a snapshot", if is_full { self.give_up(job, reports) } else { done })
+            }
             SideJob::Prepare { path, size } => {
-                let spare = prepare(&self.disk, path.clone(), *size);
-                let is_waiting = spare.as_ref().is_err_and(is_full);
-                let done = spare.map(|spare| log.push(LogJob::Spare(Some(spare))));
-                if is_waiting {
+                let spare = match prepare(&self.disk, path.clone(), *size) {
                     // The log asks again when it wants one.
-                    log.push(LogJob::Spare(None));
-                    return Some(Left::Nothing);
-                }
-                ("prepare a segment", done)
+                    Err(error) if is_full(&error) => Ok(None),
+                    spare => spare.map(Some),
+                };
+                ("prepare a segment", spare.map(|spare| log.push(LogJob::Spare(spare))))
             }
         };
-        match done {
-            Err(error) if is_full(&error) => {
-                self.waiting.push_front(job);
-                return Some(Left::WaitsForRoom);
-            }
-            Err(error) => log.push(LogJob::Failed(doing, error)),
-            Ok(()) => {}
+        if let Err(error) = done {
+            log.push(LogJob::Failed(doing, error));
         }
-        Some(Left::Nothing)
+        true
     }
 
     fn snapshot(
@@ -527,6 +540,9 @@ impl<D: Disk> SideWorker<D> {
             }
             SnapshotJob::Chunk(number, records) => {
                 if let Some((_, writer)) = self.writer.as_mut().filter(|(of, _)| of == number) {
+                    if self.disk.space().is_ok_and(|space| space.free < self.keep_free) {
+                        return Err(io::ErrorKind::StorageFull.into());
+                    }
                     writer.chunk(records)?;
                     reports.push(Report::Chunks(*number, writer.chunks()));
                 }
@@ -541,6 +557,17 @@ impl<D: Disk> SideWorker<D> {
             SnapshotJob::Abandon => self.abandon()?,
         }
         Ok(())
+    }
+
+    /// What was written would only take room that the log needs.
+    fn give_up(&mut self, job: &SnapshotJob, reports: &mut Vec<Report>) -> io::Result<()> {
+        if let SnapshotJob::Begin(number, _)
+        | SnapshotJob::Chunk(number, _)
+        | SnapshotJob::End(number, _) = job
+        {
+            reports.push(Report::GivenUp(*number));
+        }
+        self.abandon()
     }
 
     fn abandon(&mut self) -> io::Result<()> {

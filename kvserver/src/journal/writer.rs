@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle, panicking};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kvproto::command::Entry;
@@ -25,7 +25,7 @@ use super::survey::Refused;
 use super::work::{Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers};
 use super::{Completion, Journal};
 
-/// How often somebody looks how much room the disk has.
+/// How often somebody looks how much room the disk has when nothing is written.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
 /// After so long without work the log rests.
 const REST_AFTER: Duration = Duration::from_millis(10);
@@ -61,6 +61,8 @@ pub struct DiskJournal {
 
 #[derive(Debug)]
 struct Queues {
+    /// Called, and not handed over yet.
+    called: Vec<ToLog>,
     log: Sender<ToLog>,
     /// Gone when nothing more will be called: the thread ends when nobody can send to it any more.
     side: Option<Sender<SideJob>>,
@@ -76,8 +78,7 @@ enum ToLog {
 
 impl Workers for Queues {
     fn log(&mut self, ticket: Ticket, job: LogJob) {
-        // A thread that has ended has said why.
-        let _ = self.log.send(ToLog::Call(ticket, job));
+        self.called.push(ToLog::Call(ticket, job));
     }
 
     fn side(&mut self, job: SideJob) {
@@ -96,11 +97,10 @@ impl DiskJournal {
         let (log, log_in) = channel();
         let (side, side_in) = channel();
         let (reports_out, reports) = unbounded_channel();
-        let disk = engine.disk().clone();
-        let queues = Queues { log: log.clone(), side: Some(side.clone()) };
+        let queues = Queues { called: Vec::new(), log: log.clone(), side: Some(side.clone()) };
         let front = Front::new(&engine, last, queues);
+        let side_worker = SideWorker::new(&engine);
         let log_worker = LogWorker::new(engine);
-        let side_worker = SideWorker::new(disk);
         let side_reports = reports_out.clone();
         let threads = vec![
             Builder::new()
@@ -111,6 +111,22 @@ impl DiskJournal {
                 .spawn(move || run_side(side_worker, &side_in, &log, &side_reports))?,
         ];
         Ok(DiskJournal { front, reports, failed: None, threads })
+    }
+
+    /// Whether something was called that the disk does not know of yet.
+    #[must_use]
+    pub fn has_called(&self) -> bool {
+        !self.front.workers().called.is_empty()
+    }
+
+    /// Has the disk do what was called. Apart from the calls, since it wakes another thread: what they
+    /// let leave this server should have left before.
+    pub fn hand_over(&mut self) {
+        let queues = self.front.workers_mut();
+        for job in queues.called.drain(..) {
+            // A thread that has ended has said why.
+            let _ = queues.log.send(job);
+        }
     }
 
     /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed.
@@ -196,7 +212,8 @@ impl Journal for DiskJournal {
 impl Drop for DiskJournal {
     fn drop(&mut self) {
         self.front.tell_committed();
-        let queues = self.front.workers();
+        self.hand_over();
+        let queues = self.front.workers_mut();
         let _ = queues.log.send(ToLog::Stop);
         queues.side = None;
         for thread in self.threads.drain(..) {
@@ -234,7 +251,6 @@ fn run_log(
     }
     let _witness = Witness(reports);
     let (mut left, mut goes_on, mut rests) = (Left::Nothing, true, true);
-    let mut looked_at = Instant::now();
     let (mut said, mut wanted) = (Vec::new(), Vec::new());
     while goes_on {
         let wait = match left {
@@ -261,10 +277,7 @@ fn run_log(
         left = worker.work(&mut said);
         said.drain(..).for_each(|report| drop(reports.send(report)));
         worker.prepare(&mut wanted);
-        if looked_at.elapsed() >= LOOK_FOR_ROOM_EVERY {
-            looked_at = Instant::now();
-            worker.look_for_room(&mut said);
-        }
+        worker.look_for_room(&mut said);
         said.drain(..).for_each(|report| drop(reports.send(report)));
         wanted.drain(..).for_each(|job| drop(side.send(job)));
     }
@@ -279,21 +292,18 @@ fn run_side(
 ) {
     let _witness = Witness(reports);
     let (mut said, mut done) = (Vec::new(), Vec::new());
-    let mut left = None;
-    loop {
-        let next = match left {
-            // The log's thread ends first, and lets go of the queue.
-            None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(Left::Nothing) => jobs.try_recv().map_err(|_| RecvTimeoutError::Timeout),
-            Some(Left::WaitsForRoom) => jobs.recv_timeout(TRY_AGAIN_AFTER),
-        };
-        match next {
-            Ok(job) => worker.take(job),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+    // The log's thread ends first, and lets go of the queue.
+    while let Ok(job) = jobs.recv() {
+        worker.take(job);
+        loop {
+            // What is called meanwhile may make needless what waits.
+            jobs.try_iter().for_each(|job| worker.take(job));
+            let more = worker.work(&mut said, &mut done);
+            said.drain(..).for_each(|report| drop(reports.send(report)));
+            done.drain(..).for_each(|job| drop(log.send(ToLog::FromSide(job))));
+            if !more {
+                break;
+            }
         }
-        left = worker.work(&mut said, &mut done);
-        said.drain(..).for_each(|report| drop(reports.send(report)));
-        done.drain(..).for_each(|job| drop(log.send(ToLog::FromSide(job))));
     }
 }

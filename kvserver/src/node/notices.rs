@@ -70,6 +70,10 @@ pub(super) fn log(notice: &Notice, view: &View) {
             warn!("the disk is nearly full: writes are refused until there is room, reads go on")
         }
         Notice::DiskFull(false) => info!("the disk has room again: writes go on"),
+        Notice::SnapshotGivenUp => warn!(
+            "the disk has no room for a snapshot of the data, so the log before it has to stay: \
+             make room, or the disk will be full"
+        ),
         Notice::RoomAgain(memory) => info!(
             "writes find room again: the data takes {} of {}",
             Size(memory.used),

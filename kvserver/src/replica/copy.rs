@@ -166,11 +166,12 @@ impl Copy {
             self.told_committed = committed;
             out.push(Effect::Journal(Work::Committed { through: committed }));
         }
-        if !self.complete {
+        if !self.complete || !self.options.durable {
             return;
         }
         let tuning = &self.options.tuning;
-        if self.snapshots.is_due(tuning, &self.store) && self.committed > OpNumber(0) {
+        let is_due = self.snapshots.is_due(tuning, &self.store, self.disk_full);
+        if is_due && self.committed > OpNumber(0) {
             let (head, end) = self.snapshot();
             self.snapshots.begin(&head, end, self.store.begin_scan(), out);
         }

@@ -166,6 +166,8 @@ pub enum Notice {
     RoomAgain(Memory),
     /// Whether this server's disk is nearly full, which stops writes.
     DiskFull(bool),
+    /// This server's disk has no room for a snapshot, which would let the log be shorter.
+    SnapshotGivenUp,
     /// A peer's message was dropped because it made no sense.
     Nonsense {
         /// From whom.

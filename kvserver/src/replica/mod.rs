@@ -108,7 +108,7 @@ pub struct Tuning {
     pub waiting_reads_max: usize,
     /// Memory that there is for the data; a primary refuses writes that grow it beyond.
     pub data_max: u64,
-    /// A copy writes its state to disk when so much was appended since it did so last, or half of
+    /// A copy with a disk writes its state to disk when so much was appended since it did so last, or half of
     /// what its data takes if that is more.
     pub snapshot_after_bytes: u64,
 }
@@ -126,7 +126,8 @@ impl Default for Tuning {
             uncommitted_bytes_max: 64 << 20,
             waiting_reads_max: 16_384,
             data_max: u64::MAX,
-            snapshot_after_bytes: u64::MAX,
+            // Some half as much on disk, which is read again in a fraction of a second.
+            snapshot_after_bytes: 128 << 20,
         }
     }
 }
@@ -404,7 +405,14 @@ impl Replica {
                 }
             }
             Completion::Snapshot(at) => self.copy.snapshots.note_done(at),
+            Completion::SnapshotGivenUp => {
+                self.copy.snapshots.note_given_up(&mut self.copy.store);
+                out.push(Effect::Notice(Notice::SnapshotGivenUp));
+            }
             Completion::DiskFull(full) => {
+                if !full {
+                    self.copy.snapshots.note_room();
+                }
                 let changed = std::mem::replace(&mut self.copy.disk_full, full) != full;
                 out.extend(changed.then_some(Effect::Notice(Notice::DiskFull(full))));
             }

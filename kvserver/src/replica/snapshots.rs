@@ -21,6 +21,8 @@ pub struct Snapshots {
     running: Option<Running>,
     /// Weight of the entries that are in no snapshot.
     unsaved_bytes: u64,
+    /// One was given up for want of room; the next is not begun before so much is unsaved.
+    not_before_bytes: u64,
 }
 
 /// A snapshot under way.
@@ -40,7 +42,7 @@ impl Snapshots {
     /// None yet, of a log with so much in it after its beginning.
     #[must_use]
     pub fn new(unsaved_bytes: u64) -> Snapshots {
-        Snapshots { running: None, unsaved_bytes }
+        Snapshots { running: None, unsaved_bytes, not_before_bytes: 0 }
     }
 
     /// An entry was added to the log.
@@ -59,13 +61,30 @@ impl Snapshots {
     pub fn note_done(&mut self, at: Position) {
         if let Some(running) = self.running.take_if(|running| running.at == at) {
             self.unsaved_bytes = self.unsaved_bytes.saturating_sub(running.saves_bytes);
+            self.not_before_bytes = 0;
         }
     }
 
-    /// Whether there is enough to save.
+    /// The snapshot under way did not fit on the disk. The log grows on; there may be more room when
+    /// there is half as much more to save.
+    pub fn note_given_up(&mut self, store: &mut Store) {
+        if let Some(running) = self.running.take() {
+            store.end_scan(running.scan);
+            self.not_before_bytes = self.unsaved_bytes + self.unsaved_bytes / 2;
+        }
+    }
+
+    /// The disk has room again.
+    pub fn note_room(&mut self) {
+        self.not_before_bytes = 0;
+    }
+
+    /// Whether there is enough to save. On a disk that is nearly full half of what the data takes is
+    /// enough, however little it is: the log can go then.
     #[must_use]
-    pub fn is_due(&self, tuning: &Tuning, store: &Store) -> bool {
-        let due = tuning.snapshot_after_bytes.max(store.bytes() / 2);
+    pub fn is_due(&self, tuning: &Tuning, store: &Store, disk_full: bool) -> bool {
+        let least = if disk_full { 1 } else { tuning.snapshot_after_bytes };
+        let due = least.max(store.bytes() / 2).max(self.not_before_bytes);
         self.running.is_none() && self.unsaved_bytes >= due
     }
 

@@ -186,7 +186,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     if !path.is_file() {
         bail!(
-            "{} is missing: build it with `make build` (tests: `cargo build --profile ci \
+            "{} is missing: build it with `make build` (tests: `cargo test \
              --workspace`)",
             path.display()
         );

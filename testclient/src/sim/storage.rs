@@ -86,7 +86,7 @@ impl Workers for Queues {
 
 impl DiskJournal {
     fn new(engine: Engine<SimulatedDisk>, last: OpNumber) -> DiskJournal {
-        let side = SideWorker::new(engine.disk().clone());
+        let side = SideWorker::new(&engine);
         DiskJournal {
             front: Front::new(&engine, last, Queues::default()),
             log: LogWorker::new(engine),
@@ -117,7 +117,7 @@ impl DiskJournal {
     fn turn(&mut self) -> Result<bool, Failed> {
         self.turn_is_due = false;
         let (mut reports, mut wanted, mut done) = (Vec::new(), Vec::new(), Vec::new());
-        let queues = self.front.workers();
+        let queues = self.front.workers_mut();
         let (log, side) = (std::mem::take(&mut queues.log), std::mem::take(&mut queues.side));
         log.into_iter().for_each(|(ticket, job)| self.log.take(ticket, job));
         side.into_iter().for_each(|job| self.side.take(job));
@@ -127,7 +127,7 @@ impl DiskJournal {
         self.log.look_for_room(&mut reports);
         wanted.into_iter().for_each(|job| self.side.take(job));
         let beside = self.side.work(&mut reports, &mut done);
-        let waits = left == Left::WaitsForRoom || beside.is_some() || !done.is_empty();
+        let waits = left == Left::WaitsForRoom || beside || !done.is_empty();
         done.into_iter().for_each(|job| self.log.take_from_side(job));
         for report in reports {
             self.front.take(&report);

@@ -1,5 +1,5 @@
 //! Stories with real processes. One test program, so that it can limit how many clusters run at
-//! once. Needs the programs next to it: `cargo build --profile ci --workspace` builds them.
+//! once. Needs the programs next to it: `cargo test --workspace` builds them as well.
 
 mod backups;
 mod bad_input;
@@ -12,6 +12,7 @@ mod histories;
 mod limits;
 mod primary_backup_6824;
 mod scenes;
+mod small_disk;
 mod start_order;
 mod torture;
 mod views_on_disk;

@@ -90,8 +90,8 @@ fn e20_three_servers_walk_a_thousand_steps_at_random_and_stay_linearizable() {
             steps += walked.steps;
             if let Some(violation) = walked.violation {
                 panic!(
-                    "{violation}\nreplay: EXPLORE_SEED={seed} cargo test --profile ci -p \
-                     testclient --test proofs e20"
+                    "{violation}\nreplay: EXPLORE_SEED={seed} cargo test --profile ci \
+                     --workspace --test proofs e20"
                 );
             }
         }

@@ -40,7 +40,7 @@ fn tell(id: &str) {
     );
     for failure in &sweep.failures {
         eprintln!(
-            "{id}: {}\nreplay: TALE_SEED={} cargo test --profile ci -p testclient --test proofs \
+            "{id}: {}\nreplay: TALE_SEED={} cargo test --profile ci --workspace --test proofs \
              {id}_ -- --nocapture",
             failure.what, failure.seed
         );

@@ -313,6 +313,32 @@ fn writes_are_refused_while_a_disk_is_nearly_full_and_go_on_by_themselves() {
     }
 }
 
+/// On a small disk the log alone made it full, and nothing ever made room.
+#[test]
+fn a_copy_whose_disk_is_nearly_full_saves_its_state_so_that_its_log_can_go() {
+    let mut world = World::durable().formed(a(), &[b()]);
+    for n in 0..20 {
+        world.put(&a(), "k", &format!("v{n}"));
+        world.run(ms(5));
+    }
+    let begun = |world: &World| {
+        let begins = |work: &&Work| matches!(work, Work::BeginSnapshot { .. });
+        world.kept[&a()].iter().filter(begins).count()
+    };
+    let say = |world: &mut World, completion| {
+        world.step(&a(), Event::Journal(completion));
+        world.run(ms(20));
+    };
+    assert_eq!(begun(&world), 0);
+    say(&mut world, Completion::DiskFull(true));
+    assert_eq!(begun(&world), 1);
+    say(&mut world, Completion::SnapshotGivenUp);
+    assert_eq!(begun(&world), 1, "there was no room for it, and there is no more than before");
+    say(&mut world, Completion::DiskFull(false));
+    say(&mut world, Completion::DiskFull(true));
+    assert_eq!(begun(&world), 2);
+}
+
 #[test]
 fn data_of_a_generation_that_was_given_up_is_no_beginning_of_the_next() {
     let mut world = World::durable().formed(a(), &[b()]);

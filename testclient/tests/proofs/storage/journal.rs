@@ -11,7 +11,7 @@ use kvserver::journal::work::{
 use kvserver::journal::{Completion, Journal};
 use testclient::sim::disk::{Loss, SimulatedDisk};
 
-use crate::life::{State, entries, epoch, options, recover};
+use super::life::{State, entries, epoch, options, recover};
 
 #[derive(Default)]
 struct Queues {
@@ -40,40 +40,34 @@ impl Whole {
     fn new(disk: SimulatedDisk) -> Whole {
         let (engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
         let front = Front::new(&engine, OpNumber(0), Queues::default());
-        let (log, side) = (LogWorker::new(engine), SideWorker::new(disk.clone()));
+        let side = SideWorker::new(&engine);
+        let log = LogWorker::new(engine);
         Whole { disk, front, log, side }
     }
 
     /// The log's worker does what was called.
     fn log(&mut self) -> Left {
-        for (ticket, job) in std::mem::take(&mut self.front.workers().log) {
+        for (ticket, job) in std::mem::take(&mut self.front.workers_mut().log) {
             self.log.take(ticket, job);
         }
         let (mut reports, mut side) = (Vec::new(), Vec::new());
         let left = self.log.work(&mut reports);
         self.log.rest(&mut reports);
         self.log.prepare(&mut side);
-        self.front.workers().side.extend(side);
+        self.front.workers_mut().side.extend(side);
         self.tell(&reports);
         left
     }
 
     /// The other one does what it can.
-    fn side(&mut self) -> Left {
-        for job in std::mem::take(&mut self.front.workers().side) {
+    fn side(&mut self) {
+        for job in std::mem::take(&mut self.front.workers_mut().side) {
             self.side.take(job);
         }
         let (mut reports, mut log) = (Vec::new(), Vec::new());
-        let mut last = Left::Nothing;
-        while let Some(left) = self.side.work(&mut reports, &mut log) {
-            last = left;
-            if left == Left::WaitsForRoom {
-                break;
-            }
-        }
+        while self.side.work(&mut reports, &mut log) {}
         log.into_iter().for_each(|job| self.log.take_from_side(job));
         self.tell(&reports);
-        last
     }
 
     fn tell(&mut self, reports: &[Report]) {
@@ -194,4 +188,53 @@ fn a_reset_does_not_wait_for_room_that_only_it_can_make() {
     journal.front.reset(kvproto::ids::Position::default());
     assert_eq!(journal.log(), Left::Nothing);
     assert_eq!(journal.completions(), [Completion::Safe(kvproto::ids::Position::default())]);
+}
+
+/// Its data had outgrown the disk: the snapshot took the room to the last byte and waited for more, and
+/// nothing could be written any more, not even the epoch of a new primary.
+#[test]
+fn a_snapshot_that_does_not_fit_is_given_up_before_the_log_has_no_room() {
+    let mut journal = Whole::new(SimulatedDisk::new(48 << 10));
+    journal.front.append(&entries(1, 1..=10));
+    journal.log();
+    journal.completions();
+    let (files, whole) = (journal.disk.files(), state(1, 10));
+    let head = kvproto::snapshot::SnapshotHead { keys: 1000, ..whole.snapshot(10).0 };
+    journal.front.begin_snapshot(head.at, head.keys);
+    for _ in 0..100 {
+        journal.front.snapshot_chunk(vec![0; 1 << 10].into());
+        journal.side();
+    }
+    let said = journal.completions();
+    assert_eq!(said.last(), Some(&Completion::SnapshotGivenUp), "{said:?}");
+    assert_eq!(journal.disk.files(), files, "it takes no room any more");
+    journal.front.adopt(epoch(2));
+    journal.log();
+    assert_eq!(journal.completions(), [Completion::Adopted(epoch(2))]);
+}
+
+#[test]
+fn what_is_kept_for_copies_that_come_back_goes_when_the_disk_is_nearly_full() {
+    let mut journal = Whole::new(SimulatedDisk::new(1 << 20));
+    for first in (1..=91).step_by(10) {
+        journal.front.append(&entries(1, first..=first + 9));
+        journal.log();
+    }
+    journal.snapshot(&state(1, 100), 100);
+    journal.side();
+    journal.log();
+    let mut said = Vec::new();
+    journal.log.look_for_room(&mut said);
+    assert!(said.is_empty(), "{said:?}");
+    let before = journal.disk.used();
+    journal.disk.set_capacity(before + 100);
+    journal.log.look_for_room(&mut said);
+    assert!(matches!(said[..], [Report::Room(false)]), "{said:?}");
+    assert!(journal.disk.used() < before, "{:?}", journal.disk.files());
+    said.clear();
+    journal.disk.set_capacity(2 * before);
+    journal.log.look_for_room(&mut said);
+    assert!(matches!(said[..], [Report::Room(true)]), "{said:?}");
+    journal.disk.power_cycle(Loss::Everything);
+    assert_eq!(recover(&journal.disk, "after it").expect("sound").ops, state(1, 100).ops);
 }

@@ -1,6 +1,6 @@
 //! The storage engine on a disk that loses, tears, fails and lies: what was acknowledged is there
 //! after every crash, and damage is told from a torn end. Every life of an engine is decided by a
-//! seed; a failing one is played again with `STORAGE_SEED=N cargo test -p testclient --test proofs storage`.
+//! seed; a failing one is played again with `STORAGE_SEED=N cargo test --workspace --test proofs storage`.
 
 mod journal;
 mod life;
@@ -22,7 +22,7 @@ fn for_seeds(test: &str, seeds: std::ops::RangeInclusive<u64>, run: impl Fn(u64)
     eprintln!("{test}: seeds {seeds:?}");
     for seed in seeds {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
-            eprintln!("STORAGE_SEED={seed} cargo test -p testclient --test proofs {test}");
+            eprintln!("STORAGE_SEED={seed} cargo test --workspace --test proofs {test}");
             resume_unwind(panic);
         }
     }
