@@ -30,6 +30,8 @@ pub struct ClusterStatus {
     pub rpcs_handled: BTreeMap<String, u64>,
     /// Version of the view service.
     pub version: String,
+    /// "durable" or "in memory", as the first server decided; empty until then.
+    pub storage: String,
 }
 
 /// One server, as the view service sees it.
@@ -53,6 +55,16 @@ pub struct ServerStatus {
     pub plain: bool,
     /// Bytes that it reckons to use, and that it was given.
     pub memory: Memory,
+    /// Whether its disk is nearly full.
+    pub disk_full: bool,
+}
+
+impl ServerStatus {
+    /// Whether it has said how far it is since the view service was started.
+    #[must_use]
+    pub fn has_spoken(&self) -> bool {
+        self.memory.max > 0
+    }
 }
 
 impl Client {
@@ -137,6 +149,7 @@ fn cluster_status(status: pb::StatusResponse) -> Result<ClusterStatus, String> {
         advice: status.advice,
         rpcs_handled: status.rpcs_handled.into_iter().collect(),
         version: status.version,
+        storage: status.storage,
     })
 }
 
@@ -152,5 +165,6 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         ping_age: Duration::from_millis(server.ping_age_ms),
         plain: server.plain,
         memory: Memory { used: server.memory_used, max: server.memory_max },
+        disk_full: server.disk_full,
     }
 }

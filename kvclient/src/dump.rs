@@ -60,7 +60,10 @@ impl Client {
             timeout(self.timeout(), opened).await.unwrap_or_else(|_| Err(too_late(&server)));
         match opened {
             Ok(response) => Ok((server, response.into_inner())),
-            Err(error) => Err(not_complete(&error)),
+            Err(error) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("no copy from {server}: {error}; check --server and that it runs"),
+            )),
         }
     }
 }

@@ -305,6 +305,51 @@ async fn a_backup_is_saved_inspected_and_restored() {
     let (code, _, stderr) = offline(&["snapshot", "restore", &file, "--data-dir", &data]).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("it is not empty"), "{stderr}");
+    // What a restore leaves that was interrupted is in nobody's way.
+    std::fs::rename(
+        dir.path().join("data/restore.snapshot"),
+        path("data/restore.snapshot.partial"),
+    )
+    .unwrap();
+    let (code, _, stderr) = offline(&["snapshot", "restore", &file, "--data-dir", &data]).await;
+    assert_eq!((code, &stderr[..]), (0, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_holds_nothing_or_is_not_complete_is_no_backup() {
+    let (cluster, primary) = Cluster::with_primary().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("nightly").display().to_string();
+    let (code, _, stderr) = run(&cluster, &["snapshot", "save", &file]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("holds no data (it is a spare)"), "{stderr}");
+    run(&cluster, &["put", "a", "1"]).await;
+    let former = primary.name.to_string();
+    let complete = ["snapshot", "save", &file, "--force", "--server", &former];
+    assert_eq!(run(&cluster, &complete).await.0, 0);
+
+    cluster.views.appoint(&cluster.server().await.name);
+    let (code, _, stderr) = run(&cluster, &complete).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("is not known to be complete"), "{stderr}");
+    let any = [&complete[..], &["--any-copy", "-o", "json"]].concat();
+    let (code, stdout, stderr) = run(&cluster, &any).await;
+    assert_eq!((code, &stderr[..]), (0, ""));
+    assert!(stdout.contains(r#""complete":false"#), "{stdout}");
+
+    // Without a view service there is nobody to ask, and all the more reason to save.
+    cluster.views.stop();
+    let (code, _, stderr) = run(&cluster, &complete).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("no view service of its cluster says"), "{stderr}");
+    let away = nobody().await.to_string();
+    let (code, _, stderr) =
+        run(&cluster, &["snapshot", "save", &file, "--force", "--server", &away]).await;
+    assert_eq!(code, 4);
+    assert!(
+        stderr.contains(&format!("no copy from {away}: {away} refuses connections")),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

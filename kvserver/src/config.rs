@@ -47,7 +47,7 @@ pub struct Flags {
     #[arg(long, env = "KVSERVER_ADVERTISE", value_name = "HOST:PORT", value_parser = address)]
     pub advertise: Option<String>,
 
-    /// Directory for the data. Default: data/kvserver-PORT.
+    /// Directory for the data. Default: data/kvserver-PORT below the working directory.
     #[arg(long, env = "KVSERVER_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 

@@ -107,8 +107,8 @@ impl Heartbeat {
                     let what = format!("waiting to register as {}: {message}", self.name);
                     self.tell(&what);
                 }
-                Ended::Refused(reason, message) if self.goes_on_after(reason) => {
-                    let what = self.estranged(address, &message);
+                Ended::Refused(reason, _) if self.goes_on_after(reason) => {
+                    let what = self.estranged(address);
                     self.tell(&what);
                 }
                 Ended::Refused(_, message) => {
@@ -256,17 +256,16 @@ impl Heartbeat {
         self.me.is_some() && reason != RefusedReason::StaleIncarnation
     }
 
-    fn estranged(&self, address: &str, message: &str) -> String {
+    fn estranged(&self, address: &str) -> String {
         let view = self.node.standing().view;
         let view = view.map_or_else(String::new, |view| {
             format!(" in view {} of cluster {}", view.number, view.cluster)
         });
         format!(
-            "the view service at {address} is not the one that registered this server: it was \
-             started anew without its state, or is that of another cluster ({message}). This server \
-             serves on{view}, but nobody repairs a failure any more. Ways out: start the right view \
-             service if it still has its state; or save the data (`kvctl dump --server {}`), stop this server \
-             and start it again: it then joins the new cluster, empty",
+            "the view service at {address} is not the one that registered this server, which serves \
+             on{view}, but nobody repairs a failure any more. Start the right view service if it still \
+             has its state; or stop the clients, `kvctl snapshot save FILE --server {}`, and restore \
+             that into a new cluster (docs/backup.md)",
             self.name
         )
     }

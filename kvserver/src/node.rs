@@ -11,6 +11,7 @@ mod handle;
 mod notices;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,13 @@ impl NodeJournal {
         }
     }
 
+    fn dir(&self) -> Option<&Path> {
+        match self {
+            NodeJournal::Memory(_) => None,
+            NodeJournal::Disk(_, dir) => Some(dir.path()),
+        }
+    }
+
     fn failed(&self) -> Option<&Failed> {
         match self {
             NodeJournal::Memory(_) => None,
@@ -142,7 +150,7 @@ impl Node {
         };
         if replica.view().number > ViewNumber(0) {
             // The replica speaks of changes only, but this view is new to whoever reads the log.
-            notices::log(&Notice::ViewChanged, replica.view());
+            notices::log(&Notice::ViewChanged, replica.view(), None);
         }
         inputs.standing.send_replace(standing.clone());
         inputs.progress.send_replace(Some(replica.progress()));
@@ -281,7 +289,7 @@ impl Node {
             self.standing.only_copy = matches!(notice, Notice::OnlyCopy { .. });
             self.show();
         }
-        notices::log(notice, self.replica.view());
+        notices::log(notice, self.replica.view(), self.journal.dir());
     }
 
     /// Lets the others see how the node stands, when that has changed.

@@ -10,15 +10,17 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use kvprocess::data_dir::DataDir;
 use kvprocess::size::Size;
-use kvprocess::snapshot_file::NewSnapshotFile;
-use kvproto::ClusterId;
+use kvprocess::snapshot_file::{NewSnapshotFile, verify};
 use kvproto::snapshot::{RESTORE_FILE, Verified, Writer};
+use kvproto::{ClusterId, OpNumber};
 
 use crate::journal::disk::Disk;
 use crate::journal::engine::{self, Engine, Found};
 use crate::journal::files::Files;
-use crate::journal::layout::IDENTITY;
-use crate::journal::survey::{Damage, Directory, Torn, survey};
+use crate::journal::layout::{IDENTITY, era_number};
+use crate::journal::survey::{
+    Damage, Directory, Era, Refused, Torn, era_without_snapshot, survey, survey_without_identity,
+};
 use crate::replica::recovery::{self, Recovered};
 use crate::store::Items;
 use account::{account, certainty};
@@ -80,18 +82,40 @@ pub fn run(command: Command) -> Result<()> {
     let disk = Files::new(&place);
     let names = disk.list("").with_context(about)?;
     let holds = |name: &str| names.iter().any(|it| it == name);
-    if !holds(IDENTITY) && !holds(RESTORE_FILE) {
+    let holds_era = names.iter().any(|name| era_number(name).is_some());
+    if !holds(IDENTITY) && !holds(RESTORE_FILE) && !holds_era {
         bail!("{}: there is no data of a kvserver", about());
     }
     // Keeps everybody else away.
     let _dir = DataDir::open(&place, "kvserver")?;
-    let mut directory = survey(&disk).with_context(about)?;
+    let surveyed = survey(&disk);
+    let identity_is_lost = matches!(surveyed, Err(Refused::NoIdentity));
+    let surveyed = if identity_is_lost { survey_without_identity(&disk) } else { surveyed };
+    let mut directory = surveyed.with_context(about)?;
+    if identity_is_lost {
+        print(NO_IDENTITY)?;
+    }
+    let waits_to_restore = holds(RESTORE_FILE) && directory.era.is_none();
     match command {
         JournalCommand::Inspect(_) => print(&account(&directory, holds(RESTORE_FILE))),
+        JournalCommand::Verify(_) if waits_to_restore => {
+            let Verified { head, counts, end, .. } = verify(&place.join(RESTORE_FILE), |_| {})?;
+            print(&format!(
+                "{}: sound: a backup through op {} waits for the first start: {} keys, digest {}\n",
+                place.display(),
+                head.at,
+                counts.keys,
+                end.digest
+            ))
+        }
         JournalCommand::Verify(_) => {
             let torn = directory.era.as_ref().and_then(|era| era.torn.clone());
             let (mut recovered, _) = rebuild(disk, directory).with_context(about)?;
-            print(&verdict(&place, &mut recovered, torn.as_ref()))
+            print(&verdict(&place, &mut recovered, torn.as_ref()))?;
+            if identity_is_lost {
+                return Err(Refused::NoIdentity).with_context(about);
+            }
+            Ok(())
         }
         JournalCommand::Export { file, force, accept_data_loss, .. } => {
             let cluster =
@@ -104,11 +128,45 @@ pub fn run(command: Command) -> Result<()> {
                     about()
                 );
             }
+            let mut note = damage.as_ref().map_or(String::new(), not_exported);
+            if let Some(damage) = &damage
+                && let Some(alone) = journal_alone(&disk, &directory).with_context(about)?
+            {
+                let rest = alone.damage.as_ref().map_or(String::new(), not_exported);
+                note = format!("\nread without the snapshot, which is damaged: {damage}{rest}");
+                directory.era = Some(Era { damage: None, ..alone });
+            }
             let (mut recovered, found) = rebuild(disk, directory).with_context(about)?;
+            if recovered.last().0.op == OpNumber(0) {
+                match damage {
+                    Some(damage) => bail!(
+                        "{}: nothing stands before the damage, so there is nothing to export: \
+                         {damage}; see docs/backup.md, \"A damaged disk\"",
+                        about()
+                    ),
+                    None => bail!("{}: it holds no data, there is nothing to export", about()),
+                }
+            }
             let written = export(&mut recovered, cluster, &file, force)?;
-            print(&exported(&file, &written, &found, damage.as_ref()))
+            print(&exported(&file, &written, &found, &note))
         }
     }
+}
+
+/// What is said first when nobody can tell whose data it is.
+const NO_IDENTITY: &str = "`identity` is missing or damaged: the log is read by itself, its entries as \
+     under the default settings of a cluster (--value-size-max, --sessions-max)\n";
+
+/// A log whose snapshot is what is damaged needs none if its segments reach back to op 1.
+fn journal_alone(disk: &Files, directory: &Directory) -> Result<Option<Era>> {
+    let Some((era, identity)) = directory.era.as_ref().zip(directory.identity) else {
+        return Ok(None);
+    };
+    if era.last().op > OpNumber(0) {
+        return Ok(None);
+    }
+    let alone = era_without_snapshot(disk, era.number, identity.storage)?;
+    Ok(Some(alone).filter(|alone| alone.index.after() == OpNumber(0)))
 }
 
 /// What was rebuilt, and how it was found.
@@ -162,18 +220,14 @@ fn export(
     Ok(file.finish(|_| {})?)
 }
 
-fn exported(
-    path: &Path,
-    written: &Verified,
-    found: &engine::Recovered,
-    damage: Option<&Damage>,
-) -> String {
+fn not_exported(damage: &Damage) -> String {
+    format!("\nnot exported: everything from there on: {damage}")
+}
+
+fn exported(path: &Path, written: &Verified, found: &engine::Recovered, note: &str) -> String {
     let Verified { head, end, counts, bytes } = written;
-    let damage = damage.map_or(String::new(), |damage| {
-        format!("\ngiven up is what {damage} held, and everything after it")
-    });
     format!(
-        "exported to {}: op {} of generation {}, {} keys, {} sessions, {}, digest {}; {}{damage}\n",
+        "exported to {}: op {} of generation {}, {} keys, {} sessions, {}, digest {}; {}{note}\n",
         path.display(),
         head.at.op,
         head.at.epoch.generation,

@@ -99,7 +99,10 @@ pub async fn run_watched(
                 None => return Ok(()),
             }
         }
-        None => None,
+        None => {
+            info!("data in memory only");
+            None
+        }
     };
     let (to, from_copies) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
     let diversion = Some(Diversion { first_byte: GREETING[0], to });

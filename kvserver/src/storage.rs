@@ -3,7 +3,8 @@
 //!
 //! All of it blocks, for as long as reading the data takes.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -11,11 +12,13 @@ use kvprocess::data_dir::DataDir;
 use kvprocess::size::Size;
 use kvproto::registration::Held;
 use kvproto::snapshot::{self, RESTORE_FILE};
-use kvproto::{ClusterId, OpNumber};
+use kvproto::{ClusterId, Generation, OpNumber};
 use tracing::{error, info, warn};
 
+use crate::journal::disk::Disk;
 use crate::journal::engine::{self, Engine, Found};
 use crate::journal::files::Files;
+use crate::journal::layout::{SET_ASIDE, set_aside_generation};
 use crate::journal::snapshots::SnapshotReader;
 use crate::journal::writer::{self, DiskJournal};
 use crate::replica::recovery::{self, Recovered};
@@ -45,18 +48,28 @@ impl Storage {
             restore(engine, &dir).with_context(about)?;
             (engine, found) = writer::open(dir.path()).with_context(about)?;
         }
+        let what = if matches!(found, Found::Nothing) {
+            "new".to_owned()
+        } else {
+            Size(size_of(dir.path()).with_context(about)?).to_string()
+        };
+        info!("data in {} ({what})", absolute(dir.path()).display());
+        let generation = match &found {
+            Found::Sound(found) => Some(found.last.epoch.generation),
+            Found::Nothing | Found::Damaged(_) => None,
+        };
+        tell_of_set_aside(&engine, generation, dir.path()).with_context(about)?;
         let recovered = match found {
             Found::Sound(found) => {
                 let began = Instant::now();
-                tell(&found, dir.path());
+                tell(&found);
                 let read = recovery::read(&engine, &found, items, retain_bytes);
                 let recovered = read.with_context(about)?;
                 let (last, committed) = recovered.last();
                 info!(
                     "recovered {} keys through op {last} ({committed} known to be committed) from \
-                     {} in {:.2} s",
+                     disk in {:.2} s",
                     recovered.keys(),
-                    dir.path().display(),
                     began.elapsed().as_secs_f64()
                 );
                 recovered
@@ -105,7 +118,7 @@ impl Storage {
 }
 
 /// What people want to know of a log that was found.
-fn tell(found: &engine::Recovered, path: &Path) {
+fn tell(found: &engine::Recovered) {
     if let Some(torn) = &found.torn {
         warn!(
             "{} ended at byte {} in the middle of a write: the {} after it, which nobody was told \
@@ -122,13 +135,40 @@ fn tell(found: &engine::Recovered, path: &Path) {
             dropped.after, dropped.last
         );
     }
-    for old in &found.set_aside {
-        warn!(
-            "{} holds data of an older generation, which was given up: delete it when nobody needs \
-             it any more",
-            path.join(old).display()
-        );
+}
+
+/// Old eras that wait for somebody to look at them. Those of the present generation go by themselves.
+fn tell_of_set_aside(
+    engine: &Engine<Files>,
+    present: Option<Generation>,
+    path: &Path,
+) -> io::Result<()> {
+    for old in engine.disk().list(SET_ASIDE)? {
+        let what = match set_aside_generation(&old) {
+            None => "damaged data".to_owned(),
+            Some(generation) if Some(generation) == present => continue,
+            Some(generation) => format!("data of generation {generation}, which was replaced"),
+        };
+        let old = path.join(SET_ASIDE).join(old);
+        warn!("{} holds {what}: delete it when nobody needs it any more", old.display());
     }
+    Ok(())
+}
+
+/// As people can use it from anywhere.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What the files in a directory take.
+fn size_of(path: &Path) -> io::Result<u64> {
+    let mut size = 0;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        size += if metadata.is_dir() { size_of(&entry.path())? } else { metadata.len() };
+    }
+    Ok(size)
 }
 
 /// Makes a backup the first state of a new directory.
@@ -153,7 +193,10 @@ fn restore(mut engine: Engine<Files>, dir: &DataDir) -> anyhow::Result<()> {
             bail!("the disk has no room for the data of the backup: make room, then start again");
         }
     }
-    let at = at.filter(|at| ended && at.op > OpNumber(0)).context(incomplete)?;
+    let at = at.filter(|_| ended).context(incomplete)?;
+    if at.op == OpNumber(0) {
+        bail!("the backup holds no data: restore another one into an empty directory");
+    }
     if !engine.begin_with_received(at)? {
         bail!("the disk has no room for a log: make room, then start again");
     }

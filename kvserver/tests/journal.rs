@@ -126,7 +126,7 @@ fn a_directory_is_described_verified_and_exported_without_being_changed() {
     assert_eq!(epochs, [1, 13]);
     let (code, _, errors) = kvserver(&["journal", "export", name, "--data-dir", place]);
     assert_eq!(code, 1);
-    assert!(errors.contains("exists already"), "{errors}");
+    assert!(errors.contains("exists already; --force replaces it"), "{errors}");
     assert_eq!(contents(&data), before, "nothing in the directory was changed");
 }
 
@@ -150,12 +150,83 @@ fn damage_is_named_with_its_place_and_nothing_is_exported() {
     let args = ["journal", "export", name, "--data-dir", place, "--accept-data-loss"];
     let (code, said, errors) = kvserver(&args);
     assert_eq!((code, &errors[..]), (0, ""));
-    assert!(said.contains("given up is what"), "{said}");
+    assert!(said.contains("\nnot exported: everything from there on: "), "{said}");
     let written = verify(&file, |_| {}).expect("it is sound");
     assert_eq!(written.head.at, entry(1, 1).position, "what stands before the damage");
     let (code, said, _) = kvserver(&["journal", "inspect", "--data-dir", place]);
     assert_eq!(code, 0, "what can be said is said");
     assert!(said.contains("DAMAGE"), "{said}");
+}
+
+/// Puts something that is no snapshot where the log would begin with one.
+fn add_damaged_snapshot(data: &Path) {
+    let path = data.join("era-000001/00000000000000000010.snapshot");
+    fs::write(path, "no snapshot").expect("it can be written");
+}
+
+#[test]
+fn a_log_that_reaches_back_to_its_beginning_needs_no_snapshot() {
+    let (dir, data) = server();
+    add_damaged_snapshot(&data);
+    let (place, file) = (data.to_str().expect("text"), dir.path().join("rescued"));
+    let name = file.to_str().expect("text");
+    assert_eq!(kvserver(&["journal", "export", name, "--data-dir", place]).0, 1);
+    let args = ["journal", "export", name, "--data-dir", place, "--accept-data-loss"];
+    let (code, said, errors) = kvserver(&args);
+    assert_eq!((code, &errors[..]), (0, ""));
+    assert!(said.contains("read without the snapshot, which is damaged"), "{said}");
+    assert!(!said.contains("not exported"), "{said}");
+    let written = verify(&file, |_| {}).expect("it is sound");
+    assert_eq!((written.counts.keys, written.head.at), (20, entry(4, 20).position));
+}
+
+#[test]
+fn nothing_is_never_exported_as_a_backup() {
+    let (dir, data) = server();
+    add_damaged_snapshot(&data);
+    fs::remove_file(segments(&data).remove(0)).expect("the first segment");
+    let (place, file) = (data.to_str().expect("text"), dir.path().join("rescued"));
+    let name = file.to_str().expect("text");
+    let args = ["journal", "export", name, "--data-dir", place, "--accept-data-loss"];
+    let (code, said, errors) = kvserver(&args);
+    assert_eq!((code, &said[..]), (1, ""));
+    assert!(errors.contains("nothing stands before the damage"), "{errors}");
+    assert!(errors.contains("docs/backup.md"), "{errors}");
+    assert!(!file.exists());
+}
+
+#[test]
+fn the_log_of_a_directory_without_its_identity_can_still_be_saved() {
+    let (dir, data) = server();
+    fs::remove_file(data.join("identity")).expect("it is there");
+    let (place, file) = (data.to_str().expect("text"), dir.path().join("rescued"));
+    let name = file.to_str().expect("text");
+    let (code, said, errors) = kvserver(&["journal", "verify", "--data-dir", place]);
+    assert_eq!(code, 1, "no server begins with it");
+    assert!(said.contains("sound through op 1.4/20"), "{said}");
+    assert!(errors.contains("`kvserver journal export` saves what is here"), "{errors}");
+    let (code, said, errors) = kvserver(&["journal", "export", name, "--data-dir", place]);
+    assert_eq!((code, &errors[..]), (0, ""));
+    assert!(said.contains("`identity` is missing or damaged"), "{said}");
+    let written = verify(&file, |_| {}).expect("it is sound");
+    assert_eq!((written.counts.keys, written.head.at), (20, entry(4, 20).position));
+}
+
+#[test]
+fn a_directory_that_waits_for_its_first_start_is_verified_by_its_backup() {
+    let (dir, data) = server();
+    let place = data.to_str().expect("text");
+    let restored = dir.path().join("restored");
+    drop(DataDir::open(&restored, "kvserver").expect("it is new"));
+    let file = restored.join("restore.snapshot");
+    let name = file.to_str().expect("text");
+    assert_eq!(kvserver(&["journal", "export", name, "--data-dir", place]).0, 0);
+    let args = ["journal", "verify", "--data-dir", restored.to_str().expect("text")];
+    let (code, said, errors) = kvserver(&args);
+    assert_eq!((code, &errors[..]), (0, ""));
+    assert!(said.contains("sound: a backup through op 1.4/20"), "{said}");
+    fs::write(&file, "no snapshot").expect("it can be written");
+    assert_eq!(kvserver(&args).0, 1);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 /// Holds the name of the program; the process that runs has it locked. The lock goes with the
 /// process, however that ends, so a leftover file means nothing.
-const LOCK_FILE: &str = "process.lock";
+pub const LOCK_FILE: &str = "process.lock";
 
 /// A program's name is short; more than this is not one.
 const NAME_SIZE_MAX: u64 = 64;

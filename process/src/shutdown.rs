@@ -1,4 +1,4 @@
-//! Signals that ask the process to stop.
+//! Signals: those that ask the process to stop, and one that would end it without a line.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Listens to SIGTERM and SIGINT for the rest of the process. The first one cancels the token, so
+/// Listens to SIGTERM and SIGINT, and never ends by SIGXFSZ, for the rest of the process. The first one cancels the token, so
 /// that the program can leave in good order; the second one exits at once, which is a crash like any
 /// other.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ impl Signals {
     fn listen(second_exits: bool) -> io::Result<Signals> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
+        // Where files may not grow (`ulimit -f`) the write says so, as on a disk that is full.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         let token = CancellationToken::new();
         tokio::spawn(listen(terminate, interrupt, token.clone(), second_exits));
         Ok(Signals { token })

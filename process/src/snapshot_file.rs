@@ -20,7 +20,7 @@ const READ_SIZE: usize = 1 << 20;
 #[derive(Debug, Error)]
 pub enum SnapshotFileError {
     /// There is something already.
-    #[error("{path}: exists already", path = .0.display())]
+    #[error("{path}: exists already; --force replaces it", path = .0.display())]
     Exists(PathBuf),
     /// Another process writes it.
     #[error("{path}: another process is writing it", path = .0.display())]

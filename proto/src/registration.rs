@@ -106,6 +106,8 @@ pub struct Progress {
     pub role: Role,
     /// Its memory.
     pub memory: Memory,
+    /// Whether its disk is nearly full.
+    pub disk_full: bool,
 }
 
 /// What the data of a server takes of the memory that there is for it, in bytes. What is set aside

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::assignment::law::NAME_SIZE_MAX;
+use crate::assignment::law::{Mode, NAME_SIZE_MAX};
 use crate::assignment::leader::{Report, ServerReport, Stream as Attended};
 use crate::assignment::requests::Registration;
 use crate::calls::Calls;
@@ -309,7 +309,16 @@ fn status(report: Report, calls: &Calls) -> StatusResponse {
         advice,
         rpcs_handled: calls.all(),
         version: kvprocess::VERSION.to_owned(),
+        storage: storage(report.mode).to_owned(),
         view: Some(wire(view)),
+    }
+}
+
+fn storage(mode: Option<Mode>) -> &'static str {
+    match mode {
+        Some(Mode::Durable) => "durable",
+        Some(Mode::InMemory) => "in memory",
+        None => "",
     }
 }
 
@@ -326,6 +335,7 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         plain: server.plain,
         memory_used: progress.map_or(0, |progress| progress.memory.used),
         memory_max: progress.map_or(0, |progress| progress.memory.max),
+        disk_full: progress.is_some_and(|progress| progress.disk_full),
         member: Some(server.member.into()),
     }
 }

@@ -32,7 +32,7 @@ pub struct Config {
     pub insecure: bool,
 
     /// Directory of the state, which no other process may use at the same time; by default
-    /// data/viewservice-PORT
+    /// data/viewservice-PORT below the working directory
     #[arg(long, env = "VIEWSERVICE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 

@@ -350,6 +350,7 @@ async fn a_first_message_that_is_no_registration_is_refused() {
         steps: 1,
         role: Role::Spare,
         memory: Memory::default(),
+        disk_full: false,
     });
     let nameless = pb::Register::default();
     let garbage = [

@@ -360,7 +360,9 @@ impl Views {
             view.revision = view.revision.next();
             view.status = ViewStatus::Activated;
             view.primary_since = view.number;
-            view.primary = Some(Member { name: primary.clone(), incarnation: Incarnation(1) });
+            let primary = Member { name: primary.clone(), incarnation: Incarnation(1) };
+            view.eligible = [primary.clone()].into();
+            view.primary = Some(primary);
         });
     }
 
@@ -428,6 +430,7 @@ impl ViewService for Views {
             plain: false,
             memory_used: 3 << 20,
             memory_max: 1 << 30,
+            disk_full: false,
         });
         let backup = vs::ServerStatus {
             member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
@@ -440,6 +443,7 @@ impl ViewService for Views {
             plain: false,
             memory_used: 3 << 20,
             memory_max: 1 << 30,
+            disk_full: false,
         };
         Ok(Response::new(vs::StatusResponse {
             view: Some(view.into()),
@@ -448,6 +452,7 @@ impl ViewService for Views {
             advice: "Wait until localhost:7 has caught up.".into(),
             rpcs_handled: Default::default(),
             version: "test".into(),
+            storage: "durable".into(),
         }))
     }
 

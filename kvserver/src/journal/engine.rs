@@ -130,6 +130,11 @@ pub struct Engine<D: Disk> {
     has_failed: bool,
 }
 
+/// Less free than this makes a disk nearly full, where no more than `most` is asked for.
+pub(super) fn reserve(space: &Space, most: u64) -> u64 {
+    most.min(space.total / RESERVE_OF_DISK)
+}
+
 impl Failed {
     /// A thread that works on the journal is gone.
     #[must_use]
@@ -588,7 +593,7 @@ impl<D: Disk> Engine<D> {
     }
 
     fn reserve(&self, space: &Space) -> u64 {
-        self.options.reserve.min(space.total / RESERVE_OF_DISK)
+        reserve(space, self.options.reserve)
     }
 
     /// Removes what is kept for copies that come back only: those that lack it need a full transfer.

@@ -7,8 +7,9 @@
 use std::fmt;
 use std::io;
 
-use kvproto::ids::{Epoch, OpNumber, Position, StorageId};
+use kvproto::ids::{ClusterId, Epoch, OpNumber, Position, StorageId};
 use kvproto::rules::{Rule, keeps};
+use kvproto::settings::Settings;
 use kvproto::snapshot::{FORMAT_LEVEL, Item, Malformed, SnapshotEnd, SnapshotHead};
 use thiserror::Error;
 
@@ -17,6 +18,7 @@ use super::index::{Index, Run};
 use super::layout::{self, BadIdentity, IDENTITY, Identity, SET_ASIDE, SUSPECT};
 use super::record::{BadHeader, Body, HEADER_SIZE, LEVEL, Lsn, Records, SegmentHeader};
 use super::snapshots::{ReadError, SnapshotReader};
+use crate::store::StoreLimits;
 
 /// Why a directory is not used at all. Every message says what to do.
 #[derive(Debug, Error)]
@@ -38,7 +40,7 @@ pub enum Refused {
     #[error(
         "{IDENTITY} is missing or damaged, so nobody can tell whose data this is: bring the file \
          back, or move the directory away and start with an empty one, which is filled from the \
-         primary"
+         primary; if no other copy is left, `kvserver journal export` saves what is here"
     )]
     NoIdentity,
     /// It belongs to another cluster.
@@ -48,9 +50,9 @@ pub enum Refused {
     )]
     OtherCluster {
         /// Whose directory it is.
-        theirs: kvproto::ClusterId,
+        theirs: ClusterId,
         /// Who asks.
-        ours: kvproto::ClusterId,
+        ours: ClusterId,
     },
     /// The disk does not let us.
     #[error("cannot {doing} {file}: {error}")]
@@ -218,8 +220,6 @@ pub struct Directory {
 /// When it is not to be used at all.
 pub fn survey<D: Disk>(disk: &D) -> Result<Directory, Refused> {
     let names = disk.list("").map_err(Refused::io("read", ""))?;
-    let mut eras: Vec<u64> = names.iter().filter_map(|name| layout::era_number(name)).collect();
-    eras.sort_unstable();
     let identity = if names.iter().any(|name| name == IDENTITY) {
         let bytes = read_whole(disk, IDENTITY).map_err(Refused::io("read", IDENTITY))?;
         Some(Identity::decode(&bytes).map_err(|bad| match bad {
@@ -229,6 +229,39 @@ pub fn survey<D: Disk>(disk: &D) -> Result<Directory, Refused> {
     } else {
         None
     };
+    directory(disk, names, identity)
+}
+
+/// Looks at a whole directory whose identity is lost, for those who only read: the storage is the one
+/// that the log names, cluster and limits are not known.
+///
+/// # Errors
+/// As [`survey`], and when no segment says whose it is.
+pub fn survey_without_identity<D: Disk>(disk: &D) -> Result<Directory, Refused> {
+    let names = disk.list("").map_err(Refused::io("read", ""))?;
+    let newest = names.iter().filter_map(|name| layout::era_number(name)).max();
+    let dir = layout::era(newest.ok_or(Refused::NoIdentity)?);
+    let files = disk.list(&dir).map_err(Refused::io("read", &dir))?;
+    let mut segments = files.iter().filter(|name| layout::segment_number(name).is_some());
+    let header = segments.find_map(|name| {
+        let bytes = read_whole(disk, &format!("{dir}/{name}")).ok()?;
+        SegmentHeader::decode(&bytes).ok()
+    });
+    let identity = Identity {
+        storage: header.ok_or(Refused::NoIdentity)?.storage,
+        cluster: ClusterId::default(),
+        limits: StoreLimits::from(&Settings::default()),
+    };
+    directory(disk, names, Some(identity))
+}
+
+fn directory<D: Disk>(
+    disk: &D,
+    names: Vec<String>,
+    identity: Option<Identity>,
+) -> Result<Directory, Refused> {
+    let mut eras: Vec<u64> = names.iter().filter_map(|name| layout::era_number(name)).collect();
+    eras.sort_unstable();
     let newest = eras.pop();
     let era = match (newest, identity) {
         (None, _) => None,
@@ -263,6 +296,32 @@ impl From<Damage> for Stop {
 pub fn era<D: Disk>(disk: &D, number: u64, storage: StorageId) -> Result<Era, Refused> {
     let dir = layout::era(number);
     let names = disk.list(&dir).map_err(Refused::io("read", &dir))?;
+    era_of(disk, number, storage, &names)
+}
+
+/// Looks at the segments of an era alone, as if it had no snapshot: they are a log of their own if
+/// they reach back to op 1.
+///
+/// # Errors
+/// As [`era`].
+pub fn era_without_snapshot<D: Disk>(
+    disk: &D,
+    number: u64,
+    storage: StorageId,
+) -> Result<Era, Refused> {
+    let dir = layout::era(number);
+    let mut names = disk.list(&dir).map_err(Refused::io("read", &dir))?;
+    names.retain(|name| layout::snapshot_op(name).is_none());
+    era_of(disk, number, storage, &names)
+}
+
+fn era_of<D: Disk>(
+    disk: &D,
+    number: u64,
+    storage: StorageId,
+    names: &[String],
+) -> Result<Era, Refused> {
+    let dir = layout::era(number);
     let mut era = Era {
         number,
         dir,
@@ -277,7 +336,7 @@ pub fn era<D: Disk>(disk: &D, number: u64, storage: StorageId) -> Result<Era, Re
         dropped: Vec::new(),
         damage: None,
     };
-    match look(disk, storage, &names, &mut era) {
+    match look(disk, storage, names, &mut era) {
         Ok(()) => {}
         Err(Stop::Damage(damage)) => era.damage = Some(damage),
         Err(Stop::Refused(refused)) => return Err(refused),

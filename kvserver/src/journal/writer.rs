@@ -17,7 +17,8 @@ use kvproto::ids::{Epoch, OpNumber, Position};
 use kvproto::snapshot::SnapshotEnd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::engine::{Engine, Failed, Found, Options};
+use super::disk::Disk;
+use super::engine::{self, Engine, Failed, Found, Options};
 use super::files::Files;
 use super::log::Sizes;
 use super::pending::Ticket;
@@ -48,6 +49,15 @@ pub fn open(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
     let options =
         Options { storage, seed: rand::random(), sizes: SIZES, retain: RETAIN, reserve: RESERVE };
     Engine::open(Files::new(root), options)
+}
+
+/// What is free on the disk of a directory, and below which it is nearly full.
+///
+/// # Errors
+/// When nobody knows.
+pub fn room(root: &Path) -> io::Result<(u64, u64)> {
+    let space = Files::new(root).space()?;
+    Ok((space.free, engine::reserve(&space, RESERVE)))
 }
 
 /// Writes to a disk, on threads of its own.

@@ -1,10 +1,13 @@
 //! What the log says when the replica has something to tell. Shell. The capitalised sentences are
 //! fixed: people and scripts search for them.
 
+use std::path::Path;
+
 use kvprocess::size::Size;
 use kvproto::{ServerName, View};
 use tracing::{error, info, warn};
 
+use crate::journal::writer;
 use crate::replica::effect::Notice;
 use crate::replica::progress::{Amount, Sent};
 
@@ -20,8 +23,19 @@ fn told(sent: &Sent) -> String {
     }
 }
 
-/// Writes one notice to the log; `view` is the newest one adopted.
-pub(super) fn log(notice: &Notice, view: &View) {
+/// How full the disk of this directory is.
+fn fullness(dir: Option<&Path>) -> String {
+    let room = dir.and_then(|dir| Some((dir, writer::room(dir).ok()?)));
+    room.map_or("the disk is nearly full".to_owned(), |(dir, (free, least))| {
+        let dir = dir.display();
+        let (free, least) = (Size(free), Size(least));
+        format!("the disk of {dir} is nearly full, with {free} free and {least} to be kept free")
+    })
+}
+
+/// Writes one notice to the log; `view` is the newest one adopted, `dir` that of the data, if it is
+/// on disk.
+pub(super) fn log(notice: &Notice, view: &View, dir: Option<&Path>) {
     match notice {
         Notice::ViewChanged => {
             let primary = view.primary_name().map_or("", ServerName::as_str);
@@ -67,7 +81,7 @@ pub(super) fn log(notice: &Notice, view: &View) {
             Size(memory.max)
         ),
         Notice::DiskFull(true) => {
-            warn!("the disk is nearly full: writes are refused until there is room, reads go on")
+            warn!("{}: writes are refused until there is more, reads go on", fullness(dir));
         }
         Notice::DiskFull(false) => info!("the disk has room again: writes go on"),
         Notice::SnapshotGivenUp => warn!(
@@ -79,7 +93,7 @@ pub(super) fn log(notice: &Notice, view: &View) {
             Size(memory.used),
             Size(memory.max)
         ),
-        Notice::HandingOver => info!("handing over: asking for another primary"),
+        Notice::HandingOver => info!("leaving: asking for a view without this server"),
         Notice::Nonsense { from, what } => warn!("dropped a message of {from}: {what}"),
     }
 }
@@ -87,6 +101,14 @@ pub(super) fn log(notice: &Notice, view: &View) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_its_directory_and_figures() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = fullness(Some(dir.path()));
+        let (_, figures) = said.split_once(&dir.path().display().to_string()).expect("its name");
+        assert!(figures.contains(" free and ") && figures.contains("kept free"), "{said}");
+    }
 
     #[test]
     fn people_are_told_what_a_copy_was_sent() {

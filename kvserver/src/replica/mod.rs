@@ -289,6 +289,7 @@ impl Replica {
             steps: self.steps,
             role: self.role,
             memory: self.copy.memory(),
+            disk_full: self.copy.disk_full,
         }
     }
 

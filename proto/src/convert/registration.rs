@@ -152,6 +152,7 @@ impl From<Progress> for pb::ServerPing {
             role: progress.role.as_str().to_owned(),
             memory_used: progress.memory.used,
             memory_max: progress.memory.max,
+            disk_full: progress.disk_full,
         }
     }
 }
@@ -171,6 +172,7 @@ impl TryFrom<pb::ServerPing> for Progress {
             steps: ping.steps,
             role: Role::try_from(ping.role.as_str())?,
             memory: Memory { used: ping.memory_used, max: ping.memory_max },
+            disk_full: ping.disk_full,
         })
     }
 }

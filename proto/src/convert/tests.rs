@@ -327,6 +327,7 @@ impl Gen {
             steps: self.number(),
             role: roles[self.below(4) as usize],
             memory: Memory { used: self.number(), max: self.number() },
+            disk_full: self.number() % 2 == 1,
         }
     }
     fn view_service_message(&mut self) -> ToServer {

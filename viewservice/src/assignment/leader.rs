@@ -15,7 +15,7 @@ use std::time::Duration;
 use kvproto::registration::{Progress, RefusedReason, ToServer, Wish};
 use kvproto::{Member, ServerName, Timestamp, View, ViewNumber};
 
-use super::law::{Applied, Command, Kind, Refusal, ViewState};
+use super::law::{Applied, Command, Kind, Mode, Refusal, ViewState};
 use super::liveness::{Liveness, State};
 use super::notice::Notice;
 use super::plain::{self, Meaning};
@@ -107,6 +107,8 @@ pub enum Effect {
 pub struct Report {
     /// The current record.
     pub view: View,
+    /// Where the servers keep their data; `None` until the first has come.
+    pub mode: Option<Mode>,
     /// The registered servers, by name.
     pub servers: Vec<ServerReport>,
     /// For whom or what the cluster waits.
@@ -201,6 +203,7 @@ impl Leader {
         };
         Report {
             view: self.view().clone(),
+            mode: self.state.mode(),
             servers: self.state.servers().map(server).collect(),
             waiting: planner::waiting(&self.state, &self.liveness),
         }

@@ -4,6 +4,7 @@
 //! Its caller owes it a `tick` every 50 ms or so, and before every decision.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use kvproto::registration::Progress;
@@ -61,6 +62,16 @@ pub enum Death {
     Stuck,
     /// Its stream broke and its address refuses connections.
     Gone,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Death::Silent => "silent",
+            Death::Stuck => "it pings, but stands still",
+            Death::Gone => "its address refuses",
+        })
+    }
 }
 
 /// One life of a server, as far as it was heard.

@@ -140,7 +140,7 @@ impl fmt::Display for Notice {
             Notice::Broken(member) => {
                 write!(f, "the stream of server {member} broke: asking whether it lives")
             }
-            Notice::Died(member, death) => write!(f, "Server {member} declared dead: {death:?}"),
+            Notice::Died(member, death) => write!(f, "Server {member} declared dead: {death}"),
             Notice::Gone(member) => {
                 write!(f, "Server {member} declared dead: its address refuses")
             }

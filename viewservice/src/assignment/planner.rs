@@ -99,7 +99,8 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
         .eligible
         .iter()
         .partition(|member| !state.is_present(member) || liveness.is_gone(member));
-    let durable = state.mode() == Some(Mode::Durable);
+    // Before a forced generation has begun nobody comes back with its data.
+    let on_disk = state.mode() == Some(Mode::Durable) && state.generation_has_begun();
     let names = |members: &[&Member]| {
         let names: Vec<_> = members.iter().map(|member| member.name.to_string()).collect();
         names.join(", ")
@@ -112,7 +113,7 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
             view.generation,
             some_server_alive(state, liveness)
         )
-    } else if silent.is_empty() && durable {
+    } else if silent.is_empty() && on_disk {
         format!(
             "start {} again with its data directory: any one of these that comes back whole is \
              enough; if their disks are lost, accept the loss of what only they hold with \
@@ -126,6 +127,14 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
              start over with what a running server holds, which is nothing if it is new, with \
              `kvctl force {} --accept-data-loss`; if nothing was stored yet, that loses nothing",
             names(&lost),
+            some_server_alive(state, liveness)
+        )
+    } else if on_disk {
+        format!(
+            "bring back {}: what is acknowledged is in its data directory (start it with it; or, if \
+             it runs, resume it, mend its network); only if its disk is lost: \
+             `kvctl force {} --accept-data-loss`",
+            names(&silent),
             some_server_alive(state, liveness)
         )
     } else {

@@ -136,7 +136,8 @@ fn refused_for_its_data(
                 RefusedReason::WrongMode,
                 format!(
                     "the servers of this cluster keep their data in memory, as its first server \
-                     decided: start {name} with --in-memory"
+                     decided: start {name} with --in-memory (docs/backup.md, \"From memory to disk\", \
+                     says how to change that)"
                 ),
             );
         }

@@ -15,9 +15,9 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Memory, PROTOCOL_LEVEL, Progress, Wish};
+use kvproto::registration::{Held, Memory, PROTOCOL_LEVEL, Progress, Wish};
 use kvproto::{
-    ClusterId, Member, OpNumber, Role, ServerName, Settings, Timestamp, View, ViewNumber,
+    ClusterId, Member, OpNumber, Role, ServerName, Settings, StorageId, Timestamp, View, ViewNumber,
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
@@ -57,6 +57,8 @@ struct Process {
 /// A view service and the servers around it.
 struct World {
     kind: Kind,
+    /// Servers keep what they hold on disk; each starts with an empty one.
+    on_disk: bool,
     leader: Leader,
     /// What the log holds.
     kept: ViewState,
@@ -85,6 +87,7 @@ impl World {
         let state = ViewState::new(ClusterId([7; 16]), settings);
         World {
             kind,
+            on_disk: false,
             leader: Leader::new(state.clone(), now),
             kept: state,
             streams: 0,
@@ -97,7 +100,17 @@ impl World {
     /// A settled view: the first of `names` is its primary, the next ones its backups, all of them
     /// complete; the rest are spares.
     fn setup(kind: Kind, copies: u32, names: &[&'static str]) -> World {
-        let mut world = World::new(kind, copies);
+        World::new(kind, copies).settled(names)
+    }
+
+    /// The same with servers that keep their data on disk.
+    fn on_disk(copies: u32, names: &[&'static str]) -> World {
+        World { on_disk: true, ..World::new(Kind::Full, copies) }.settled(names)
+    }
+
+    fn settled(self, names: &[&'static str]) -> World {
+        let mut world = self;
+        let copies = world.view().settings.copies;
         for name in names {
             world.start(name);
             world.pass(PING_INTERVAL * 4);
@@ -288,6 +301,7 @@ impl World {
             steps: process.steps,
             role: Role::Spare,
             memory: Memory::default(),
+            disk_full: false,
         };
         let habit = process.habit;
         if process.stream.is_none() {
@@ -321,7 +335,9 @@ impl World {
     }
 
     fn register(&mut self, name: &'static str) {
-        self.attend(name, newcomer(name));
+        let storage = StorageId((u128::from(self.streams) + 1).to_be_bytes());
+        let held = self.on_disk.then(|| Held::nothing(storage));
+        self.attend(name, Registration { held, ..newcomer(name) });
     }
 
     /// A life whose stream broke opens another.

@@ -19,7 +19,8 @@ pub(crate) struct Cli {
     /// View servers of the cluster, host:port, as a comma list.
     #[arg(long, global = true, env = "KVCTL_VS", default_value = "localhost:8000")]
     pub(crate) vs: String,
-    /// How long a command may take, such as 500ms, 10s or 2m.
+    /// How long a command may take, such as 500ms, 10s or 2m; with `dump` and `snapshot save`, how
+    /// long nothing may arrive.
     #[arg(long, global = true, env = "KVCTL_TIMEOUT", default_value = "10s",
         value_parser = duration)]
     pub(crate) timeout: Duration,
@@ -130,9 +131,12 @@ pub(crate) enum Snapshot {
     Save {
         /// The file.
         file: PathBuf,
-        /// Whose copy, host:port, whatever its role; the acting primary's by default.
+        /// Whose copy, host:port as in the view; the acting primary's by default.
         #[arg(long)]
         server: Option<String>,
+        /// Save the copy of --server also if the view service does not count it as complete.
+        #[arg(long, requires = "server")]
+        any_copy: bool,
         /// Replace the file if it exists.
         #[arg(long)]
         force: bool,

@@ -316,6 +316,7 @@ mod tests {
             ping_age: Duration::ZERO,
             plain: false,
             memory: kvproto::registration::Memory { used: 3 << 20, max: 1 << 30 },
+            disk_full: false,
         };
         let mut view = View::none(ClusterId([1; 16]), Settings::default());
         view.primary = Some(member(1));
@@ -326,6 +327,7 @@ mod tests {
             advice: String::new(),
             rpcs_handled: Default::default(),
             version: "1".into(),
+            storage: "durable".into(),
         };
         assert_eq!(acting_primary(&status).ok().as_deref(), Some("s1:1"));
         // The same name, started anew and empty.

@@ -180,6 +180,7 @@ mod tests {
             ping_age: Duration::from_secs(2),
             plain: false,
             memory: kvproto::registration::Memory { used: 3 << 20, max: 1 << 30 },
+            disk_full: false,
         }
     }
 
@@ -195,6 +196,7 @@ mod tests {
             advice: String::new(),
             rpcs_handled: Default::default(),
             version: "1".into(),
+            storage: "durable".into(),
         }
     }
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kvprocess::data_dir::DataDir;
+use kvprocess::data_dir::{DataDir, LOCK_FILE};
 use kvprocess::size::Size;
 use kvprocess::snapshot_file::{NewSnapshotFile, SnapshotFileError, verify};
-use kvproto::snapshot::{RESTORE_FILE, Verified, Verifier};
+use kvproto::snapshot::{RESTORE_FILE, SnapshotHead, Verified, Verifier};
+use kvproto::{OpNumber, View};
 use serde_json::{Value, json};
 
 use crate::cli::Snapshot;
@@ -20,44 +21,65 @@ const OWNER: &str = "kvserver";
 
 pub(crate) async fn run(session: &Session, verb: Snapshot) -> Result<(), Failure> {
     match verb {
-        Snapshot::Save { file, server, force } => save(session, &file, server, force).await,
+        Snapshot::Save { file, server, any_copy, force } => {
+            save(session, &file, Source { server, any_copy }, force).await
+        }
         Snapshot::Inspect { file } => inspect(session, file).await,
         Snapshot::Restore { file, data_dir } => restore(session, file, data_dir).await,
     }
 }
 
-async fn save(
-    session: &Session,
-    path: &Path,
+/// Whose copy is saved.
+struct Source {
+    /// The acting primary's without a name.
     server: Option<String>,
-    force: bool,
-) -> Result<(), Failure> {
+    any_copy: bool,
+}
+
+async fn save(session: &Session, path: &Path, source: Source, force: bool) -> Result<(), Failure> {
     let began = Instant::now();
-    let mut file = NewSnapshotFile::create(path, force).map_err(|error| match error {
-        SnapshotFileError::Exists(_) => Failure::failed(format!("{error}; --force replaces it")),
-        error => failed(error),
-    })?;
-    let server = match server {
-        Some(server) => server,
-        None => acting_primary(&session.client.status().await?)?,
+    let mut file = NewSnapshotFile::create(path, force).map_err(failed)?;
+    let Source { server, any_copy } = source;
+    let (server, view, is_primary) = match server {
+        // Without a view service it is not known, which is no reason not to save.
+        Some(server) => (server, session.client.view().await.ok(), false),
+        None => (acting_primary(&session.client.status().await?)?, None, true),
     };
     let mut snapshot = session.client.snapshot(Some(&server)).await?;
     let bar = bar("saving", "keys");
     let mut arrived = Verifier::default();
+    let mut complete = None;
     while let Some(piece) = snapshot.next().await? {
         file.write(&piece).map_err(failed)?;
         // Here only to tell how far it is, and not to fill a disk with what is worth nothing.
         arrived.push(piece).map_err(|malformed| {
             Failure::failed(format!("what {server} sends is no snapshot: {malformed}"))
         })?;
-        if let Some(head) = arrived.head() {
+        if let Some(head) = arrived.head().filter(|_| complete.is_none()) {
             bar.set_length(head.keys);
+            holds_data(&server, head)?;
+            let is = if is_primary { Complete::Yes } else { judge(view.as_ref(), &server, head) };
+            if let Complete::No { others } = &is
+                && !any_copy
+            {
+                return Err(Failure::failed(format!(
+                    "the copy of {server} is not known to be complete: the view counts {others}; \
+                     save from one of these, or what {server} has with --any-copy"
+                )));
+            }
+            complete = Some(is);
         }
         bar.set_position(arrived.counts().keys);
     }
     bar.finish_and_clear();
     let written = blocking(move || file.finish(|_| {})).await?;
     let took = began.elapsed();
+    if complete == Some(Complete::Unknown) {
+        session.output.remark(&format!(
+            "no view service of its cluster says whether the copy of {server} is complete: compare \
+             it with those of the other servers"
+        ));
+    }
     let text = || {
         let (what, took) = (sentence(&written), took.as_secs_f64());
         format!("saved {} from {server}: {what}, {took:.1} s", path.display()).into_bytes()
@@ -65,9 +87,51 @@ async fn save(
     session.output.print(text, || {
         let mut json = as_json(path, &written);
         json["server"] = json!(server);
+        json["complete"] = match &complete {
+            Some(Complete::Yes) => json!(true),
+            Some(Complete::No { .. }) => json!(false),
+            Some(Complete::Unknown) | None => Value::Null,
+        };
         json["seconds"] = json!(took.as_secs_f64());
         json
     })
+}
+
+/// Whether a copy holds everything that was acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Complete {
+    Yes,
+    No {
+        /// Those that do, in words.
+        others: String,
+    },
+    /// Nobody answers who would know.
+    Unknown,
+}
+
+/// What the view says of the copy of a server that begins a snapshot so. A view service that was
+/// started anew knows nothing of the servers of the cluster before.
+fn judge(view: Option<&View>, server: &str, head: &SnapshotHead) -> Complete {
+    let Some(view) = view.filter(|view| view.cluster == head.cluster) else {
+        return Complete::Unknown;
+    };
+    let names: Vec<_> = view.eligible.iter().map(|member| member.name.as_str()).collect();
+    if names.contains(&server) {
+        return Complete::Yes;
+    }
+    let others = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+    Complete::No { others }
+}
+
+/// A snapshot of nothing would pass for a backup.
+fn holds_data(whose: &str, head: &SnapshotHead) -> Result<(), Failure> {
+    if head.at.op > OpNumber(0) {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "{whose} holds no data (it is a spare): name a server that `kvctl status` calls primary or \
+         backup"
+    )))
 }
 
 async fn inspect(session: &Session, path: PathBuf) -> Result<(), Failure> {
@@ -106,7 +170,11 @@ async fn restore(session: &Session, path: PathBuf, data_dir: PathBuf) -> Result<
 fn put_into(from: &Path, to: &Path) -> Result<Verified, Failure> {
     let refused = |what: String| Failure::failed(format!("--data-dir {}: {what}", to.display()));
     // First, so that a file that is worth nothing leaves no directory behind.
-    verify_shown(from).map_err(failed)?;
+    let verified = verify_shown(from).map_err(failed)?;
+    if verified.head.at.op == OpNumber(0) {
+        let what = "it holds no data, not even the beginning of a cluster: restore another one";
+        return Err(Failure::failed(format!("{}: {what}", from.display())));
+    }
     if let Some(name) =
         first_name(to).map_err(|error| refused(format!("cannot read it: {error}")))?
     {
@@ -117,12 +185,16 @@ fn put_into(from: &Path, to: &Path) -> Result<Verified, Failure> {
     let dir = DataDir::open(to, OWNER).map_err(|error| Failure::failed(error.to_string()))?;
     let mut file =
         NewSnapshotFile::create(&dir.path().join(RESTORE_FILE), false).map_err(failed)?;
-    copy(from, &mut file)?;
-    let restored = file.finish(|_| {}).map_err(failed)?;
+    let bar = bar_of_bytes("copying", from);
+    copy(from, &mut file, &bar)?;
+    bar.finish_and_clear();
+    let bar = bar_of_bytes("verifying the copy", from);
+    let restored = file.finish(|bytes| bar.inc(bytes)).map_err(failed)?;
+    bar.finish_and_clear();
     Ok(restored)
 }
 
-fn copy(from: &Path, to: &mut NewSnapshotFile) -> Result<(), Failure> {
+fn copy(from: &Path, to: &mut NewSnapshotFile, bar: &ProgressBar) -> Result<(), Failure> {
     let unreadable =
         |error| Failure::failed(format!("{}: cannot read it: {error}", from.display()));
     let mut from_file = std::fs::File::open(from).map_err(unreadable)?;
@@ -130,29 +202,44 @@ fn copy(from: &Path, to: &mut NewSnapshotFile) -> Result<(), Failure> {
     loop {
         match from_file.read(&mut piece).map_err(unreadable)? {
             0 => return Ok(()),
-            size => to.write(&piece[..size]).map_err(failed)?,
+            size => {
+                to.write(&piece[..size]).map_err(failed)?;
+                bar.inc(size as u64);
+            }
         }
     }
 }
 
-/// What is in a directory, if it is there and anything is.
+/// What is in a directory, if it is there and anything is but what a restore leaves that failed.
 fn first_name(dir: &Path) -> io::Result<Option<String>> {
-    let mut entries = match std::fs::read_dir(dir) {
+    let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         entries => entries?,
     };
-    let first = entries.next().transpose()?;
-    Ok(first.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+    let left = [LOCK_FILE.to_owned(), format!("{RESTORE_FILE}.partial")];
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !left.contains(&name) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 fn verify_shown(path: &Path) -> Result<Verified, SnapshotFileError> {
-    let bar = bar("verifying", "bytes");
-    if let Ok(metadata) = path.metadata() {
-        bar.set_length(metadata.len());
-    }
+    let bar = bar_of_bytes("verifying", path);
     let verified = verify(path, |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     verified
+}
+
+/// Of the bytes of this file.
+fn bar_of_bytes(doing: &'static str, file: &Path) -> ProgressBar {
+    let bar = bar(doing, "bytes");
+    if let Ok(metadata) = file.metadata() {
+        bar.set_length(metadata.len());
+    }
+    bar
 }
 
 /// On a terminal; elsewhere nothing is drawn.
@@ -160,7 +247,8 @@ fn bar(doing: &'static str, of: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let count =
         if of == "bytes" { "{bytes}/{total_bytes}" } else { "{human_pos}/{human_len} keys" };
-    let style = ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {count} {{eta}}"));
+    let style =
+        ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {count}, {{eta}} left"));
     bar.set_style(style.expect("a template of ours"));
     bar.set_message(doing);
     bar.enable_steady_tick(Duration::from_millis(200));
@@ -234,4 +322,28 @@ fn as_json(path: &Path, snapshot: &Verified) -> Value {
         "bytes": bytes,
         "digest": end.digest.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use kvproto::{ClusterId, Incarnation, Member, Position, Settings};
+
+    use super::*;
+
+    #[test]
+    fn a_copy_is_complete_if_the_view_of_its_own_cluster_says_so() {
+        let head = |cluster| SnapshotHead {
+            cluster: ClusterId([cluster; 16]),
+            at: Position::default(),
+            keys: 0,
+        };
+        let member = Member { name: "s1:1".into(), incarnation: Incarnation(1) };
+        let mut view = View::none(ClusterId([1; 16]), Settings::default());
+        view.eligible = [member].into();
+        assert_eq!(judge(Some(&view), "s1:1", &head(1)), Complete::Yes);
+        let others = "s1:1".to_owned();
+        assert_eq!(judge(Some(&view), "s2:1", &head(1)), Complete::No { others });
+        assert_eq!(judge(Some(&view), "s2:1", &head(2)), Complete::Unknown, "begun anew");
+        assert_eq!(judge(None, "s1:1", &head(1)), Complete::Unknown);
+    }
 }

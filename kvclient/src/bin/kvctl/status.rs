@@ -3,13 +3,13 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use kvclient::{ClusterStatus, ServerStatus, View};
-use kvproto::Role;
 use kvproto::registration::Memory;
+use kvproto::{OpNumber, Role};
 use serde_json::{Value, json};
 
 /// A view as a block of lines.
 pub(crate) fn view_block(view: &View) -> String {
-    let mut lines = vec![headline(view)];
+    let mut lines = vec![headline(view, "")];
     for member in view.members() {
         lines.push(format!("  {:<8} {member}", view.role_of(member).as_str()));
     }
@@ -18,7 +18,7 @@ pub(crate) fn view_block(view: &View) -> String {
 
 /// The state of the cluster on one screen; sentences are broken at `width`, if there is one.
 pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
-    let mut lines = wrapped(&headline(&status.view), width);
+    let mut lines = wrapped(&headline(&status.view, &status.storage), width);
     if !status.servers.is_empty() {
         let table = table(status).to_string();
         lines.push(String::new());
@@ -55,12 +55,14 @@ fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
     lines
 }
 
-fn headline(view: &View) -> String {
+/// `storage` says where the data is, if that is known.
+fn headline(view: &View, storage: &str) -> String {
     let Some(primary) = view.primary_name() else {
         return "No view yet: the first kvserver that registers becomes primary.".into();
     };
+    let storage = if storage.is_empty() { "" } else { &format!(", {storage}") };
     format!(
-        "View {}, generation {}, {}: primary {primary} since view {}",
+        "View {}, generation {}, {}{storage}: primary {primary} since view {}",
         view.number,
         view.generation,
         activation(view),
@@ -97,8 +99,8 @@ fn table(status: &ClusterStatus) -> Table {
             server.member.to_string(),
             server.role.clone(),
             server.state.clone(),
-            server.appended.to_string(),
-            server.committed.to_string(),
+            said(server, server.appended).map_or("-".into(), |op| op.to_string()),
+            said(server, server.committed).map_or("-".into(), |op| op.to_string()),
             lag,
             percent_of_room(server).map_or("-".into(), |percent| format!("{percent}%")),
             age(server),
@@ -118,6 +120,11 @@ fn table(status: &ClusterStatus) -> Table {
     table
 }
 
+/// How far a server is by its last ping; what one holds that was not heard is not known.
+fn said(server: &ServerStatus, op: OpNumber) -> Option<u64> {
+    server.has_spoken().then_some(op.0)
+}
+
 /// Ops that a server has yet to append, by the last pings of both.
 fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
     let primary = status.view.primary.as_ref()?;
@@ -125,7 +132,7 @@ fn lag(status: &ClusterStatus, server: &ServerStatus) -> Option<u64> {
         return None;
     }
     let primary = status.servers.iter().find(|it| it.member == *primary)?;
-    Some(primary.appended.0.saturating_sub(server.appended.0))
+    Some(said(primary, primary.appended)?.saturating_sub(said(server, server.appended)?))
 }
 
 /// How much of its room for data a server uses, once it has said.
@@ -137,20 +144,30 @@ fn percent_of_room(server: &ServerStatus) -> Option<u64> {
 /// From here on, people are told that the room for data runs out.
 const PERCENT_ADVISED: u64 = 90;
 
-/// What to do: in the view service's words, and for servers whose memory runs out.
+/// What to do: in the view service's words, and for servers whose memory or disk runs out.
 fn advice(status: &ClusterStatus) -> Vec<String> {
-    let nearly_full = |server: &&ServerStatus| {
-        percent_of_room(server).is_some_and(|percent| percent >= PERCENT_ADVISED)
+    let names = |wanted: fn(&ServerStatus) -> bool| {
+        let servers = status.servers.iter().filter(|server| wanted(server));
+        let names: Vec<_> = servers.map(|server| server.member.name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
     };
-    let names = status.servers.iter().filter(nearly_full);
-    let names: Vec<_> = names.map(|server| server.member.name.as_str()).collect();
-    let memory = format!(
-        "The room for data runs out at {}; when it is used up, a primary refuses writes that grow the \
-         data: delete keys, or start all servers with a larger --max-memory, one after the other.",
-        names.join(", ")
-    );
-    let told = [(!status.advice.is_empty()).then(|| status.advice.clone())];
-    told.into_iter().chain([(!names.is_empty()).then_some(memory)]).flatten().collect()
+    let memory =
+        names(|server| percent_of_room(server).is_some_and(|percent| percent >= PERCENT_ADVISED));
+    let memory = memory.map(|names| {
+        format!(
+            "The room for data runs out at {names}; when it is used up, a primary refuses writes that \
+             grow the data: delete keys, or start all servers with a larger --max-memory, one after \
+             the other."
+        )
+    });
+    let disk = names(|server| server.disk_full).map(|names| {
+        format!(
+            "The disk is nearly full at {names}: while one is that writes go to, they are refused; \
+             make room on it, or stop that server if there is a spare."
+        )
+    });
+    let told = (!status.advice.is_empty()).then(|| status.advice.clone());
+    [told, memory, disk].into_iter().flatten().collect()
 }
 
 fn age(server: &ServerStatus) -> String {
@@ -192,14 +209,15 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "incarnation": server.member.incarnation.0,
             "role": server.role,
             "state": server.state,
-            "appended": server.appended.0,
-            "committed": server.committed.0,
-            "applied": server.applied.0,
+            "appended": said(server, server.appended),
+            "committed": said(server, server.committed),
+            "applied": said(server, server.applied),
             "lag": lag(status, server),
             "ping_age_ms": u64::try_from(server.ping_age.as_millis()).unwrap_or(u64::MAX),
             "plain": server.plain,
             "memory_used": server.memory.used,
             "memory_max": server.memory.max,
+            "disk_full": server.disk_full,
         })
     };
     json!({
@@ -209,15 +227,14 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
         "advice": advice(status).join(" "),
         "rpcs_handled": status.rpcs_handled,
         "version": status.version,
+        "storage": (!status.storage.is_empty()).then_some(&status.storage),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvproto::{
-        ClusterId, Generation, Incarnation, Member, OpNumber, Settings, ViewNumber, ViewStatus,
-    };
+    use kvproto::{ClusterId, Generation, Incarnation, Member, Settings, ViewNumber, ViewStatus};
     use std::time::Duration;
 
     fn member(name: &str, incarnation: u64) -> Member {
@@ -247,6 +264,7 @@ mod tests {
             ping_age: Duration::from_millis(ping_age_ms),
             plain: false,
             memory: Memory { used: 420 << 20, max: 1 << 30 },
+            disk_full: false,
         }
     }
 
@@ -263,6 +281,7 @@ mod tests {
             advice: "Wait until s3:1 has caught up.".into(),
             rpcs_handled: Default::default(),
             version: "1".into(),
+            storage: String::new(),
         }
     }
 
@@ -307,6 +326,37 @@ Wait until s3:1 has caught up.";
             assert!(text.contains("Wait until s3:1 has caught up."), "{text}");
             assert!(text.contains("The room for data runs out at s2:1;"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_server_that_was_not_heard_is_not_shown_as_empty() {
+        let mut status = status();
+        status.servers[1].memory = Memory::default();
+        status.servers[1].appended = OpNumber(0);
+        let screen = screen(&status, None);
+        let row: Vec<_> = screen.lines().nth(3).expect("a row").split_whitespace().collect();
+        assert_eq!(row[..7], ["s2:1#1", "backup", "alive", "-", "-", "-", "-"], "{screen}");
+        let json = status_json(&status);
+        assert_eq!(json["servers"][1]["appended"], Value::Null);
+        assert_eq!(json["servers"][1]["lag"], Value::Null);
+    }
+
+    #[test]
+    fn the_screen_says_where_the_data_is_and_whose_disk_is_full() {
+        let mut status = status();
+        status.storage = "durable".into();
+        status.servers[0].disk_full = true;
+        let screen = screen(&status, None);
+        assert!(
+            screen.starts_with("View 5, generation 2, activated, durable: primary"),
+            "{screen}"
+        );
+        assert!(screen.contains("The disk is nearly full at s1:1:"), "{screen}");
+        let json = status_json(&status);
+        assert_eq!(
+            (&json["storage"], &json["servers"][0]["disk_full"]),
+            (&json!("durable"), &json!(true))
+        );
     }
 
     #[test]

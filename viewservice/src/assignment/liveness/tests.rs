@@ -25,6 +25,7 @@ fn progress(steps: u64) -> Progress {
         steps,
         role: Role::Spare,
         memory: Memory::default(),
+        disk_full: false,
     }
 }
 

@@ -424,6 +424,21 @@ fn waiting_names_the_silent_complete_server_and_the_ways_out() {
     assert_eq!(planner::waiting(&world.leader.state, &world.leader.liveness), None);
 }
 
+/// After a start of everything most servers that have not come yet are not known to have ended.
+#[test]
+fn waiting_for_data_on_disk_names_the_directory_first_and_the_loss_last() {
+    let mut world = World::on_disk(2, &["s1", "s2"]);
+    world.kill("s2");
+    world.pass(A_WHILE);
+    world.habit("s1", Habit::Silent);
+    world.pass(A_WHILE);
+    let waiting = planner::waiting(&world.leader.state, &world.leader.liveness).unwrap();
+    assert_eq!(waiting.for_servers, [ServerName::from("s1")]);
+    assert!(waiting.advice.contains("is in its data directory"), "{}", waiting.advice);
+    assert!(waiting.advice.contains("only if its disk is lost"), "{}", waiting.advice);
+    assert!(!waiting.advice.contains("its process still holds"), "{}", waiting.advice);
+}
+
 #[test]
 fn too_few_complete_copies_for_writes_are_waited_for_by_number() {
     let settings = Settings { min_copies: 2, ..settings(2) };
