@@ -232,7 +232,7 @@ fn no_primary(why: &str) -> Failure {
         UNAVAILABLE,
         format!(
             "no primary acts, so there is no copy to speak for the cluster: {why}; see `kvctl \
-             status`, or name a server with --server, whose copy is taken whatever its role"
+             status`, or name a server with --server"
         ),
     )
 }
