@@ -330,6 +330,7 @@ fn a_copy_whose_disk_is_nearly_full_saves_its_state_so_that_its_log_can_go() {
         world.run(ms(20));
     };
     assert_eq!(begun(&world), 0);
+    world.slow_journal.insert(a());
     say(&mut world, Completion::DiskFull(true));
     assert_eq!(begun(&world), 1);
     say(&mut world, Completion::SnapshotGivenUp);
