@@ -70,7 +70,7 @@ impl Store {
         let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(1) };
         let position = |op| Position { epoch, op: OpNumber(op) };
         let keys = self.data.len() as u64;
-        let head = SnapshotHead { cluster: ClusterId([1; 16]), at: position(self.op), keys };
+        let head = SnapshotHead { cluster: ClusterId([7; 16]), at: position(self.op), keys };
         let (mut rolling, mut room) = (Rolling::default(), Vec::new());
         let mut chunk = RecordsWriter::new(1 << 20);
         for (key, Record { value, version }) in &self.data {
@@ -329,7 +329,7 @@ impl KvServer for Server {
 #[derive(Clone)]
 pub(crate) struct Views {
     pub(crate) address: String,
-    newest: watch::Sender<View>,
+    pub(crate) newest: watch::Sender<View>,
     asked: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     stop: watch::Sender<bool>,
 }
@@ -360,9 +360,7 @@ impl Views {
             view.revision = view.revision.next();
             view.status = ViewStatus::Activated;
             view.primary_since = view.number;
-            let primary = Member { name: primary.clone(), incarnation: Incarnation(1) };
-            view.eligible = [primary.clone()].into();
-            view.primary = Some(primary);
+            view.primary = Some(Member { name: primary.clone(), incarnation: Incarnation(1) });
         });
     }
 

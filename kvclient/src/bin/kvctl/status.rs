@@ -334,7 +334,7 @@ Wait until s3:1 has caught up.";
         status.servers[1].memory = Memory::default();
         status.servers[1].appended = OpNumber(0);
         let screen = screen(&status, None);
-        let row: Vec<_> = screen.lines().nth(3).expect("a row").split_whitespace().collect();
+        let row: Vec<_> = screen.lines().nth(4).expect("a row").split_whitespace().collect();
         assert_eq!(row[..7], ["s2:1#1", "backup", "alive", "-", "-", "-", "-"], "{screen}");
         let json = status_json(&status);
         assert_eq!(json["servers"][1]["appended"], Value::Null);
