@@ -11,7 +11,7 @@ use kvserver::journal::work::{
 use kvserver::journal::{Completion, Journal};
 use testclient::sim::disk::{Loss, SimulatedDisk};
 
-use crate::life::{State, entries, epoch, options, recover};
+use super::life::{State, entries, epoch, options, recover};
 
 #[derive(Default)]
 struct Queues {

@@ -7,7 +7,7 @@ use kvserver::journal::engine::Found;
 use kvserver::journal::writer::{DiskJournal, open};
 use kvserver::journal::{Completion, Journal};
 
-use crate::life::{State, entries, epoch};
+use super::life::{State, entries, epoch};
 
 async fn until(journal: &mut DiskJournal, wanted: Completion) {
     loop {
