@@ -1,9 +1,11 @@
 //! Tables, durations and lines for people, and JSON for programs.
 
-use std::any::Any;
+use std::cell::Cell;
 use std::fmt::Display;
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::Path;
+use std::sync::Once;
 use std::time::Duration;
 
 use crate::bench::page;
@@ -18,12 +20,34 @@ pub fn say(line: impl Display) -> Result<()> {
     writeln!(std::io::stdout().lock(), "{line}").context("write to stdout")
 }
 
-/// What a caught panic said.
-#[must_use]
-pub fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("it panicked without a word").to_owned()
+thread_local! {
+    /// Panics of this thread are caught and told otherwise.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something that may find production code wrong about itself. Only its own thread is quiet
+/// meanwhile: others may have something to say.
+///
+/// # Errors
+/// What it panicked with.
+pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = take_hook();
+        set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                usual(info);
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    QUIET.set(before);
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        text.unwrap_or("it panicked without a word").to_owned()
+    })
 }
 
 /// Checks that a file can be written, before minutes are spent on what goes into it.

@@ -2,7 +2,6 @@
 //! seed that fails has told its story by panicking, and is run again by its number.
 
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Sim;
-use crate::report::{panic_text, say};
+use crate::report::{self, say};
 use crate::sim::{self, Kind, Ran, Visits};
 
 /// After this many failures there is enough to think about.
@@ -133,8 +132,7 @@ pub fn sweep_with(
 /// # Errors
 /// When an invariant is broken: its name, and what was seen.
 pub fn caught(seed: u64, story: impl Fn(u64) -> Ran) -> Result<Ran, Failure> {
-    let ran = catch_unwind(AssertUnwindSafe(|| story(seed)));
-    ran.map_err(|panic| Failure { seed, what: panic_text(&*panic), kind: Kind::InMemory })
+    report::caught(|| story(seed)).map_err(|what| Failure { seed, what, kind: Kind::InMemory })
 }
 
 /// The verb `sim`. Exit code 1 when a seed failed, 130 when it was stopped before that.
@@ -161,10 +159,7 @@ pub fn command(options: &Sim, stop: &CancellationToken) -> Result<ExitCode> {
     let bar = ProgressBar::with_draw_target(Some(options.seeds), ProgressDrawTarget::stderr());
     let template = "{bar:40} {pos}/{len} seeds, {eta} left";
     bar.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
-    // What broke is said once, with its seed.
-    std::panic::set_hook(Box::new(|_| {}));
     let sweep = sweep(options.kind(), options.seed, options.seeds, options.threads(), &bar, stop);
-    let _default = std::panic::take_hook();
     bar.finish_and_clear();
     say(&sweep)?;
     if !sweep.failures.is_empty() {

@@ -109,9 +109,13 @@ impl Home {
     /// # Errors
     /// Why it must not or cannot be used, and what to do.
     pub async fn open(path: &Path, given: &SettingFlags) -> Result<Home, HomeError> {
+        let file = path.join(LOG);
+        if !file.exists() {
+            // Before anything is made: what is refused leaves nothing behind.
+            founding_settings(given)?;
+        }
         let dir = DataDir::open(path, "viewservice")?;
         let identity = read_identity(path)?;
-        let file = path.join(LOG);
         if let (Some(identity), false) = (&identity, file.exists()) {
             return Err(HomeError::Wiped { path: path.into(), cluster: identity.cluster });
         }
@@ -157,8 +161,7 @@ async fn settle(
             return Err(HomeError::Wiped { path: path.into(), cluster: *cluster });
         }
         (None, None) => {
-            let settings = given.over(&Settings::default());
-            settings.validate().map_err(|wrong| HomeError::Flags(wrong.to_string()))?;
+            let settings = founding_settings(given)?;
             let cluster = ClusterId(rand::random());
             info!("new cluster {cluster}");
             log.propose(Change::Found { cluster, settings }).await.map_err(failed)?
@@ -172,6 +175,13 @@ async fn settle(
         })?;
     }
     Ok(state)
+}
+
+/// What a new cluster is set to.
+fn founding_settings(given: &SettingFlags) -> Result<Settings, HomeError> {
+    let settings = given.over(&Settings::default());
+    settings.validate().map_err(|wrong| HomeError::Flags(wrong.to_string()))?;
+    Ok(settings)
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>, HomeError> {

@@ -3,12 +3,10 @@
 //!
 //! With one thread everything runs on the caller's.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -22,7 +20,7 @@ use super::properties;
 use super::shared::Shared;
 use super::state::{Seen, Server, State, Stream};
 use crate::random::Random;
-use crate::report::panic_text;
+use crate::report::caught;
 
 /// How far an exploration goes.
 #[derive(Clone, Debug)]
@@ -452,26 +450,4 @@ fn replay(model: &Model, actions: &[Action]) -> Vec<String> {
         }
     }
     trace
-}
-
-thread_local! {
-    /// Panics of this thread are caught and reported otherwise.
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs something that may find the production code wrong about itself, and says what it said.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !QUIET.get() {
-                usual(info);
-            }
-        }));
-    });
-    let before = QUIET.replace(true);
-    let outcome = catch_unwind(AssertUnwindSafe(run));
-    QUIET.set(before);
-    outcome.map_err(|panic| panic_text(&*panic))
 }

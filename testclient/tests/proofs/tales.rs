@@ -122,7 +122,7 @@ fn every_tale_fails_without_the_rules_that_it_is_about() {
         let tell = tale(id).tell;
         let failed = (1..=100).find_map(|seed| {
             let told = || kvproto::rules::without(&[*rule], || tell(seed, None));
-            std::panic::catch_unwind(told).err().map(|_| seed)
+            testclient::report::caught(told).err().map(|_| seed)
         });
         let seed = failed.unwrap_or_else(|| panic!("{id} passes without {rule:?}"));
         eprintln!("{id} fails without {rule:?} at seed {seed}");

@@ -58,8 +58,10 @@ async fn a_cluster_keeps_its_identity_its_settings_and_its_servers() {
 async fn flags_that_contradict_the_cluster_or_each_other_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let nonsense = SettingFlags { copies: Some(1), min_copies: Some(2), ..defaults() };
-    let refused = Home::open(directory.path(), &nonsense).await.err().unwrap();
+    let new = directory.path().join("new");
+    let refused = Home::open(&new, &nonsense).await.err().unwrap();
     says(&refused.to_string(), &["--min-copies 2", "--copies 1"]);
+    assert!(!new.exists(), "what is refused leaves nothing behind");
 
     founded(&directory).await;
     let other = SettingFlags { copies: Some(3), ..defaults() };
