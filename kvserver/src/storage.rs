@@ -128,6 +128,13 @@ fn tell(found: &engine::Recovered) {
             Size(torn.bytes)
         );
     }
+    if let Some(damage) = &found.damage_covered {
+        error!(
+            "part of the log in {} was damaged: {damage}. The snapshot covers all of that part, so \
+             nothing is lost, and it was removed; look after this disk",
+            path.display()
+        );
+    }
     for dropped in &found.dropped {
         info!(
             "the log still shows a tail that was dropped on a primary's word, after op {} through \

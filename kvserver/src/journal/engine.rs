@@ -81,6 +81,8 @@ pub struct Recovered {
     pub torn: Option<Torn>,
     /// Tails that it dropped and its files still hold.
     pub dropped: Vec<Dropped>,
+    /// What was wrong with segments that the snapshot covers: they are gone, nobody needed them.
+    pub damage_covered: Option<Damage>,
     /// Eras that were set aside and wait for somebody to look at them.
     pub set_aside: Vec<String>,
 }
@@ -183,9 +185,13 @@ impl<D: Disk> Engine<D> {
         }
         if let Some(last) = era.segments.last() {
             // What was read may be in the memory of the system alone.
-            let synced = engine.disk.open(&last.path).and_then(|mut file| file.sync());
-            synced.map_err(Refused::io("sync", &last.path))?;
-            engine.disk.sync_dir(&era.dir).map_err(Refused::io("sync", &era.dir))?;
+            let mut file = engine.disk.open(&last.path).map_err(Refused::io("open", &last.path))?;
+            let synced = file.sync().and_then(|()| engine.disk.sync_dir(&era.dir));
+            if let Err(error) = synced {
+                // The next start could sync, and would not know what this one has lost.
+                let _ = engine.mark_suspect(&era.dir, "sync what was found", &error);
+                return Err(Refused::io("sync", &last.path)(error));
+            }
         }
         let (dir, records) = (era.dir.clone(), era.segments.last().map_or(0, |last| last.records));
         let found = engine.take(era, set_aside);
@@ -252,6 +258,7 @@ impl<D: Disk> Engine<D> {
             snapshot: era.snapshot,
             torn: era.torn,
             dropped: era.dropped,
+            damage_covered: era.damage_covered,
             set_aside,
         }))
     }
@@ -510,9 +517,9 @@ impl<D: Disk> Engine<D> {
     /// When the disk fails.
     pub fn install(&mut self, verified: &Verified) -> Result<bool, Failed> {
         self.check()?;
-        // A log must not end before the snapshot that it begins with.
-        let last = self.log.as_ref().map(|log| log.index().last());
-        if last.is_some_and(|last| last < verified.head.at.op) && !self.flush()? {
+        // A log must not end before the snapshot that it begins with, nor hold a tail there that is
+        // to be dropped.
+        if self.log.is_some() && !self.flush()? {
             return Ok(false);
         }
         let installed = self.install_flushed(verified);
@@ -614,19 +621,17 @@ impl<D: Disk> Engine<D> {
         if !self.has_failed {
             self.has_failed = true;
             // It may well fail too; then the log is as sound as its bytes say.
-            let _ = self.mark_suspect(doing, &error);
+            let dir = self.log.as_ref().map(|log| log.dir());
+            let _ = dir.map(|dir| self.mark_suspect(dir, doing, &error));
         }
         Failed { doing, error }
     }
 
-    fn mark_suspect(&self, doing: &str, error: &io::Error) -> io::Result<()> {
-        let Some(log) = &self.log else {
-            return Ok(());
-        };
-        let mut file = self.disk.create(&format!("{}/{SUSPECT}", log.dir()))?;
+    fn mark_suspect(&self, dir: &str, doing: &str, error: &io::Error) -> io::Result<()> {
+        let mut file = self.disk.create(&format!("{dir}/{SUSPECT}"))?;
         file.write_at(0, format!("cannot {doing}: {error}\n").as_bytes())?;
         file.sync()?;
-        self.disk.sync_dir(log.dir())
+        self.disk.sync_dir(dir)
     }
 
     fn check(&self) -> Result<(), Failed> {

@@ -160,8 +160,11 @@ pub struct Era {
     pub dir: String,
     /// The newest snapshot, which the log begins with.
     pub snapshot: Option<Snapshot>,
-    /// Older snapshots, which nobody needs.
+    /// Older snapshots, and segments that the newest one covers and that are damaged: nobody needs
+    /// them.
     pub leftovers: Vec<String>,
+    /// What is wrong with segments that the snapshot covers.
+    pub damage_covered: Option<Damage>,
     /// In order.
     pub segments: Vec<Segment>,
     /// The ops in them.
@@ -327,6 +330,7 @@ fn era_of<D: Disk>(
         dir,
         snapshot: None,
         leftovers: Vec::new(),
+        damage_covered: None,
         segments: Vec::new(),
         index: Index::new(OpNumber(0)),
         adopted: Epoch::default(),
@@ -362,12 +366,28 @@ fn look<D: Disk>(
     if segments.is_empty() {
         return Err(damage(&era.dir, None, "no journal is left").into());
     }
-    let last = segments.len() - 1;
-    for (place, (number, name)) in segments.into_iter().enumerate() {
-        let path = format!("{}/{name}", era.dir);
-        segment(disk, storage, era, (number, path), place == last)?;
+    let segments: Vec<_> = segments
+        .into_iter()
+        .map(|(number, name)| (number, format!("{}/{name}", era.dir)))
+        .collect();
+    let before = era.clone();
+    if let Err(stop) = read_segments(disk, storage, era, &segments) {
+        let Stop::Damage(damage) = stop else {
+            return Err(stop);
+        };
+        let needed = needed_from(disk, storage, &before, &segments);
+        let Some(needed) = needed.filter(|needed| *needed > 0) else {
+            return Err(damage.into());
+        };
+        let (covered, needed) = segments.split_at(needed);
+        let damaged = std::mem::replace(era, before.clone());
+        if let Err(stop) = read_segments(disk, storage, era, needed) {
+            *era = damaged;
+            return Err(stop);
+        }
+        era.leftovers.extend(covered.iter().map(|(_, path)| path.clone()));
+        era.damage_covered = Some(damage);
     }
-    fits_together(era)?;
     if names.iter().any(|name| name == SUSPECT) {
         let path = format!("{}/{SUSPECT}", era.dir);
         let why = read_whole(disk, &path).unwrap_or_default();
@@ -375,6 +395,37 @@ fn look<D: Disk>(
         return Err(damage(&path, None, &why).into());
     }
     Ok(())
+}
+
+fn read_segments<D: Disk>(
+    disk: &D,
+    storage: StorageId,
+    era: &mut Era,
+    segments: &[(u64, String)],
+) -> Result<(), Stop> {
+    let last = segments.len() - 1;
+    for (place, (number, path)) in segments.iter().enumerate() {
+        segment(disk, storage, era, (*number, path.clone()), place == last)?;
+    }
+    Ok(fits_together(era)?)
+}
+
+/// The place of the segment from which on, with the snapshot, all of the log is there.
+fn needed_from<D: Disk>(
+    disk: &D,
+    storage: StorageId,
+    era: &Era,
+    segments: &[(u64, String)],
+) -> Option<usize> {
+    let base = era.snapshot.as_ref()?.head.at.op;
+    segments.iter().rposition(|(_, path)| {
+        let mut bytes = [0; HEADER_SIZE];
+        let read = disk.open(path).and_then(|file| file.read_at(0, &mut bytes));
+        let header = read.ok().and_then(|()| SegmentHeader::decode(&bytes).ok());
+        header.is_some_and(|header| {
+            (header.storage, header.era) == (storage, era.number) && header.after <= base
+        })
+    })
 }
 
 fn damage(file: &str, at: Option<usize>, what: &str) -> Damage {

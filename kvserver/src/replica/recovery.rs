@@ -265,12 +265,14 @@ impl Recovered {
     }
 
     /// VIEW-7: data of an older generation was given up, unless the newer one begins from it. It is
-    /// set aside as a whole, whatever of it the newer one has in common.
+    /// set aside as a whole, whatever of it the newer one has in common. As long as the view is not
+    /// activated the newer one may not have begun: the server that it was to begin from may be this
+    /// one, in the life before, and its data all that there is.
     #[must_use]
     pub fn was_given_up(&self, view: &View, me: &Member) -> bool {
         !self.is_nothing()
             && self.log.last().epoch.generation < view.generation
-            && view.number.0 > 0
+            && view.is_activated()
             && !view.eligible.contains(me)
             && !view.is_primary(me)
     }

@@ -312,6 +312,12 @@ impl ViewState {
         eligible.filter_map(|member| Some(self.storages.get(&member.incarnation)?.id)).collect()
     }
 
+    /// The storage with which this life began, if it has one.
+    #[must_use]
+    pub fn storage(&self, member: &Member) -> Option<StorageId> {
+        Some(self.storages.get(&member.incarnation)?.id)
+    }
+
     /// Whether this life began with data. Before the first activation it is restored data, which
     /// the cluster begins with.
     #[must_use]

@@ -210,13 +210,16 @@ fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
     (!same).then(|| propose(state, primary.clone(), backups))
 }
 
-/// Before any activation the cluster has no data: whoever lives and came first will do, but one
-/// with restored data comes before those without.
+/// Before any activation the cluster has no data: whoever lives and came first will do. Once one has
+/// come with restored data nobody else will, dead or alive: what a cluster begins with is all that
+/// it will ever have of it.
 fn first_primary(state: &ViewState, liveness: &Liveness) -> Option<Command> {
+    let restored = state.servers().any(|member| state.began_with_data(&member));
     let first = state
         .servers()
         .filter(|member| liveness.state(member) == State::Alive)
-        .min_by_key(|member| (!state.began_with_data(member), member.incarnation))?;
+        .filter(|member| !restored || state.began_with_data(member))
+        .min_by_key(|member| member.incarnation)?;
     Some(propose(state, first, Vec::new()))
 }
 

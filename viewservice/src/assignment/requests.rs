@@ -154,14 +154,27 @@ fn refused_for_its_data(
             ),
         );
     }
-    let former = state.left_by(held).filter(|former| former.name != *name)?;
-    if !state.is_present(former) || liveness.is_dead(former) {
-        return None;
+    let others: Vec<_> = state.servers().filter(|other| other.name != *name).collect();
+    if let Some(other) = others.iter().find(|other| state.began_with_data(other))
+        && !state.ever_activated()
+        && held.last.op > OpNumber(0)
+    {
+        // Their positions may be of another past, and of a newer generation than it begins with.
+        return refused(
+            RefusedReason::WrongCluster,
+            format!(
+                "{name} begins with restored data, but this cluster begins with that of {other}: \
+                 start {name} with another --data-dir, empty"
+            ),
+        );
     }
+    // Not only of one that could stand for it: two lives of one storage are told apart by nobody.
+    let of_same_storage = |other: &Member| state.storage(other) == Some(held.storage);
+    let holder = others.iter().find(|other| of_same_storage(other) && !liveness.is_dead(other))?;
     refused(
         RefusedReason::NameInUse,
         format!(
-            "{former} lives and has the same storage {}: a data directory must not be copied; stop \
+            "{holder} lives and has the same storage {}: a data directory must not be copied; stop \
              one of the two, or start {name} with another --data-dir",
             held.storage
         ),

@@ -2,6 +2,7 @@
 
 use kvproto::ids::{Generation, OpNumber, Position, StorageId};
 use kvproto::snapshot::SnapshotEnd;
+use kvproto::view::ViewStatus;
 
 use super::*;
 
@@ -351,6 +352,9 @@ fn data_of_a_generation_that_was_given_up_is_no_beginning_of_the_next() {
     forced.generation = Generation(2);
     forced.eligible = BTreeSet::from([member("a", 2)]);
     forced.primary = Some(member("a", 2));
+    forced.status = ViewStatus::Proposed;
+    assert!(!held().was_given_up(&forced, &member("a", 3)), "it may be all that there is");
+    forced.status = ViewStatus::Activated;
     assert!(held().was_given_up(&forced, &member("b", 2)));
     assert!(!held().was_given_up(&forced, &member("a", 2)), "the one that it begins from");
     let nothing = Recovered::nothing(Items::default());
