@@ -130,9 +130,8 @@ fn tell(found: &engine::Recovered) {
     }
     if let Some(damage) = &found.damage_covered {
         error!(
-            "part of the log in {} was damaged: {damage}. The snapshot covers all of that part, so \
-             nothing is lost, and it was removed; look after this disk",
-            path.display()
+            "a part of the log was damaged: {damage}. The snapshot covers all of that part, so nothing \
+             is lost, and it was removed; look after this disk"
         );
     }
     for dropped in &found.dropped {

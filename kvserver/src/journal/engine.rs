@@ -24,6 +24,7 @@ use thiserror::Error;
 
 use crate::store::StoreLimits;
 
+use super::Room;
 use super::disk::{Disk, DiskFile, Space};
 use super::layout::{self, IDENTITY, Identity, NEW, SET_ASIDE, SUSPECT};
 use super::log::{Log, Op, Sizes, Spare, is_full};
@@ -33,6 +34,8 @@ use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Snapshot, To
 /// A disk is nearly full when less than this part of it is free, if that is less than what the
 /// options ask for.
 const RESERVE_OF_DISK: u64 = 16;
+/// Room is scarce when less is free than so many times what makes a disk nearly full.
+const SCARCE: u64 = 4;
 /// A segment to come takes no more than this part of what is free.
 const SPARE_OF_FREE: u64 = 8;
 
@@ -580,16 +583,20 @@ impl<D: Disk> Engine<D> {
         let _ = self.disk.remove(&spare.path);
     }
 
-    /// Whether there is room for more data; where there was none, only when there is clearly more.
-    /// What is kept free beyond it lets a snapshot end, which makes room again.
+    /// How much room there is; where there was none for more data, there is some only when it is
+    /// clearly more. What is kept free beyond it lets a snapshot end, which makes room again.
     ///
     /// # Errors
     /// When nobody knows.
-    pub fn has_room(&self, had_room: bool) -> io::Result<bool> {
+    pub fn room(&self, before: Room) -> io::Result<Room> {
         let space = self.disk.space()?;
         let reserve = self.reserve(&space);
-        let more = if had_room { 0 } else { reserve / 8 };
-        Ok(space.free >= reserve + more)
+        let more = if before == Room::Full { reserve / 8 } else { 0 };
+        Ok(match space.free {
+            free if free < reserve + more => Room::Full,
+            free if free < SCARCE * reserve => Room::Scarce,
+            _ => Room::Enough,
+        })
     }
 
     /// Bytes that no snapshot may take: with them epochs are adopted, and what was ordered before the

@@ -35,6 +35,18 @@ use kvproto::snapshot::SnapshotEnd;
 
 pub use memory::MemoryJournal;
 
+/// How much room the disk has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub enum Room {
+    /// More than matters.
+    #[default]
+    Enough,
+    /// So little that the log should be short.
+    Scarce,
+    /// Too little for more data: the disk is nearly full.
+    Full,
+}
+
 /// Work that is done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Completion {
@@ -51,8 +63,8 @@ pub enum Completion {
     Snapshot(Position),
     /// The snapshot of this log that was under way was given up: it did not fit on the disk.
     SnapshotGivenUp,
-    /// Whether the disk is nearly full from now on.
-    DiskFull(bool),
+    /// How much room the disk has from now on; enough, as long as nothing is said.
+    Room(Room),
     /// Entries that were asked for.
     Read {
         /// The op from which on they were.

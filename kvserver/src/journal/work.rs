@@ -21,7 +21,7 @@ use super::layout::NEW;
 use super::log::{Spare, is_full, prepare};
 use super::pending::{Pending, SnapshotNumber, Ticket};
 use super::snapshots::{ReadError, SnapshotWriter, Verified};
-use super::{Completion, Journal};
+use super::{Completion, Journal, Room};
 
 /// Work of the log.
 #[derive(Debug)]
@@ -90,8 +90,8 @@ pub enum Report {
     GivenUp(SnapshotNumber),
     /// Entries that were asked for, from this op on.
     Read(OpNumber, Vec<Arc<Entry>>),
-    /// Whether there is room for more data.
-    Room(bool),
+    /// How much room there is.
+    Room(Room),
     /// The journal has failed and will do nothing more.
     Failed(Failed),
 }
@@ -120,7 +120,7 @@ pub struct Front<W> {
     committed: Option<OpNumber>,
     idle_polls: u32,
     /// Not reported yet.
-    disk_full: Option<bool>,
+    room: Option<Room>,
     read: VecDeque<(OpNumber, Vec<Arc<Entry>>)>,
 }
 
@@ -135,7 +135,7 @@ impl<W: Workers> Front<W> {
             has_log: engine.has_log(),
             committed: None,
             idle_polls: 0,
-            disk_full: None,
+            room: None,
             read: VecDeque::new(),
         }
     }
@@ -158,7 +158,7 @@ impl<W: Workers> Front<W> {
             Report::Snapshot(number, at) => self.pending.snapshot_done(*number, *at),
             Report::GivenUp(number) => self.pending.snapshot_given_up(*number),
             Report::Read(from, entries) => self.read.push_back((*from, entries.clone())),
-            Report::Room(has_room) => self.disk_full = Some(!has_room),
+            Report::Room(room) => self.room = Some(*room),
             Report::Failed(_) => {}
         }
     }
@@ -270,8 +270,8 @@ impl<W: Workers> Journal for Front<W> {
         if let Some((from, entries)) = self.read.pop_front() {
             return Some(Completion::Read { from, entries });
         }
-        let disk_full = self.disk_full.take().map(Completion::DiskFull);
-        disk_full.or_else(|| self.pending.poll())
+        let room = self.room.take().map(Completion::Room);
+        room.or_else(|| self.pending.poll())
     }
 }
 
@@ -296,7 +296,7 @@ pub struct LogWorker<D: Disk> {
     void: SnapshotNumber,
     spares: u64,
     spare_wanted: bool,
-    had_room: bool,
+    room: Room,
     has_failed: bool,
 }
 
@@ -312,7 +312,7 @@ impl<D: Disk> LogWorker<D> {
             void: SnapshotNumber::default(),
             spares: 0,
             spare_wanted: false,
-            had_room: true,
+            room: Room::Enough,
             has_failed: false,
         }
     }
@@ -385,7 +385,7 @@ impl<D: Disk> LogWorker<D> {
 
     /// Has the next segment made in time.
     pub fn prepare(&mut self, side: &mut Vec<SideJob>) {
-        if self.has_failed || self.spare_wanted || !self.had_room {
+        if self.has_failed || self.spare_wanted || self.room == Room::Full {
             return;
         }
         if let Some(size) = self.engine.wants_spare() {
@@ -399,14 +399,16 @@ impl<D: Disk> LogWorker<D> {
     /// To be called after work, and now and then: looks how much room there is.
     pub fn look_for_room(&mut self, reports: &mut Vec<Report>) {
         // A disk that does not say how full it is will say so when it is.
-        let has_room = self.engine.has_room(self.had_room).unwrap_or(true);
-        if !has_room && let Err(failed) = self.engine.make_room() {
+        let room = self.engine.room(self.room).unwrap_or_default();
+        if room != Room::Enough
+            && let Err(failed) = self.engine.make_room()
+        {
             self.has_failed = true;
             reports.push(Report::Failed(failed));
         }
-        if has_room != self.had_room {
-            self.had_room = has_room;
-            reports.push(Report::Room(has_room));
+        if room != self.room {
+            self.room = room;
+            reports.push(Report::Room(room));
         }
     }
 

@@ -20,7 +20,7 @@ use super::log::Log;
 use super::promise::Promises;
 use super::recovery::Recovered;
 use super::snapshots::Snapshots;
-use crate::journal::Work;
+use crate::journal::{Room, Work};
 use crate::store::{Store, StoreLimits};
 
 /// Committed entries are kept up to this part of the data, or what suits a little of it: they save
@@ -55,8 +55,8 @@ pub struct Copy {
     pub(super) promises: Promises,
     /// The last epoch in which this server was primary.
     pub(super) led: Option<Epoch>,
-    /// The disk is nearly full.
-    pub(super) disk_full: bool,
+    /// On the disk.
+    pub(super) room: Room,
     /// What this copy writes of itself to disk.
     pub(super) snapshots: Snapshots,
     /// Through here the journal knows that all is committed.
@@ -91,7 +91,7 @@ impl Copy {
             complete: true,
             promises: Promises::default(),
             led: None,
-            disk_full: false,
+            room: Room::Enough,
             snapshots: Snapshots::new(unsaved_bytes),
             told_committed: committed,
             last_stream: StreamNumber(0),
@@ -144,6 +144,11 @@ impl Copy {
         Some(dropped)
     }
 
+    /// Whether the disk is nearly full.
+    pub(super) fn disk_full(&self) -> bool {
+        self.room == Room::Full
+    }
+
     /// The journal holds everything through this position. A completion for an entry that was
     /// truncated meanwhile says nothing.
     pub(super) fn note_safe(&mut self, position: Position) {
@@ -170,7 +175,7 @@ impl Copy {
             return;
         }
         let tuning = &self.options.tuning;
-        let is_due = self.snapshots.is_due(tuning, &self.store, self.disk_full);
+        let is_due = self.snapshots.is_due(tuning, &self.store, self.room);
         if is_due && self.committed > OpNumber(0) {
             let (head, end) = self.snapshot();
             self.snapshots.begin(&head, end, self.store.begin_scan(), out);

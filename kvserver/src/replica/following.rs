@@ -230,7 +230,7 @@ impl Following {
             sent_at: self.sent_at,
             digest,
             chunks: self.chunks_written,
-            disk_full: copy.disk_full,
+            disk_full: copy.disk_full(),
         };
         self.answer(copy, Body::Ack(ack), out);
     }

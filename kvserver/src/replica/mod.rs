@@ -54,7 +54,7 @@ use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::time::Timestamp;
 use kvproto::view::{Role, View};
 
-use crate::journal::Completion;
+use crate::journal::{Completion, Room};
 use crate::store::{Items, Store};
 use copy::Copy;
 use effect::{Effect, Notice, Published, Serves};
@@ -289,7 +289,7 @@ impl Replica {
             steps: self.steps,
             role: self.role,
             memory: self.copy.memory(),
-            disk_full: self.copy.disk_full,
+            disk_full: self.copy.disk_full(),
         }
     }
 
@@ -410,12 +410,14 @@ impl Replica {
                 self.copy.snapshots.note_given_up(&mut self.copy.store);
                 out.push(Effect::Notice(Notice::SnapshotGivenUp));
             }
-            Completion::DiskFull(full) => {
-                if !full {
+            Completion::Room(room) => {
+                if room == Room::Enough {
                     self.copy.snapshots.note_room();
                 }
-                let changed = std::mem::replace(&mut self.copy.disk_full, full) != full;
-                out.extend(changed.then_some(Effect::Notice(Notice::DiskFull(full))));
+                let was_full = self.copy.disk_full();
+                self.copy.room = room;
+                let full = self.copy.disk_full();
+                out.extend((full != was_full).then_some(Effect::Notice(Notice::DiskFull(full))));
             }
         }
     }

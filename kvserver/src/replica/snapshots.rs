@@ -9,11 +9,14 @@ use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 
 use super::Tuning;
 use super::effect::Effect;
-use crate::journal::Work;
+use crate::journal::{Room, Work};
 use crate::store::{ScanId, Store};
 
 /// Chunks given to the journal and not yet written.
 const CHUNKS_UNWRITTEN_MAX: u64 = 2;
+
+/// A log is kept so many times shorter where room is scarce.
+const SHORTER: u64 = 32;
 
 /// The snapshots of one log.
 #[derive(Clone, Hash, Debug)]
@@ -79,11 +82,15 @@ impl Snapshots {
         self.not_before_bytes = 0;
     }
 
-    /// Whether there is enough to save. On a disk that is nearly full half of what the data takes is
-    /// enough, however little it is: the log can go then.
+    /// Whether there is enough to save. Where room is scarce the log is kept shorter, and when the disk
+    /// is nearly full half of what the data takes is enough, however little it is.
     #[must_use]
-    pub fn is_due(&self, tuning: &Tuning, store: &Store, disk_full: bool) -> bool {
-        let least = if disk_full { 1 } else { tuning.snapshot_after_bytes };
+    pub fn is_due(&self, tuning: &Tuning, store: &Store, room: Room) -> bool {
+        let least = match room {
+            Room::Enough => tuning.snapshot_after_bytes,
+            Room::Scarce => tuning.snapshot_after_bytes / SHORTER,
+            Room::Full => 1,
+        };
         let due = least.max(store.bytes() / 2).max(self.not_before_bytes);
         self.running.is_none() && self.unsaved_bytes >= due
     }

@@ -12,7 +12,7 @@ use kvserver::journal::pending::Ticket;
 use kvserver::journal::work::{
     Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers,
 };
-use kvserver::journal::{Completion, Journal, Work};
+use kvserver::journal::{Completion, Journal, Room, Work};
 use kvserver::replica::recovery::{self, Recovered};
 use kvserver::store::{Items, StoreLimits};
 
@@ -65,7 +65,7 @@ pub struct DiskJournal {
     turn_is_due: bool,
     safe: OpNumber,
     /// Otherwise somebody has to look again.
-    has_room: bool,
+    room: Room,
 }
 
 #[derive(Default, Debug)]
@@ -93,7 +93,7 @@ impl DiskJournal {
             side,
             turn_is_due: false,
             safe: last,
-            has_room: true,
+            room: Room::Enough,
         }
     }
 
@@ -132,12 +132,12 @@ impl DiskJournal {
         for report in reports {
             self.front.take(&report);
             match report {
-                Report::Room(has_room) => self.has_room = has_room,
+                Report::Room(room) => self.room = room,
                 Report::Failed(failed) => return Err(failed),
                 _ => {}
             }
         }
-        Ok(waits || !self.has_room)
+        Ok(waits || self.room == Room::Full)
     }
 
     pub(super) fn poll(&mut self) -> Option<Completion> {
@@ -288,7 +288,7 @@ impl World<'_> {
                 self.visits.note(Path::ReadFromDisk);
             }
             Completion::Snapshot(_) => self.visits.note(Path::OwnSnapshot),
-            Completion::DiskFull(true) => self.visits.note(Path::DiskWasFull),
+            Completion::Room(Room::Full) => self.visits.note(Path::DiskWasFull),
             _ => {}
         }
     }

@@ -150,7 +150,6 @@ mod rules {
         (&[LeaseIsChecked], "lease", 30_000),
         (&[LeaseIsCheckedPerRead], "sleep", 60_000),
         (&[LeaseFromSendTime], "lease", 120_000),
-        (&[ProofByEveryCopy], "lease3", 2_000_000),
         (&[ProofByTheAsked], "confirm-join", 5000),
         (&[PromisesAreKept], "lease", 10_000),
         (&[FreshRound], "confirm", 5000),

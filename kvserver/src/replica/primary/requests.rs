@@ -94,7 +94,7 @@ impl Primary {
     /// A copy that must have each write and hardly has room for it.
     fn full_disk<'a>(&'a self, copy: &'a Copy) -> Option<&'a Member> {
         let mut others = self.copies.iter().filter(|(member, it)| self.counts(member, it));
-        let own = copy.disk_full.then_some(&copy.me);
+        let own = copy.disk_full().then_some(&copy.me);
         own.or_else(|| others.find(|(_, it)| it.disk_full).map(|(member, _)| member))
     }
 

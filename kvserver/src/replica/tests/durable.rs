@@ -6,7 +6,7 @@ use kvproto::view::ViewStatus;
 
 use super::*;
 
-use crate::journal::Completion;
+use crate::journal::{Completion, Room};
 use crate::replica::recovery::Recovered;
 use crate::store::StoreLimits;
 
@@ -297,7 +297,10 @@ fn writes_are_refused_while_a_disk_is_nearly_full_and_go_on_by_themselves() {
         let mut world = World::durable().formed(a(), &[b()]);
         world.run(ms(150));
         let say = |world: &mut World, is_full| {
-            world.step(&full, Event::Journal(Completion::DiskFull(is_full)));
+            world.step(
+                &full,
+                Event::Journal(Completion::Room(if is_full { Room::Full } else { Room::Enough })),
+            );
             world.run(ms(150));
         };
         say(&mut world, true);
@@ -332,12 +335,12 @@ fn a_copy_whose_disk_is_nearly_full_saves_its_state_so_that_its_log_can_go() {
     };
     assert_eq!(begun(&world), 0);
     world.slow_journal.insert(a());
-    say(&mut world, Completion::DiskFull(true));
+    say(&mut world, Completion::Room(Room::Full));
     assert_eq!(begun(&world), 1);
     say(&mut world, Completion::SnapshotGivenUp);
     assert_eq!(begun(&world), 1, "there was no room for it, and there is no more than before");
-    say(&mut world, Completion::DiskFull(false));
-    say(&mut world, Completion::DiskFull(true));
+    say(&mut world, Completion::Room(Room::Enough));
+    say(&mut world, Completion::Room(Room::Full));
     assert_eq!(begun(&world), 2);
 }
 

@@ -8,7 +8,7 @@ use kvserver::journal::pending::Ticket;
 use kvserver::journal::work::{
     Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers,
 };
-use kvserver::journal::{Completion, Journal};
+use kvserver::journal::{Completion, Journal, Room};
 use testclient::sim::disk::{Loss, SimulatedDisk};
 
 use super::life::{State, entries, epoch, options, recover};
@@ -198,8 +198,7 @@ fn a_snapshot_that_does_not_fit_is_given_up_before_the_log_has_no_room() {
     journal.front.append(&entries(1, 1..=10));
     journal.log();
     journal.completions();
-    let (files, whole) = (journal.disk.files(), state(1, 10));
-    let head = kvproto::snapshot::SnapshotHead { keys: 1000, ..whole.snapshot(10).0 };
+    let head = kvproto::snapshot::SnapshotHead { keys: 1000, ..state(1, 10).snapshot(10).0 };
     journal.front.begin_snapshot(head.at, head.keys);
     for _ in 0..100 {
         journal.front.snapshot_chunk(vec![0; 1 << 10].into());
@@ -207,7 +206,8 @@ fn a_snapshot_that_does_not_fit_is_given_up_before_the_log_has_no_room() {
     }
     let said = journal.completions();
     assert_eq!(said.last(), Some(&Completion::SnapshotGivenUp), "{said:?}");
-    assert_eq!(journal.disk.files(), files, "it takes no room any more");
+    let files = journal.disk.files();
+    assert!(!files.iter().any(|file| file.contains("snapshot")), "it takes no room: {files:?}");
     journal.front.adopt(epoch(2));
     journal.log();
     assert_eq!(journal.completions(), [Completion::Adopted(epoch(2))]);
@@ -229,12 +229,12 @@ fn what_is_kept_for_copies_that_come_back_goes_when_the_disk_is_nearly_full() {
     let before = journal.disk.used();
     journal.disk.set_capacity(before + 100);
     journal.log.look_for_room(&mut said);
-    assert!(matches!(said[..], [Report::Room(false)]), "{said:?}");
+    assert!(matches!(said[..], [Report::Room(Room::Full)]), "{said:?}");
     assert!(journal.disk.used() < before, "{:?}", journal.disk.files());
     said.clear();
     journal.disk.set_capacity(2 * before);
     journal.log.look_for_room(&mut said);
-    assert!(matches!(said[..], [Report::Room(true)]), "{said:?}");
+    assert!(matches!(said[..], [Report::Room(Room::Enough)]), "{said:?}");
     journal.disk.power_cycle(Loss::Everything);
     assert_eq!(recover(&journal.disk, "after it").expect("sound").ops, state(1, 100).ops);
 }

@@ -8,6 +8,7 @@ mod real;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use kvserver::journal::Room;
 use kvserver::journal::disk::Disk;
 use kvserver::journal::engine::{Engine, Found};
 use kvserver::journal::layout::SET_ASIDE;
@@ -236,11 +237,11 @@ fn a_full_disk_is_waited_for_and_nothing_is_lost_meanwhile() {
         engine.append(&life::entries(1, op..=op));
         assert!(op < 10_000, "the disk never fills");
     }
-    assert!(!engine.has_room(true).expect("the disk says"));
+    assert_eq!(engine.room(Room::Enough).expect("the disk says"), Room::Full);
     assert!(!engine.flush().expect("still no failure"));
     assert_eq!(engine.read(kvproto::ids::OpNumber(1), 1).expect("reads go on")[0].op().0, 1);
     disk.set_capacity(1 << 20);
-    assert!(engine.has_room(false).expect("the disk says"));
+    assert_ne!(engine.room(Room::Full).expect("the disk says"), Room::Full);
     assert!(engine.flush().expect("there is room again"));
     disk.power_cycle(Loss::Everything);
     assert_eq!(recover(&disk, "after the wait").expect("sound").ops.len() as u64, op);

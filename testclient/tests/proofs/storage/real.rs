@@ -97,11 +97,12 @@ fn where_files_may_not_grow_nothing_is_acknowledged_and_nothing_fails() {
     let dir = tempfile::tempdir().expect("a directory");
     let me = std::env::current_exe().expect("a program");
     let limited = "ulimit -f 64; exec \"$0\" --exact \"$1\"";
-    let name = "real::where_files_may_not_grow_nothing_is_acknowledged_and_nothing_fails";
+    let name = "storage::real::where_files_may_not_grow_nothing_is_acknowledged_and_nothing_fails";
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", limited]).arg(me).arg(name).env(LIMITED, dir.path());
     let done = shell.output().expect("a shell");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("1 passed"), "{said}");
     let (mut engine, found) = open(dir.path()).expect("ours");
     assert!(matches!(found, Found::Nothing), "{found:?}");
     engine.append(&entries(1, 1..=3));
