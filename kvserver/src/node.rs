@@ -3,8 +3,8 @@
 //!
 //! It is a task beside the doors and the streams to other copies, on their thread: whatever they
 //! read in one turn of the runtime is there when the node's turn comes, and makes one batch; nobody
-//! pays for waking another core. Nothing in it waits except for the next event. Everybody else
-//! talks to it through a [`NodeHandle`].
+//! pays for waking another core. Nothing in it waits except for the next event and, on a copy that only
+//! follows, for a lone write to a quick disk. Everybody else talks to it through a [`NodeHandle`].
 
 mod dump;
 mod handle;
@@ -19,7 +19,7 @@ use anyhow::bail;
 use kvprocess::clock;
 use kvprocess::data_dir::DataDir;
 use kvproto::registration::Wish;
-use kvproto::{Member, NotDone, NotReady, Reply, Timestamp, View, ViewNumber};
+use kvproto::{Member, NotDone, NotReady, Reply, Role, Timestamp, View, ViewNumber};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -83,16 +83,6 @@ impl NodeJournal {
             // Everything is done as soon as it is taken on.
             NodeJournal::Memory(_) => std::future::pending().await,
             NodeJournal::Disk(journal, _) => journal.changed().await,
-        }
-    }
-
-    /// Hands over what was called. What leaves for other copies goes first: theirs are the disks
-    /// that are waited for longest.
-    async fn hand_over(&mut self) {
-        let NodeJournal::Disk(journal, _) = self else { return };
-        if journal.has_called() {
-            tokio::task::yield_now().await;
-            journal.hand_over();
         }
     }
 
@@ -183,7 +173,7 @@ impl Node {
                 self.perform(effect);
             }
             self.publish();
-            self.journal.hand_over().await;
+            self.hand_over();
             if requests && !self.inputs.requests.is_empty() {
                 // More clients wait. Before them the doors and streams read what has come for us.
                 tokio::task::yield_now().await;
@@ -196,6 +186,15 @@ impl Node {
         match self.journal.failed() {
             Some(failed) => bail!("{failed}"),
             None => Ok(()),
+        }
+    }
+
+    /// Hands over to the disk what was called. A copy that follows may wait for it: nobody else is
+    /// served here, and its acknowledgement is what a client's write waits for longest.
+    fn hand_over(&mut self) {
+        if let NodeJournal::Disk(journal, _) = &mut self.journal {
+            let follows = self.replica.role() != Role::Primary;
+            journal.hand_over(follows && self.inputs.events.is_empty());
         }
     }
 

@@ -141,12 +141,7 @@ impl<W: Workers> Front<W> {
     }
 
     /// Where work goes.
-    pub fn workers(&self) -> &W {
-        &self.workers
-    }
-
-    /// The same, to change it.
-    pub fn workers_mut(&mut self) -> &mut W {
+    pub fn workers(&mut self) -> &mut W {
         &mut self.workers
     }
 

@@ -1,15 +1,16 @@
 //! The journal of a server with a disk. Shell: the workers on a thread each, queues to and from
-//! them; decides nothing.
+//! them, and a short way past the thread for a lone write.
 //!
 //! The queues have no bound of their own: what waits in them is bounded by whoever calls, which
 //! holds back what is not safe yet, and chunks of snapshots that are not written.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, panicking};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvproto::command::Entry;
@@ -30,6 +31,8 @@ use super::{Completion, Journal};
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
 /// After so long without work the log rests.
 const REST_AFTER: Duration = Duration::from_millis(10);
+/// When a write took less, the next one may be waited for.
+const QUICK: Duration = Duration::from_millis(1);
 /// How often what waits for room is tried again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -60,7 +63,7 @@ pub fn room(root: &Path) -> io::Result<(u64, u64)> {
     Ok((space.free, engine::reserve(&space, RESERVE)))
 }
 
-/// Writes to a disk, on threads of its own.
+/// Writes to a disk, on threads of its own; what is small and quick also on that of the caller.
 #[derive(Debug)]
 pub struct DiskJournal {
     front: Front<Queues>,
@@ -73,9 +76,31 @@ pub struct DiskJournal {
 struct Queues {
     /// Called, and not handed over yet.
     called: Vec<ToLog>,
-    log: Sender<ToLog>,
+    log: Arc<Log>,
     /// Gone when nothing more will be called: the thread ends when nobody can send to it any more.
     side: Option<Sender<SideJob>>,
+}
+
+/// The log's worker, which whoever has it lets do everything that waits, in the order of the queue.
+#[derive(Debug)]
+struct Log {
+    queue: Mutex<VecDeque<ToLog>>,
+    /// There is something in the queue, for the thread.
+    called: Condvar,
+    turns: Mutex<Turns>,
+}
+
+#[derive(Debug)]
+struct Turns {
+    worker: LogWorker<Files>,
+    /// Gone when nothing more will be called.
+    side: Option<Sender<SideJob>>,
+    reports: UnboundedSender<Report>,
+    left: Left,
+    /// Nothing has been done since the log was said to rest.
+    rests: bool,
+    /// How long the last write took.
+    took: Duration,
 }
 
 #[derive(Debug)]
@@ -84,6 +109,16 @@ enum ToLog {
     FromSide(LogJob),
     /// Nothing more will be called.
     Stop,
+}
+
+impl ToLog {
+    fn is_small(&self) -> bool {
+        match self {
+            ToLog::Call(_, LogJob::Append(entries)) => entries.len() == 1,
+            ToLog::Call(_, LogJob::Committed(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 impl Workers for Queues {
@@ -104,39 +139,53 @@ impl DiskJournal {
     /// # Errors
     /// When there is no room for threads.
     pub fn start(engine: Engine<Files>, last: OpNumber) -> io::Result<DiskJournal> {
-        let (log, log_in) = channel();
         let (side, side_in) = channel();
         let (reports_out, reports) = unbounded_channel();
-        let queues = Queues { called: Vec::new(), log: log.clone(), side: Some(side.clone()) };
-        let front = Front::new(&engine, last, queues);
         let side_worker = SideWorker::new(&engine);
-        let log_worker = LogWorker::new(engine);
-        let side_reports = reports_out.clone();
+        let turns = Turns {
+            worker: LogWorker::new(engine),
+            side: Some(side.clone()),
+            reports: reports_out.clone(),
+            left: Left::Nothing,
+            rests: true,
+            took: Duration::MAX,
+        };
+        let log = Arc::new(Log {
+            queue: Mutex::default(),
+            called: Condvar::new(),
+            turns: Mutex::new(turns),
+        });
+        let queues = Queues { called: Vec::new(), log: Arc::clone(&log), side: Some(side) };
+        let front = Front::new(log.turns().worker.engine(), last, queues);
+        let (side_log, side_reports) = (Arc::clone(&log), reports_out.clone());
         let threads = vec![
-            Builder::new()
-                .name("journal".into())
-                .spawn(move || run_log(log_worker, &log_in, &side, &reports_out))?,
+            Builder::new().name("journal".into()).spawn(move || run_log(&log, &reports_out))?,
             Builder::new()
                 .name("snapshots".into())
-                .spawn(move || run_side(side_worker, &side_in, &log, &side_reports))?,
+                .spawn(move || run_side(side_worker, &side_in, &side_log, &side_reports))?,
         ];
         Ok(DiskJournal { front, reports, failed: None, threads })
     }
 
-    /// Whether something was called that the disk does not know of yet.
-    #[must_use]
-    pub fn has_called(&self) -> bool {
-        !self.front.workers().called.is_empty()
-    }
-
-    /// Has the disk do what was called. Apart from the calls, since it wakes another thread: what they
-    /// let leave this server should have left before.
-    pub fn hand_over(&mut self) {
-        let queues = self.front.workers_mut();
-        for job in queues.called.drain(..) {
-            // A thread that has ended has said why.
-            let _ = queues.log.send(job);
+    /// Has the disk do what was called. With `may_wait` the caller itself does a lone write to a disk
+    /// that is quick: to wake a thread and be woken by it takes half as long as the write.
+    pub fn hand_over(&mut self, may_wait: bool) {
+        let queues = self.front.workers();
+        if queues.called.is_empty() {
+            return;
         }
+        let is_small = may_wait && queues.called.iter().all(ToLog::is_small);
+        let log = &queues.log;
+        log.queue().extend(queues.called.drain(..));
+        if is_small
+            && let Ok(mut turns) = log.turns.try_lock()
+            && turns.took < QUICK
+        {
+            // The thread will be told when there is something to stop for.
+            let _goes_on = turns.take(log);
+            return;
+        }
+        log.called.notify_one();
     }
 
     /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed.
@@ -222,10 +271,10 @@ impl Journal for DiskJournal {
 impl Drop for DiskJournal {
     fn drop(&mut self) {
         self.front.tell_committed();
-        self.hand_over();
-        let queues = self.front.workers_mut();
-        let _ = queues.log.send(ToLog::Stop);
+        let queues = self.front.workers();
+        queues.called.push(ToLog::Stop);
         queues.side = None;
+        self.hand_over(false);
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so.
             let _ = thread.join();
@@ -244,65 +293,92 @@ impl Drop for Witness<'_> {
     }
 }
 
-fn run_log(
-    mut worker: LogWorker<Files>,
-    jobs: &Receiver<ToLog>,
-    side: &Sender<SideJob>,
-    reports: &UnboundedSender<Report>,
-) {
-    /// False when it is the last.
-    fn take(worker: &mut LogWorker<Files>, job: ToLog) -> bool {
-        match job {
-            ToLog::Call(ticket, job) => worker.take(ticket, job),
-            ToLog::FromSide(job) => worker.take_from_side(job),
-            ToLog::Stop => return false,
-        }
-        true
+impl Log {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<ToLog>> {
+        // Whoever panicked has left a queue of whole jobs.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().expect("a worker that panicked is not used any more")
+    }
+}
+
+impl Turns {
+    /// Does everything that is in the queue. Everything that waits goes into one write. False when
+    /// nothing more will be called.
+    fn take(&mut self, log: &Log) -> bool {
+        let jobs = std::mem::take(&mut *log.queue());
+        let mut goes_on = true;
+        for job in jobs {
+            self.rests = false;
+            match job {
+                ToLog::Call(ticket, job) => self.worker.take(ticket, job),
+                ToLog::FromSide(job) => self.worker.take_from_side(job),
+                ToLog::Stop => {
+                    self.side = None;
+                    goes_on = false;
+                }
+            }
+        }
+        let (mut said, mut wanted) = (Vec::new(), Vec::new());
+        let began = Instant::now();
+        self.left = self.worker.work(&mut said);
+        if !said.is_empty() {
+            self.took = began.elapsed();
+        }
+        said.drain(..).for_each(|report| drop(self.reports.send(report)));
+        self.worker.prepare(&mut wanted);
+        self.worker.look_for_room(&mut said);
+        said.drain(..).for_each(|report| drop(self.reports.send(report)));
+        if let Some(side) = &self.side {
+            wanted.drain(..).for_each(|job| drop(side.send(job)));
+        }
+        goes_on
+    }
+
+    fn rest(&mut self) {
+        if !std::mem::replace(&mut self.rests, true) {
+            let mut said = Vec::new();
+            self.worker.rest(&mut said);
+            said.drain(..).for_each(|report| drop(self.reports.send(report)));
+        }
+    }
+}
+
+fn run_log(log: &Log, reports: &UnboundedSender<Report>) {
     let _witness = Witness(reports);
-    let (mut left, mut goes_on, mut rests) = (Left::Nothing, true, true);
-    let (mut said, mut wanted) = (Vec::new(), Vec::new());
+    let mut goes_on = true;
     while goes_on {
-        let wait = match left {
-            Left::Nothing if !rests => REST_AFTER,
+        let mut turns = log.turns();
+        goes_on = turns.take(log);
+        let wait = match turns.left {
+            Left::Nothing if !turns.rests => REST_AFTER,
             Left::Nothing => LOOK_FOR_ROOM_EVERY,
             Left::WaitsForRoom => TRY_AGAIN_AFTER,
         };
-        match jobs.recv_timeout(wait) {
-            Ok(job) => {
-                rests = false;
-                goes_on = take(&mut worker, job);
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                if !std::mem::replace(&mut rests, true) {
-                    worker.rest(&mut said);
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => goes_on = false,
+        drop(turns);
+        if !goes_on {
+            break;
         }
-        // Everything that waits goes into one write.
-        for job in jobs.try_iter() {
-            goes_on &= take(&mut worker, job);
+        let queue = log.queue();
+        let waited = log.called.wait_timeout_while(queue, wait, |queue| queue.is_empty());
+        let has_rested = waited.is_ok_and(|(_queue, waited)| waited.timed_out());
+        if has_rested {
+            log.turns().rest();
         }
-        left = worker.work(&mut said);
-        said.drain(..).for_each(|report| drop(reports.send(report)));
-        worker.prepare(&mut wanted);
-        worker.look_for_room(&mut said);
-        said.drain(..).for_each(|report| drop(reports.send(report)));
-        wanted.drain(..).for_each(|job| drop(side.send(job)));
     }
-    worker.rest(&mut said);
+    log.turns().rest();
 }
 
 fn run_side(
     mut worker: SideWorker<Files>,
     jobs: &Receiver<SideJob>,
-    log: &Sender<ToLog>,
+    log: &Log,
     reports: &UnboundedSender<Report>,
 ) {
     let _witness = Witness(reports);
     let (mut said, mut done) = (Vec::new(), Vec::new());
-    // The log's thread ends first, and lets go of the queue.
     while let Ok(job) = jobs.recv() {
         worker.take(job);
         loop {
@@ -310,7 +386,10 @@ fn run_side(
             jobs.try_iter().for_each(|job| worker.take(job));
             let more = worker.work(&mut said, &mut done);
             said.drain(..).for_each(|report| drop(reports.send(report)));
-            done.drain(..).for_each(|job| drop(log.send(ToLog::FromSide(job))));
+            if !done.is_empty() {
+                log.queue().extend(done.drain(..).map(ToLog::FromSide));
+                log.called.notify_one();
+            }
             if !more {
                 break;
             }

@@ -117,7 +117,7 @@ impl DiskJournal {
     fn turn(&mut self) -> Result<bool, Failed> {
         self.turn_is_due = false;
         let (mut reports, mut wanted, mut done) = (Vec::new(), Vec::new(), Vec::new());
-        let queues = self.front.workers_mut();
+        let queues = self.front.workers();
         let (log, side) = (std::mem::take(&mut queues.log), std::mem::take(&mut queues.side));
         log.into_iter().for_each(|(ticket, job)| self.log.take(ticket, job));
         side.into_iter().for_each(|job| self.side.take(job));

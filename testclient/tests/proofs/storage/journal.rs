@@ -47,21 +47,21 @@ impl Whole {
 
     /// The log's worker does what was called.
     fn log(&mut self) -> Left {
-        for (ticket, job) in std::mem::take(&mut self.front.workers_mut().log) {
+        for (ticket, job) in std::mem::take(&mut self.front.workers().log) {
             self.log.take(ticket, job);
         }
         let (mut reports, mut side) = (Vec::new(), Vec::new());
         let left = self.log.work(&mut reports);
         self.log.rest(&mut reports);
         self.log.prepare(&mut side);
-        self.front.workers_mut().side.extend(side);
+        self.front.workers().side.extend(side);
         self.tell(&reports);
         left
     }
 
     /// The other one does what it can.
     fn side(&mut self) {
-        for job in std::mem::take(&mut self.front.workers_mut().side) {
+        for job in std::mem::take(&mut self.front.workers().side) {
             self.side.take(job);
         }
         let (mut reports, mut log) = (Vec::new(), Vec::new());

@@ -11,7 +11,7 @@ use kvserver::journal::{Completion, Journal};
 use super::life::{State, entries, epoch};
 
 async fn until(journal: &mut DiskJournal, wanted: Completion) {
-    journal.hand_over();
+    journal.hand_over(true);
     loop {
         while let Some(completion) = journal.poll() {
             if completion == wanted {
