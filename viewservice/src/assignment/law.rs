@@ -4,7 +4,8 @@
 //!
 //! Its caller owes it one thing: the same commands in the same order wherever the state is kept.
 //!
-//! Keeps VIEW-1 to VIEW-7 (docs/protocol.md), and asserts after every command:
+//! Keeps VIEW-1 to VIEW-7 (docs/protocol.md; VIEW-6 in `returning.rs`), and asserts after every
+//! command:
 //! - **OneRecordPerRevision**: a record changes only together with its revision, which rises by one.
 //! - **NumbersRiseByOne**: the number rises by one, only when primary, backups or generation really
 //!   change; the generation rises by at most one and never without the number.
@@ -28,6 +29,8 @@ use kvproto::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+mod invariants;
+mod returning;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -282,54 +285,6 @@ impl ViewState {
         self.mode
     }
 
-    /// The eligible life that left this data behind, if it is known to be complete (VIEW-6): it is
-    /// the storage of an eligible life, holds the barrier of the last activated epoch, and reaches
-    /// the highest op that was said to be committed.
-    #[must_use]
-    pub fn left_by(&self, held: &Held) -> Option<&Member> {
-        // Nobody can tell what a forced generation begins with before it has begun.
-        let holds_barrier = self.activated.is_some_and(|epoch| {
-            held.epochs.contains(&epoch) || !keeps(Rule::ReturnHoldsTheBarrier)
-        });
-        let reaches = held.last.op >= self.committed_heard || !keeps(Rule::ReturnIsComplete);
-        let mut eligible = self.view.eligible.iter().filter(|_| holds_barrier && reaches);
-        eligible.find(|member| {
-            let storage = self.storages.get(&member.incarnation);
-            storage.is_some_and(|storage| storage.id == held.storage)
-        })
-    }
-
-    /// Whether a view of this generation was activated. Before that nobody comes back with its data.
-    #[must_use]
-    pub fn generation_has_begun(&self) -> bool {
-        self.activated.is_some()
-    }
-
-    /// The storages whose servers may come back, if they are whole.
-    #[must_use]
-    pub fn eligible_storages(&self) -> BTreeSet<StorageId> {
-        let eligible = self.view.eligible.iter().filter(|_| self.generation_has_begun());
-        eligible.filter_map(|member| Some(self.storages.get(&member.incarnation)?.id)).collect()
-    }
-
-    /// The storage with which this life began, if it has one.
-    #[must_use]
-    pub fn storage(&self, member: &Member) -> Option<StorageId> {
-        Some(self.storages.get(&member.incarnation)?.id)
-    }
-
-    /// Whether this life began with data. Before the first activation it is restored data, which
-    /// the cluster begins with.
-    #[must_use]
-    pub fn began_with_data(&self, member: &Member) -> bool {
-        self.restored(member).is_some()
-    }
-
-    fn restored(&self, member: &Member) -> Option<Generation> {
-        let last = self.storages.get(&member.incarnation)?.last;
-        (last.op > OpNumber(0)).then_some(last.epoch.generation)
-    }
-
     /// Whether any view was ever activated. Until then nobody holds data.
     #[must_use]
     pub fn ever_activated(&self) -> bool {
@@ -439,46 +394,6 @@ impl ViewState {
         }
         self.renew();
         Ok(Applied::Registered(member))
-    }
-
-    /// VIEW-6: a life that comes back with everything that was committed is eligible in the place of
-    /// the one that left it. The view still names that one, so that a new view, with a number of its
-    /// own, ends whatever its primary had asked for it. And not as primary: a part of its log may have been acknowledged by others and not
-    /// be on its disk, so the old epoch could name two ops at one position.
-    fn take_back(&mut self, member: &Member, held: &Held) {
-        let storage = Storage { id: held.storage, last: held.last };
-        let former = self.left_by(held).cloned();
-        self.storages.insert(member.incarnation, storage);
-        let former = match former {
-            Some(former) => former,
-            None if !keeps(Rule::FormerMembersStayOut) && self.ever_activated => {
-                self.view.eligible.insert(member.clone());
-                return;
-            }
-            None => return,
-        };
-        self.view.eligible.remove(&former);
-        self.view.eligible.insert(member.clone());
-        if former.name != member.name && self.is_present(&former) {
-            self.servers.remove(&former.name);
-        }
-        if self.view.is_primary(&former) && !keeps(Rule::RestartEndsTheRole) {
-            self.view.primary = Some(member.clone());
-        }
-    }
-
-    /// The record before a registration, as if the life that came back had stood in it from the
-    /// beginning: all else must be as it was.
-    fn as_if_returned(&self, mut before: View, member: &Member) -> View {
-        if before.eligible.contains(member) || !self.view.eligible.contains(member) {
-            return before;
-        }
-        let gone = before.eligible.difference(&self.view.eligible).next().cloned();
-        if let Some(former) = gone {
-            before.eligible.remove(&former);
-            before.eligible.insert(member.clone());
-        }
-        before
     }
 
     fn forget(&mut self, server: &Member) -> Result<Applied, Refusal> {
@@ -677,96 +592,6 @@ impl ViewState {
         } else {
             Err(Refusal::NotEligible(primary.clone()))
         }
-    }
-
-    /// Asserts what must hold of the state alone.
-    ///
-    /// # Panics
-    /// When it does not.
-    pub fn check_invariants(&self) {
-        let view = &self.view;
-        assert!(
-            view.primary.is_some() == (view.number.0 > 0),
-            "every view but number 0 has a primary: {view:?}"
-        );
-        if let Some(primary) = &view.primary {
-            assert!(nobody_twice(primary, &view.backups).is_ok(), "NobodyTwice: {view:?}");
-            assert!(
-                !self.ever_activated
-                    || view.eligible.contains(primary)
-                    || !self.is_present(primary),
-                "PrimaryIsComplete: {view:?}"
-            );
-        }
-        if view.is_activated() {
-            let members: BTreeSet<_> = view.members().cloned().collect();
-            let mut others = view.eligible.difference(&members);
-            assert!(
-                others.all(|other| self.storages.contains_key(&other.incarnation))
-                    && self.ever_activated,
-                "ActivatedIsClosed: {view:?}"
-            );
-        }
-        assert!(
-            self.ever_activated != view.eligible.is_empty(),
-            "EligibleIsEarned: nobody is eligible exactly until the first activation: {view:?}"
-        );
-        assert!(view.primary_since <= view.number, "EpochNamesOnePrimary: {view:?}");
-        let given: BTreeSet<_> = self.servers.values().map(|s| s.incarnation).collect();
-        assert!(
-            given.len() == self.servers.len()
-                && given.last().is_none_or(|last| *last <= self.last_incarnation),
-            "IncarnationsAreNew: {:?}",
-            self.servers
-        );
-    }
-
-    /// Asserts what must hold between the state before a command and after it.
-    fn check_step(&self, before: &View, was_activated: bool) {
-        let after = &self.view;
-        if after.revision == before.revision {
-            assert!(after == before, "OneRecordPerRevision: {before:?} {after:?}");
-            return;
-        }
-        assert!(
-            after.revision == before.revision.next(),
-            "OneRecordPerRevision: {before:?} {after:?}"
-        );
-        let forced = was_activated && after.generation != before.generation;
-        let moved = after.number != before.number;
-        let changed = after
-            .primary
-            .as_ref()
-            .is_some_and(|primary| forced || !same_configuration(before, primary, &after.backups));
-        assert!(
-            moved == changed
-                && (!moved || after.number == before.number.next())
-                && (!forced || (moved && after.generation == before.generation.next()))
-                && after.generation >= before.generation,
-            "NumbersRiseByOne: {before:?} {after:?}"
-        );
-        assert!(
-            (after.epoch() != before.epoch()) == (forced || after.primary != before.primary),
-            "EpochNamesOnePrimary: {before:?} {after:?}"
-        );
-        if forced {
-            assert!(after.eligible.len() == 1, "EligibleIsEarned: {after:?}");
-            return;
-        }
-        let new: Vec<_> = after.eligible.difference(&before.eligible).collect();
-        let earned = match new[..] {
-            [] => true,
-            [one] if was_activated => {
-                !moved && before.is_activated() && after.backups.contains(one)
-            }
-            [one] => after.is_primary(one),
-            _ => false,
-        };
-        assert!(earned, "EligibleIsEarned: {before:?} {after:?}");
-        assert!(
-            !moved || after.eligible == before.eligible,
-            "EligibleIsEarned: a proposal changes nobody's standing: {before:?} {after:?}"
-        );
     }
 }
 

@@ -69,6 +69,21 @@ struct World {
     servers: BTreeMap<&'static str, Process>,
 }
 
+impl Process {
+    fn new(habit: Habit) -> Process {
+        Process {
+            member: None,
+            stream: None,
+            habit,
+            number: ViewNumber(0),
+            steps: 0,
+            stuck: false,
+            appended: OpNumber(0),
+            committed: OpNumber(0),
+        }
+    }
+}
+
 fn member(name: &str, incarnation: u64) -> Member {
     Member { name: name.into(), incarnation: kvproto::Incarnation(incarnation) }
 }
@@ -150,20 +165,19 @@ impl World {
 
     /// A process starts at this address, as if there never was another.
     fn start(&mut self, name: &'static str) {
-        self.servers.insert(
-            name,
-            Process {
-                member: None,
-                stream: None,
-                habit: Habit::Follows,
-                number: ViewNumber(0),
-                steps: 0,
-                stuck: false,
-                appended: OpNumber(0),
-                committed: OpNumber(0),
-            },
-        );
+        self.servers.insert(name, Process::new(Habit::Follows));
         self.ping(name);
+    }
+
+    /// A process comes with these data, and so far does nothing else. False if it is refused.
+    fn brings(&mut self, name: &'static str, held: Held) -> bool {
+        self.servers.insert(name, Process::new(Habit::Zero));
+        self.attend(name, Registration { held: Some(held), ..newcomer(name) });
+        let admitted = self.servers[name].member.is_some();
+        if !admitted {
+            self.servers.remove(name);
+        }
+        admitted
     }
 
     /// The view service ends and starts again: streams break, and what the log holds is there.

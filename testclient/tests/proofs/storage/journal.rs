@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use kvproto::ids::OpNumber;
-use kvserver::journal::engine::Engine;
+use kvserver::journal::engine::{Engine, Found};
 use kvserver::journal::pending::Ticket;
 use kvserver::journal::work::{
     Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers,
@@ -237,4 +237,38 @@ fn what_is_kept_for_copies_that_come_back_goes_when_the_disk_is_nearly_full() {
     assert!(matches!(said[..], [Report::Room(Room::Enough)]), "{said:?}");
     journal.disk.power_cycle(Loss::Everything);
     assert_eq!(recover(&journal.disk, "after it").expect("sound").ops, state(1, 100).ops);
+}
+
+/// One rotten byte in a segment that nobody needs any more had ended a healthy primary as soon as a
+/// backup came back, and its next start had given up what the snapshot still held.
+#[test]
+fn damage_before_the_snapshot_is_told_and_ends_nothing() {
+    let mut journal = Whole::new(SimulatedDisk::default());
+    for first in (1..=91).step_by(10) {
+        journal.front.append(&entries(1, first..=first + 9));
+        journal.log();
+    }
+    journal.snapshot(&state(1, 100), 90);
+    journal.side();
+    journal.log();
+    journal.completions();
+    let files = journal.disk.files();
+    let oldest = files.iter().find(|file| file.ends_with(".journal")).expect("some are kept");
+    let (_, after) = oldest.trim_end_matches(".journal").rsplit_once('-').expect("a number");
+    let first = OpNumber(after.parse::<u64>().expect("a number") + 1);
+    assert!(first < OpNumber(90), "{files:?}");
+    journal.disk.tamper(oldest, |bytes| bytes[200] ^= 1);
+    journal.front.read(first, 1 << 20);
+    journal.log();
+    let nothing = Completion::Read { from: first, entries: Vec::new() };
+    assert_eq!(journal.completions(), [nothing], "and a state is sent instead");
+
+    journal.disk.power_cycle(Loss::Everything);
+    let (_, found) = Engine::open(journal.disk.clone(), options(5)).expect("ours");
+    let Found::Sound(found) = found else {
+        panic!("{found:?}");
+    };
+    let damage = found.damage_covered.expect("it is told");
+    assert!(damage.to_string().contains(oldest.as_str()), "{damage}");
+    assert_eq!(recover(&journal.disk, "again").expect("sound").ops, state(1, 100).ops);
 }

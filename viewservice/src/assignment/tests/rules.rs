@@ -1,5 +1,7 @@
 //! What full servers and operators can count on.
 
+use kvproto::{Epoch, Generation, Position};
+
 use super::*;
 
 const A_WHILE: Duration = Duration::from_secs(2);
@@ -437,6 +439,44 @@ fn waiting_for_data_on_disk_names_the_directory_first_and_the_loss_last() {
     assert!(waiting.advice.contains("is in its data directory"), "{}", waiting.advice);
     assert!(waiting.advice.contains("only if its disk is lost"), "{}", waiting.advice);
     assert!(!waiting.advice.contains("its process still holds"), "{}", waiting.advice);
+}
+
+fn restored(storage: u8, generation: u64) -> Held {
+    let epoch = Epoch { generation: Generation(generation), primary_since: ViewNumber(1) };
+    let last = Position { epoch, op: OpNumber(9) };
+    Held { storage: StorageId([storage; 16]), last, epochs: vec![epoch] }
+}
+
+/// A second one of a newer generation fenced the first for ever; and while the first was away for a
+/// moment an empty server began the cluster, and then emptied it.
+#[test]
+fn a_cluster_begins_with_the_data_of_one_restored_server_or_not_at_all() {
+    let mut world = World { on_disk: true, ..World::new(Kind::Full, 2) };
+    assert!(world.brings("s1", restored(1, 2)));
+    assert!(!world.brings("s2", restored(2, 3)), "it is told of the first");
+    assert!(world.brings("s3", Held::nothing(StorageId([3; 16]))));
+    world.kill("s1");
+    world.habit("s3", Habit::Follows);
+    world.pass(A_WHILE);
+    let began = |world: &World| world.leader.state.ever_activated();
+    assert!(!began(&world), "s3 holds nothing of it: {:?}", world.view());
+    assert!(world.brings("s1", restored(1, 2)));
+    world.habit("s1", Habit::Follows);
+    world.pass(A_WHILE);
+    assert!(began(&world));
+    assert_eq!(world.view().primary.unwrap().name.as_str(), "s1");
+}
+
+/// Once both were copies, the older of them could come back as the newer.
+#[test]
+fn a_copy_of_the_directory_of_a_server_that_lives_is_refused() {
+    let mut world = World::on_disk(1, &["s1"]);
+    let spare = || Held::nothing(StorageId([9; 16]));
+    assert!(world.brings("s2", spare()));
+    assert!(!world.brings("s3", spare()));
+    world.kill("s2");
+    world.pass(A_WHILE);
+    assert!(world.brings("s3", spare()), "the disk has moved");
 }
 
 #[test]
