@@ -78,8 +78,6 @@ pub struct Recovered {
     pub committed: OpNumber,
     /// What the log begins with; nothing if it begins with op 1.
     pub snapshot: Option<Snapshot>,
-    /// Entries after this op can be read, for copies that come back: it may lie before the snapshot.
-    pub readable_after: OpNumber,
     /// What a crash had left unfinished at its end, and is gone.
     pub torn: Option<Torn>,
     /// Tails that it dropped and its files still hold.
@@ -257,7 +255,6 @@ impl<D: Disk> Engine<D> {
             epochs: era.epochs(),
             adopted: era.adopted,
             committed: era.committed,
-            readable_after: era.index.after(),
             snapshot: era.snapshot,
             torn: era.torn,
             dropped: era.dropped,

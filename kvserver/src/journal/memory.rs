@@ -78,10 +78,6 @@ impl Journal for MemoryJournal {
         }
     }
 
-    fn abandon_snapshot(&mut self) {
-        self.pending.abandon_snapshot();
-    }
-
     fn read(&mut self, from: OpNumber, _bytes_max: u64) {
         self.read = Some(from);
     }

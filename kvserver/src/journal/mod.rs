@@ -112,8 +112,6 @@ pub enum Work {
     SnapshotChunk(Bytes),
     /// [`Journal::end_snapshot`].
     EndSnapshot(SnapshotEnd),
-    /// [`Journal::abandon_snapshot`].
-    AbandonSnapshot,
     /// [`Journal::read`].
     Read {
         /// The first op wanted.
@@ -136,7 +134,6 @@ impl Work {
             Work::BeginSnapshot { at, keys } => journal.begin_snapshot(at, keys),
             Work::SnapshotChunk(records) => journal.snapshot_chunk(records),
             Work::EndSnapshot(end) => journal.end_snapshot(end),
-            Work::AbandonSnapshot => journal.abandon_snapshot(),
             Work::Read { from, bytes_max } => journal.read(from, bytes_max),
         }
     }
@@ -176,9 +173,6 @@ pub trait Journal {
 
     /// The snapshot under way is whole.
     fn end_snapshot(&mut self, end: SnapshotEnd);
-
-    /// Gives the snapshot under way up, if there is one.
-    fn abandon_snapshot(&mut self);
 
     /// Asks for safe entries from this op on, for a copy that lacks more than is kept in memory: about
     /// so many bytes of them, at least one if there is any.

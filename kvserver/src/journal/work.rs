@@ -173,6 +173,13 @@ impl<W: Workers> Front<W> {
         }
     }
 
+    fn abandon_snapshot(&mut self) {
+        if self.pending.snapshot().is_some() {
+            self.pending.abandon_snapshot();
+            self.snapshot(SnapshotJob::Abandon);
+        }
+    }
+
     fn snapshot(&mut self, job: SnapshotJob) {
         if self.has_log {
             self.workers.side(SideJob::Snapshot(job));
@@ -242,13 +249,6 @@ impl<W: Workers> Journal for Front<W> {
     fn end_snapshot(&mut self, end: SnapshotEnd) {
         if let Some(number) = self.pending.snapshot() {
             self.snapshot(SnapshotJob::End(number, end));
-        }
-    }
-
-    fn abandon_snapshot(&mut self) {
-        if self.pending.snapshot().is_some() {
-            self.pending.abandon_snapshot();
-            self.snapshot(SnapshotJob::Abandon);
         }
     }
 
@@ -462,6 +462,16 @@ impl<D: Disk> LogWorker<D> {
 }
 
 impl LogJob {
+    /// Whether a lone write is all that it asks for, as of one client's call.
+    #[must_use]
+    pub fn is_small(&self) -> bool {
+        match self {
+            LogJob::Append(entries) => entries.len() == 1,
+            LogJob::Committed(_) => true,
+            _ => false,
+        }
+    }
+
     fn is_of_the_log(&self) -> bool {
         // An adoption holds for whatever log comes next.
         !matches!(

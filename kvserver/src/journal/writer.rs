@@ -111,16 +111,6 @@ enum ToLog {
     Stop,
 }
 
-impl ToLog {
-    fn is_small(&self) -> bool {
-        match self {
-            ToLog::Call(_, LogJob::Append(entries)) => entries.len() == 1,
-            ToLog::Call(_, LogJob::Committed(_)) => true,
-            _ => false,
-        }
-    }
-}
-
 impl Workers for Queues {
     fn log(&mut self, ticket: Ticket, job: LogJob) {
         self.called.push(ToLog::Call(ticket, job));
@@ -174,14 +164,15 @@ impl DiskJournal {
         if queues.called.is_empty() {
             return;
         }
-        let is_small = may_wait && queues.called.iter().all(ToLog::is_small);
+        let is_small = |job: &ToLog| matches!(job, ToLog::Call(_, job) if job.is_small());
+        let is_small = may_wait && queues.called.iter().all(is_small);
         let log = &queues.log;
         log.queue().extend(queues.called.drain(..));
         if is_small
             && let Ok(mut turns) = log.turns.try_lock()
             && turns.took < QUICK
         {
-            // The thread will be told when there is something to stop for.
+            // The thread is the one to stop, and nothing small says so.
             let _goes_on = turns.take(log);
             return;
         }
@@ -246,10 +237,6 @@ impl Journal for DiskJournal {
 
     fn end_snapshot(&mut self, end: SnapshotEnd) {
         self.front.end_snapshot(end);
-    }
-
-    fn abandon_snapshot(&mut self) {
-        self.front.abandon_snapshot();
     }
 
     fn read(&mut self, from: OpNumber, bytes_max: u64) {

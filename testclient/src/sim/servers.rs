@@ -122,7 +122,6 @@ impl SlowJournal {
                 self.pending.silent()
             }
             Work::EndSnapshot(_)
-            | Work::AbandonSnapshot
             | Work::Trim { .. }
             | Work::Read { .. }
             | Work::Committed { .. } => return None,
