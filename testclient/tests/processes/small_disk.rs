@@ -1,8 +1,10 @@
 //! Servers on a file system of a few MiB, which is easily full.
 
-use std::io::{BufRead, BufReader};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use kvclient::{Client, Error};
 use testclient::cluster::{Options, wait_for};
@@ -51,6 +53,15 @@ impl Drop for SmallDisk {
     }
 }
 
+/// Lets a file grow until hardly anything is free.
+fn take_what_is_free(ballast: &Path) {
+    let mut file = OpenOptions::new().create(true).append(true).open(ballast).expect("a file");
+    let space = rustix::fs::fstatvfs(&file).expect("it is mounted");
+    let free = usize::try_from(space.f_bavail * space.f_frsize).expect("a few MiB");
+    // A server may have been faster.
+    let _ = file.write_all(&vec![1; free - free / 16]);
+}
+
 async fn try_put(client: &Client, key: &str, number: usize) -> Result<(), Error> {
     let value = format!("{number} {}", "x".repeat(VALUE_SIZE));
     client.put(key.to_owned(), value).await.map(drop)
@@ -91,14 +102,12 @@ async fn a_small_disk_is_used_again_and_again_and_what_does_not_fit_is_refused()
         .expect("the log makes room by itself");
     }
 
-    // Then somebody else takes the room.
+    // Then somebody else takes the room, also what the servers give back meanwhile.
     put(&client, "before", "1").await;
     let ballast = disk.path().join("ballast");
-    let space = rustix::fs::statvfs(disk.path()).expect("it is mounted");
-    let free = usize::try_from(space.f_bavail * space.f_frsize).expect("a few MiB");
-    std::fs::write(&ballast, vec![1; free - free / 16]).expect("it fits");
-    let hasty = client.with_timeout(std::time::Duration::from_secs(1));
+    let hasty = client.with_timeout(Duration::from_secs(1));
     let refusal = wait_for("a write to be refused", PATIENCE, async || {
+        take_what_is_free(&ballast);
         match try_put(&hasty, "meanwhile", 0).await {
             Ok(()) => Err("it was done".to_owned()),
             Err(refusal) => Ok(refusal.to_string()),
