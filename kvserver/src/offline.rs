@@ -15,7 +15,7 @@ use kvproto::snapshot::{RESTORE_FILE, Verified, Writer};
 use kvproto::{ClusterId, OpNumber};
 
 use crate::journal::disk::Disk;
-use crate::journal::engine::{self, Engine, Found};
+use crate::journal::engine::{Engine, Found};
 use crate::journal::files::Files;
 use crate::journal::layout::{IDENTITY, era_number};
 use crate::journal::survey::{
@@ -136,7 +136,7 @@ pub fn run(command: Command) -> Result<()> {
                 note = format!("\nread without the snapshot, which is damaged: {damage}{rest}");
                 directory.era = Some(Era { damage: None, ..alone });
             }
-            let (mut recovered, found) = rebuild(disk, directory).with_context(about)?;
+            let (mut recovered, committed) = rebuild(disk, directory).with_context(about)?;
             if recovered.last().0.op == OpNumber(0) {
                 match damage {
                     Some(damage) => bail!(
@@ -148,7 +148,7 @@ pub fn run(command: Command) -> Result<()> {
                 }
             }
             let written = export(&mut recovered, cluster, &file, force)?;
-            print(&exported(&file, &written, &found, &note))
+            print(&exported(&file, &written, committed, &note))
         }
     }
 }
@@ -169,21 +169,19 @@ fn journal_alone(disk: &Files, directory: &Directory) -> Result<Option<Era>> {
     Ok(Some(alone).filter(|alone| alone.index.after() == OpNumber(0)))
 }
 
-/// What was rebuilt, and how it was found.
-type Rebuilt = (Recovered, Box<engine::Recovered>);
-
-/// The state at the end of a log, for which all of it is read.
-fn rebuild(disk: Files, directory: Directory) -> Result<Rebuilt> {
+/// The state at the end of a log, for which all of it is read, and how much of it is known to be
+/// committed.
+fn rebuild(disk: Files, directory: Directory) -> Result<(Recovered, OpNumber)> {
     let (engine, found) = Engine::look(disk, directory);
-    let found = match found {
+    let mut found = match found {
         Found::Sound(found) => found,
         Found::Nothing => bail!("it holds no log"),
         Found::Damaged(damage) => bail!("damaged: {damage}"),
     };
     // As if all of it were known to be committed.
-    let all = engine::Recovered { committed: found.last.op, ..(*found).clone() };
-    let recovered = recovery::read(&engine, &all, Items::default(), 0).context("damaged")?;
-    Ok((recovered, found))
+    let committed = std::mem::replace(&mut found.committed, found.last.op);
+    let recovered = recovery::read(&engine, &found, Items::default(), 0).context("damaged")?;
+    Ok((recovered, committed))
 }
 
 fn verdict(place: &Path, recovered: &mut Recovered, torn: Option<&Torn>) -> String {
@@ -224,7 +222,7 @@ fn not_exported(damage: &Damage) -> String {
     format!("\nnot exported: everything from there on: {damage}")
 }
 
-fn exported(path: &Path, written: &Verified, found: &engine::Recovered, note: &str) -> String {
+fn exported(path: &Path, written: &Verified, committed: OpNumber, note: &str) -> String {
     let Verified { head, end, counts, bytes } = written;
     format!(
         "exported to {}: op {} of generation {}, {} keys, {} sessions, {}, digest {}; {}{note}\n",
@@ -235,7 +233,7 @@ fn exported(path: &Path, written: &Verified, found: &engine::Recovered, note: &s
         counts.sessions,
         Size(*bytes),
         end.digest,
-        certainty(found.last.op, found.committed)
+        certainty(head.at.op, committed)
     )
 }
 

@@ -11,8 +11,8 @@ use kvprocess::listen::Listeners;
 use kvprocess::machine;
 use kvprocess::serve::{Diversion, serve};
 use kvprocess::size::Size;
+use kvproto::Role;
 use kvproto::wire::GREETING;
-use kvproto::{Position, Role};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::api::{self, replication::ReplicationDoor};
 use crate::config::{Config, Flags};
 use crate::heartbeat::Heartbeat;
-use crate::journal::{Journal, MemoryJournal};
+use crate::journal::MemoryJournal;
 use crate::memory::Shares;
 use crate::node::{self, Inputs, NodeHandle, NodeJournal, Parts, Standing};
 use crate::peers::{InboundStreams, Peers};
@@ -111,10 +111,10 @@ pub async fn run_watched(
         ReplicationDoor { node: node.clone(), inbound: Arc::clone(&inbound), halt: halt.clone() };
     tokio::spawn(door.attend(from_copies));
     let health = api::keep_health(reporter, node.clone());
-    let found = storage.as_ref().map(Storage::found);
+    let held = storage.as_ref().map(Storage::held);
     let durable = storage.is_some();
     let heartbeat =
-        Heartbeat::new(name, config.view_servers, found, node.clone(), wishes_out, registered);
+        Heartbeat::new(name, config.view_servers, held, node.clone(), wishes_out, registered);
     let refusal = attend_apart(heartbeat, halt.clone())?;
     let sequencer = async {
         let Ok((me, view)) = registration.await else {
@@ -133,21 +133,13 @@ pub async fn run_watched(
         node.event(Event::View(Box::new(view.clone()))).await;
         let peers = Peers::new(Handle::current(), node.clone(), inbound, halt.clone());
         let (reads, tuning) = (config.reads, config.tuning);
-        let (mut recovered, mut journal) = (None, NodeJournal::Memory(MemoryJournal::new()));
-        if let Some(storage) = storage {
-            let (found, mut disk, dir) = storage.begin(view.cluster, (&view.settings).into())?;
-            if found.was_given_up(&view, &me) {
-                warn!(
-                    "the data of this server is of an older generation, which was given up: it is \
-                     set aside when the primary has filled this copy anew"
-                );
-                disk.reset(Position::default());
-            } else {
-                recovered = Some(found);
+        let (recovered, journal) = match storage {
+            None => (Recovered::nothing(inputs.items()), NodeJournal::Memory(MemoryJournal::new())),
+            Some(storage) => {
+                let (recovered, journal, dir) = storage.begin(&view, &me)?;
+                (recovered, NodeJournal::Disk(journal, dir))
             }
-            journal = NodeJournal::Disk(disk, dir);
-        }
-        let recovered = recovered.unwrap_or_else(|| Recovered::nothing(inputs.items()));
+        };
         let options = ReplicaOptions { reads, tuning, durable };
         let halt = halt.clone();
         let parts = Parts { me, view, options, recovered, journal, peers, wishes, halt };

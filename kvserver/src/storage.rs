@@ -1,5 +1,5 @@
 //! A server's data directory at its start: whose it is, and what the copy in it holds. Shell: it says
-//! what it finds, and decides nothing but what cannot be relied on.
+//! what it finds, and decides nothing.
 //!
 //! All of it blocks, for as long as reading the data takes.
 
@@ -12,24 +12,22 @@ use kvprocess::data_dir::DataDir;
 use kvprocess::size::Size;
 use kvproto::registration::Held;
 use kvproto::snapshot::{self, RESTORE_FILE};
-use kvproto::{ClusterId, Generation, OpNumber};
+use kvproto::{ClusterId, Generation, Member, OpNumber, View};
 use tracing::{error, info, warn};
 
 use crate::journal::disk::Disk;
-use crate::journal::engine::{self, Engine, Found};
+use crate::journal::engine::{Engine, Found};
 use crate::journal::files::Files;
 use crate::journal::layout::{SET_ASIDE, set_aside_generation};
 use crate::journal::snapshots::SnapshotReader;
 use crate::journal::writer::{self, DiskJournal};
-use crate::replica::recovery::{self, Recovered};
-use crate::store::{Items, StoreLimits};
+use crate::replica::recovery::{Begun, OwnData, Recovered};
+use crate::store::Items;
 
 /// A directory that this process has for itself, and what was in it.
 pub struct Storage {
     dir: DataDir,
-    engine: Engine<Files>,
-    recovered: Recovered,
-    held: Held,
+    data: OwnData<Files>,
 }
 
 impl Storage {
@@ -59,66 +57,68 @@ impl Storage {
             Found::Nothing | Found::Damaged(_) => None,
         };
         tell_of_set_aside(&engine, generation, dir.path()).with_context(about)?;
-        let recovered = match found {
-            Found::Sound(found) => {
-                let began = Instant::now();
-                tell(&found);
-                let read = recovery::read(&engine, &found, items, retain_bytes);
-                let recovered = read.with_context(about)?;
-                let (last, committed) = recovered.last();
-                info!(
-                    "recovered {} keys through op {last} ({committed} known to be committed) from \
-                     disk in {:.2} s",
-                    recovered.keys(),
-                    began.elapsed().as_secs_f64()
-                );
-                recovered
-            }
-            Found::Nothing => Recovered::nothing(items),
-            Found::Damaged(damage) => {
-                error!(
-                    "the data in {} cannot be relied on: {damage}. It stays as it is, and this server \
-                     joins empty; once another copy has filled it, what is here is in set-aside/. If \
-                     no other copy is left: stop this server, save what can be read with \
-                     `kvserver journal export --accept-data-loss`, and restore it with \
-                     `kvctl snapshot restore`",
-                    dir.path().display()
-                );
-                Recovered::nothing(items)
-            }
-        };
-        let held = recovered.held(engine.identity().storage);
-        Ok(Storage { dir, engine, recovered, held })
+        tell(&found, dir.path());
+        let began = Instant::now();
+        let data = OwnData::read(engine, &found, items, retain_bytes).with_context(about)?;
+        if matches!(found, Found::Sound(_)) {
+            let (last, committed) = data.recovered().last();
+            info!(
+                "recovered {} keys through op {last} ({committed} known to be committed) from \
+                 disk in {:.2} s",
+                data.recovered().keys(),
+                began.elapsed().as_secs_f64()
+            );
+        }
+        Ok(Storage { dir, data })
     }
 
     /// What the view service has to know: what is held, and of which cluster it is.
     #[must_use]
-    pub fn found(&self) -> (Held, Option<ClusterId>) {
-        let cluster = self.engine.identity().cluster;
-        (self.held.clone(), (!cluster.is_none()).then_some(cluster))
+    pub fn held(&self) -> (Held, Option<ClusterId>) {
+        self.data.held()
     }
 
-    /// Begins to write, for this cluster. The directory is let go of when what is returned last is
-    /// dropped, which must outlive the journal.
+    /// Begins to write, as this member of a cluster. The directory is let go of when what is returned
+    /// last is dropped, which must outlive the journal.
     ///
     /// # Errors
     /// When the directory is another cluster's, or the disk or the machine fail.
     pub fn begin(
         self,
-        cluster: ClusterId,
-        limits: StoreLimits,
+        view: &View,
+        me: &Member,
     ) -> anyhow::Result<(Recovered, DiskJournal, DataDir)> {
-        let Storage { dir, mut engine, recovered, .. } = self;
-        let about = || format!("the data directory {}", dir.path().display());
-        engine.claim(cluster).with_context(about)?;
-        engine.note_limits(limits).with_context(about)?;
+        let Storage { dir, data } = self;
+        let begun = data.begin(view, me);
+        let Begun { engine, recovered, was_given_up } =
+            begun.with_context(|| format!("the data directory {}", dir.path().display()))?;
+        if was_given_up {
+            warn!(
+                "the data of this server is of an older generation, which was given up: it is set \
+                 aside when the primary has filled this copy anew"
+            );
+        }
         let journal = DiskJournal::start(engine, recovered.last().0.op);
         Ok((recovered, journal.context("start the threads of the journal")?, dir))
     }
 }
 
-/// What people want to know of a log that was found.
-fn tell(found: &engine::Recovered) {
+/// What people want to know of what was found.
+fn tell(found: &Found, path: &Path) {
+    let found = match found {
+        Found::Nothing => return,
+        Found::Sound(found) => found,
+        Found::Damaged(damage) => {
+            error!(
+                "the data in {} cannot be relied on: {damage}. It stays as it is, and this server \
+                 joins empty; once another copy has filled it, what is here is in set-aside/. If no \
+                 other copy is left: stop this server, save what can be read with `kvserver journal \
+                 export --accept-data-loss`, and restore it with `kvctl snapshot restore`",
+                path.display()
+            );
+            return;
+        }
+    };
     if let Some(torn) = &found.torn {
         warn!(
             "{} ended at byte {} in the middle of a write: the {} after it, which nobody was told \

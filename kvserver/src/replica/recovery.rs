@@ -1,9 +1,12 @@
 //! A copy rebuilt from what its journal holds. Pure.
 //!
-//! The journal says in order what it finds: at most one snapshot, then what was appended, dropped,
-//! adopted and known to be committed. What is known to be committed is applied on the way, so that
-//! the log kept in memory stays short. Whatever makes no sense is an error: bytes that a checksum
-//! covers and that contradict each other were written by a mistake of ours or somebody's hand.
+//! The journal says in order what it finds: at most one snapshot, then what was appended, adopted and
+//! known to be committed. That is applied on the way, so that the log kept in memory stays short.
+//! Whatever makes no sense is an error: bytes that a checksum covers and that contradict each other
+//! were written by a mistake of ours or somebody's hand.
+//!
+//! [`OwnData`] is what a server does with it at its start, on any disk: what it says of itself to the
+//! view service, and what it goes on with once that has answered.
 
 use std::io;
 use std::sync::Arc;
@@ -20,9 +23,9 @@ use thiserror::Error;
 
 use super::log::Log;
 use crate::journal::disk::Disk;
-use crate::journal::engine::{self, Engine};
+use crate::journal::engine::{self, Engine, Found};
 use crate::journal::snapshots::ReadError;
-
+use crate::journal::survey::Refused;
 use crate::store::{Items, Store, StoreLimits};
 
 /// What a journal held.
@@ -64,6 +67,75 @@ impl From<io::Error> for Unreadable {
     fn from(error: io::Error) -> Self {
         Unreadable::Disk(error.into())
     }
+}
+
+/// The data of a server at its start: the engine of its directory, and the copy that was in it.
+#[derive(Debug)]
+pub struct OwnData<D: Disk> {
+    engine: Engine<D>,
+    recovered: Recovered,
+    items: Items,
+}
+
+impl<D: Disk> OwnData<D> {
+    /// Reads what was found when the engine was opened. Damaged data counts as none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or makes no sense.
+    pub fn read(
+        engine: Engine<D>,
+        found: &Found,
+        items: Items,
+        retain_bytes: usize,
+    ) -> Result<OwnData<D>, Unreadable> {
+        let recovered = match found {
+            Found::Sound(found) => read(&engine, found, items.clone(), retain_bytes)?,
+            Found::Nothing | Found::Damaged(_) => Recovered::nothing(items.clone()),
+        };
+        Ok(OwnData { engine, recovered, items })
+    }
+
+    /// The copy.
+    #[must_use]
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// What the view service has to know: what is held, and of which cluster it is.
+    #[must_use]
+    pub fn held(&self) -> (Held, Option<ClusterId>) {
+        let identity = self.engine.identity();
+        let cluster = (!identity.cluster.is_none()).then_some(identity.cluster);
+        (self.recovered.held(identity.storage), cluster)
+    }
+
+    /// The view service has accepted this server as `me`: the directory is of that cluster, and data
+    /// that was given up counts as none.
+    ///
+    /// # Errors
+    /// When the directory is another cluster's, or the disk fails.
+    pub fn begin(self, view: &View, me: &Member) -> Result<Begun<D>, Refused> {
+        let OwnData { mut engine, mut recovered, items } = self;
+        engine.claim(view.cluster)?;
+        engine.note_limits(StoreLimits::from(&view.settings))?;
+        let was_given_up = recovered.was_given_up(view, me);
+        if was_given_up {
+            engine.reset();
+            recovered = Recovered::nothing(items);
+        }
+        Ok(Begun { engine, recovered, was_given_up })
+    }
+}
+
+/// What a server goes on with.
+#[derive(Debug)]
+pub struct Begun<D: Disk> {
+    /// For its journal, which goes on after the last op of the copy.
+    pub engine: Engine<D>,
+    /// The copy.
+    pub recovered: Recovered,
+    /// There was data of a generation that was given up. It is set aside when the log begins anew.
+    pub was_given_up: bool,
 }
 
 /// Rebuilds a copy from a log that was found sound.
@@ -186,18 +258,6 @@ impl Recovered {
         Ok(())
     }
 
-    /// Everything after this op was dropped.
-    ///
-    /// # Errors
-    /// If that was committed.
-    pub fn truncate(&mut self, after: OpNumber) -> Result<(), Malformed> {
-        if after < self.committed {
-            return malformed("a truncation drops what was committed");
-        }
-        self.log.truncate_after(after);
-        Ok(())
-    }
-
     /// An epoch was adopted.
     pub fn adopt(&mut self, epoch: Epoch) {
         self.adopted = self.adopted.max(epoch);
@@ -268,8 +328,7 @@ impl Recovered {
     /// set aside as a whole, whatever of it the newer one has in common. As long as the view is not
     /// activated the newer one may not have begun: the server that it was to begin from may be this
     /// one, in the life before, and its data all that there is.
-    #[must_use]
-    pub fn was_given_up(&self, view: &View, me: &Member) -> bool {
+    pub(super) fn was_given_up(&self, view: &View, me: &Member) -> bool {
         !self.is_nothing()
             && self.log.last().epoch.generation < view.generation
             && view.is_activated()

@@ -211,7 +211,7 @@ impl World<'_> {
         };
         self.lives += 1;
         let life = self.lives;
-        let found = opened.as_ref().map(Opened::found);
+        let found = opened.as_ref().map(Opened::held);
         self.note(|| format!("s{node}: starts as life {life}, finds {found:?}"));
         let machine = &mut self.machines[node];
         machine.process = Some(Process {

@@ -4,8 +4,7 @@
 //! Keeps **SafeIsKept**: whatever a journal has called safe is found by the next life, after any
 //! power cut and after any operation that failed; and nothing is damaged that nobody damaged.
 
-use kvproto::registration::Held;
-use kvproto::{ClusterId, OpNumber, StorageId, View};
+use kvproto::{Member, OpNumber, StorageId, View};
 use kvserver::journal::engine::{Engine, Failed, Found, Options};
 use kvserver::journal::log::Sizes;
 use kvserver::journal::pending::Ticket;
@@ -13,8 +12,8 @@ use kvserver::journal::work::{
     Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers,
 };
 use kvserver::journal::{Completion, Journal, Room, Work};
-use kvserver::replica::recovery::{self, Recovered};
-use kvserver::store::{Items, StoreLimits};
+use kvserver::replica::recovery::{Begun, OwnData, Recovered};
+use kvserver::store::Items;
 
 use super::disk::{self, Loss, SimulatedDisk};
 use super::network::Node;
@@ -41,20 +40,7 @@ pub struct Storage {
 }
 
 /// What a process found, until it is registered.
-#[derive(Debug)]
-pub struct Opened {
-    engine: Engine<SimulatedDisk>,
-    recovered: Recovered,
-    held: Held,
-}
-
-impl Opened {
-    /// What the view service has to know.
-    pub(super) fn found(&self) -> (Held, Option<ClusterId>) {
-        let cluster = self.engine.identity().cluster;
-        (self.held.clone(), (!cluster.is_none()).then_some(cluster))
-    }
-}
+pub type Opened = OwnData<SimulatedDisk>;
 
 /// A journal that writes to a simulated disk, in turns.
 #[derive(Debug)]
@@ -166,24 +152,19 @@ impl Storage {
         let options = Options { storage, seed, sizes: SIZES, retain: RETAIN, reserve: RESERVE };
         let (engine, found) =
             Engine::open(self.disk.clone(), options).map_err(|refused| refused.to_string())?;
-        let recovered = match found {
-            Found::Nothing => Recovered::nothing(items),
-            Found::Damaged(damage) => {
-                assert!(self.struck, "SafeIsKept: {damage}, and nobody did that");
-                self.may_return = false;
-                Recovered::nothing(items)
-            }
-            Found::Sound(found) => recovery::read(&engine, &found, items, retain_bytes)
-                .map_err(|unreadable| unreadable.to_string())?,
-        };
-        let last = recovered.last().0.op;
+        if let Found::Damaged(damage) = &found {
+            assert!(self.struck, "SafeIsKept: {damage}, and nobody did that");
+            self.may_return = false;
+        }
+        let data = OwnData::read(engine, &found, items, retain_bytes)
+            .map_err(|unreadable| unreadable.to_string())?;
+        let last = data.recovered().last().0.op;
         assert!(
             last >= self.safe || !self.may_return,
             "SafeIsKept: op {} was safe, and the log ends with {last}",
             self.safe
         );
-        let held = recovered.held(engine.identity().storage);
-        Ok(Opened { engine, recovered, held })
+        Ok(data)
     }
 }
 
@@ -199,7 +180,7 @@ impl World<'_> {
         match storage.open(seed, items.clone(), retain) {
             Ok(opened) => {
                 let may_return = storage.may_return;
-                if opened.held.last.op > OpNumber(0) {
+                if opened.recovered().last().0.op > OpNumber(0) {
                     self.visits.note(Path::FoundItsData);
                 }
                 if !may_return {
@@ -221,26 +202,19 @@ impl World<'_> {
         node: Node,
         opened: Opened,
         view: &View,
-        me: &kvproto::Member,
+        me: &Member,
     ) -> Option<(Recovered, DiskJournal)> {
-        let Opened { mut engine, recovered, .. } = opened;
-        let claimed = engine
-            .claim(view.cluster)
-            .and_then(|()| engine.note_limits(StoreLimits::from(&view.settings)));
-        if let Err(refused) = claimed {
-            self.note(|| format!("s{node}: {refused}"));
-            return None;
+        match opened.begin(view, me) {
+            Ok(Begun { engine, recovered, was_given_up }) => {
+                self.visits.note_times(Path::SetAside, u64::from(was_given_up));
+                let journal = DiskJournal::new(engine, recovered.last().0.op);
+                Some((recovered, journal))
+            }
+            Err(refused) => {
+                self.note(|| format!("s{node}: {refused}"));
+                None
+            }
         }
-        let given_up = recovered.was_given_up(view, me);
-        let mut journal = DiskJournal::new(engine, recovered.last().0.op);
-        if !given_up {
-            return Some((recovered, journal));
-        }
-        self.visits.note(Path::SetAside);
-        journal.front.reset(kvproto::Position::default());
-        journal.safe = OpNumber(0);
-        let process = self.machines[node].process.as_ref()?;
-        Some((Recovered::nothing(process.table.items().clone()), journal))
     }
 
     /// A disk does what waits for it.
