@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::assignment::law::ViewState;
+use crate::assignment::law::{Command, ViewState};
 use crate::assignment::leader::{Effect, Event, Leader, Report, Stream};
 use crate::assignment::notice::{Level, Notice};
 use crate::assignment::requests::Registration;
@@ -288,21 +288,15 @@ impl Monitor {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut effects = Vec::new();
-            self.leader.step(clock::now(), event, &mut effects);
-            self.commit(&mut effects).await?;
+            let commits = self.leader.step(clock::now(), event, &mut effects);
+            self.commit(commits).await?;
             events.extend(effects.into_iter().filter_map(|effect| self.perform(effect)));
         }
         Ok(())
     }
 
-    /// Takes the commits out of the effects of a step, and returns when they are durable.
-    async fn commit(&mut self, effects: &mut Vec<Effect>) -> Result<(), LogFailed> {
-        let mut commands = Vec::new();
-        for commit in effects.extract_if(.., |effect| matches!(effect, Effect::Commit(_))) {
-            if let Effect::Commit(command) = commit {
-                commands.push(command);
-            }
-        }
+    /// Returns when the commits of a step are durable.
+    async fn commit(&mut self, commands: Vec<Command>) -> Result<(), LogFailed> {
         if commands.is_empty() {
             return Ok(());
         }
@@ -318,7 +312,6 @@ impl Monitor {
     /// What happens at once because of it, if anything.
     fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Commit(_) => unreachable!("commits are taken out before"),
             Effect::Publish(view) => drop(self.views.send_replace(Arc::new(*view))),
             Effect::Admitted(stream, view) => return self.admitted(stream, *view),
             Effect::Rejected { reason, message, .. } => {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvproto::registration::{Held, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish};
 use kvproto::{ClusterId, Incarnation, Member, ServerName, Settings, Timestamp, View};
 use kvserver::replica::event::Event as ServerEvent;
-use viewservice::assignment::law::ViewState;
+use viewservice::assignment::law::{Command, ViewState};
 use viewservice::assignment::leader::{Effect, Event, Leader, Stream};
 use viewservice::assignment::liveness::State;
 use viewservice::assignment::notice::Notice;
@@ -199,8 +199,8 @@ impl World<'_> {
         let before = self.views.leader.view().clone();
         let former = before.primary.as_ref().and_then(|primary| self.host_of(primary));
         let mut effects = Vec::new();
-        self.views.leader.step(now, event, &mut effects);
-        if !self.commit_views(&mut effects) {
+        let commits = self.views.leader.step(now, event, &mut effects);
+        if !self.commit_views(commits) {
             return;
         }
         let mut last = before;
@@ -220,9 +220,7 @@ impl World<'_> {
 
     /// Makes the commits of a step durable, unless the process ends before that, or right after it:
     /// then no other effect of the step is performed. True when it lives on.
-    fn commit_views(&mut self, effects: &mut Vec<Effect>) -> bool {
-        let is_commit = |effect: &mut Effect| matches!(effect, Effect::Commit(_));
-        let commits: Vec<_> = effects.extract_if(.., is_commit).collect();
+    fn commit_views(&mut self, commits: Vec<Command>) -> bool {
         if commits.is_empty() {
             return true;
         }
@@ -230,11 +228,9 @@ impl World<'_> {
         if dies && self.random.chance(500) {
             self.visits.note(Path::ViewsLostAStep);
         } else {
-            for commit in commits {
-                if let Effect::Commit(command) = commit {
-                    let applied = self.views.kept.apply(command);
-                    assert!(applied.is_ok(), "OneTruth: the log refuses a commit: {applied:?}");
-                }
+            for command in commits {
+                let applied = self.views.kept.apply(command);
+                assert!(applied.is_ok(), "OneTruth: the log refuses a commit: {applied:?}");
             }
             assert!(
                 self.views.kept == *self.views.leader.state(),
@@ -300,7 +296,6 @@ impl World<'_> {
 
     fn perform_for_views(&mut self, effect: Effect, asking: Option<(Node, u64)>) {
         match effect {
-            Effect::Commit(_) => unreachable!("commits are taken out before"),
             Effect::Publish(view) => self.push(&view),
             Effect::Admitted(stream, view) => {
                 if let Some((node, life)) = asking {

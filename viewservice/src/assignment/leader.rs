@@ -3,10 +3,10 @@
 //!
 //! It owns the failure detector, which registration streams stand, and its own copy of the state of
 //! the views. Every change of the state goes through `Leader::propose`: it is made to the leader's
-//! copy at once, and an [`Effect::Commit`] asks for it to be kept.
+//! copy at once, and is a commit of the step, to be kept.
 //!
 //! Its caller owes it a [`Event::Tick`] every 50 ms or so, numbers for streams that are never used
-//! twice, that it performs effects in order, and above all that no other effect of a step is performed
+//! twice, that it performs effects in order, and above all that no effect of a step is performed
 //! before all commits of the step are durable. A caller that cannot keep them throws the leader away.
 
 use std::collections::BTreeMap;
@@ -73,9 +73,6 @@ pub enum Event {
 /// What is to be done about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// The state changed by this command, which must outlive the process. Those of one step belong
-    /// together.
-    Commit(Command),
     /// There is a new record for everybody who attends or watches. One step may publish several;
     /// a reader may skip all but the last.
     Publish(Box<View>),
@@ -135,6 +132,8 @@ pub struct ServerReport {
 pub struct Leader {
     /// Written by `propose` only, and never ahead of the log by more than one step.
     pub(super) state: ViewState,
+    /// Of the present step.
+    commits: Vec<Command>,
     pub(super) liveness: Liveness,
     /// The open stream of each server that has one.
     pub(super) attending: BTreeMap<ServerName, Stream>,
@@ -153,11 +152,25 @@ impl Leader {
         if state.kind() == Some(Kind::Full) {
             known.iter().for_each(|member| liveness.suspect(member));
         }
-        Leader { liveness, state, attending: BTreeMap::new(), waiting: None, mixing_noticed: false }
+        Leader {
+            state,
+            commits: Vec::new(),
+            liveness,
+            attending: BTreeMap::new(),
+            waiting: None,
+            mixing_noticed: false,
+        }
     }
 
-    /// Takes in what happened, and says what is to be done.
-    pub fn step(&mut self, now: Timestamp, event: Event, out: &mut Vec<Effect>) {
+    /// Takes in what happened, and says what is to be done. What is returned first of all: by these
+    /// commands, which belong together, the state has changed, and they must outlive the process.
+    #[must_use]
+    pub fn step(&mut self, now: Timestamp, event: Event, out: &mut Vec<Effect>) -> Vec<Command> {
+        self.take(now, event, out);
+        std::mem::take(&mut self.commits)
+    }
+
+    fn take(&mut self, now: Timestamp, event: Event, out: &mut Vec<Effect>) {
         match event {
             Event::Tick => {}
             Event::PlainPing { server, number } => self.plain_ping(&server, number, now, out),
@@ -426,7 +439,7 @@ impl Leader {
         match &applied {
             Ok(Applied::Unchanged) => {}
             Ok(Applied::Changed | Applied::Registered(_)) => {
-                out.push(Effect::Commit(command));
+                self.commits.push(command);
                 self.publish(&before, out);
             }
             Err(refusal) => {

@@ -187,13 +187,10 @@ impl World {
     }
 
     /// One step of the view service. Whatever the planner wants the law allows, and it comes to rest.
-    /// Its commits make of what the log held what the leader holds. They are not among the effects
-    /// that are returned.
+    /// Its commits make of what the log held what the leader holds.
     fn step(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
-        self.leader.step(self.now, event, &mut effects);
-        for commit in effects.extract_if(.., |effect| matches!(effect, Effect::Commit(_))) {
-            let Effect::Commit(command) = commit else { unreachable!() };
+        for command in self.leader.step(self.now, event, &mut effects) {
             self.kept.apply(command).expect("a commit is allowed");
         }
         assert_eq!(self.kept, self.leader.state);
