@@ -20,7 +20,6 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::calls::connect;
-use crate::torture::plan::Machine;
 
 pub use ports::free_port;
 pub use process::{Process, program};
@@ -29,6 +28,15 @@ pub use unreliable::Unreliable;
 /// How long a cluster may take to come up or to repair itself before that counts as a failure.
 /// Generous: a busy machine is slow, and nobody waits this long when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Machine {
+    /// The view service.
+    Views,
+    /// A server, by index.
+    Server(usize),
+}
 
 /// What cluster to build.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Torture;
 use crate::check::{self, Judged};
-use crate::cluster::{Cluster, Options, PATIENCE, wait_for};
+use crate::cluster::{Cluster, Machine, Options, PATIENCE, wait_for};
 use crate::failover::flow;
 use crate::failover::sharers::Sharers;
 use crate::failover::writer::{Crew, Meter};
@@ -26,7 +26,7 @@ use crate::recorder::Recorder;
 use crate::report::{
     check_writable, duration, millis, percentile, progress, say, table, write_json,
 };
-use plan::{Machine, Plan};
+use plan::Plan;
 
 /// How long the verdict on the history may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(600);

@@ -14,9 +14,8 @@ use crate::bench::load::{Generator, Target, connections_for};
 use crate::bench::spread::Spread;
 use crate::bench::sync;
 use crate::bench::tally::Tally;
-use crate::cluster::{Cluster, PATIENCE, wait_for};
+use crate::cluster::{Cluster, Machine, PATIENCE, wait_for};
 use crate::report::{counted, duration, millis, too_small};
-use crate::torture::plan::Machine;
 use crate::workload::{KEY_SIZE, Keys};
 
 /// p50 of one durable put, by that of the same put in memory and a bare sync together.

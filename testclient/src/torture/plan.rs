@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::cluster::Machine;
 use crate::random::Random;
 
 /// In so many of a thousand rounds the power goes for all; in the others only for some.
@@ -10,15 +11,6 @@ const ALL_PERMILLE: u64 = 750;
 
 /// In so many of a thousand rounds the power goes again while everything comes back.
 const AGAIN_PERMILLE: u64 = 250;
-
-/// A process of the cluster.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Machine {
-    /// The view service.
-    Views,
-    /// A server, by index.
-    Server(usize),
-}
 
 /// One loss of power, and the return from it.
 #[derive(Clone, PartialEq, Eq, Debug)]
