@@ -554,12 +554,15 @@ impl World<'_> {
 
     /// Whether the journal has finished everything through an op.
     pub(super) fn is_safe(&self, node: Node, op: OpNumber) -> bool {
-        let Some(process) = &self.machines[node].process else {
+        let machine = &self.machines[node];
+        let Some(process) = &machine.process else {
             return false;
         };
         let journal = match &process.journal {
             Journal::Memory(journal) => journal,
-            Journal::Disk(journal) => return journal.is_safe(op),
+            Journal::Disk(_) => {
+                return machine.storage.as_ref().is_some_and(|storage| op <= storage.safe);
+            }
         };
         let wrote = journal.written.range(OpNumber(1)..=op.max(OpNumber(1))).next_back();
         op == OpNumber(0) || wrote.is_none_or(|(_, ticket)| *ticket <= journal.finished)

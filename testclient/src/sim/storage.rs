@@ -31,8 +31,8 @@ const RESERVE: u64 = 4 << 10;
 pub struct Storage {
     pub(super) disk: SimulatedDisk,
     id: StorageId,
-    /// Of what is on the disk, through here some life has said that it is safe.
-    safe: OpNumber,
+    /// Through here what is on the disk is safe: some life has said so, or found it and goes on with it.
+    pub(super) safe: OpNumber,
     /// What is there may be of use to the next life.
     may_return: bool,
     /// Some operation was made to fail since the log began.
@@ -49,7 +49,6 @@ pub struct DiskJournal {
     log: LogWorker<SimulatedDisk>,
     side: SideWorker<SimulatedDisk>,
     turn_is_due: bool,
-    safe: OpNumber,
     /// Otherwise somebody has to look again.
     room: Room,
 }
@@ -78,25 +77,14 @@ impl DiskJournal {
             log: LogWorker::new(engine),
             side,
             turn_is_due: false,
-            safe: last,
             room: Room::Enough,
         }
     }
 
     /// Takes a call. True when the next turn has to be arranged.
     pub(super) fn give(&mut self, work: Work) -> bool {
-        match &work {
-            Work::Truncate { after } => self.safe = self.safe.min(*after),
-            Work::Reset { .. } => self.safe = OpNumber(0),
-            _ => {}
-        }
         work.give_to(&mut self.front);
         !std::mem::replace(&mut self.turn_is_due, true)
-    }
-
-    /// Whether everything through an op is said to be safe.
-    pub(super) fn is_safe(&self, op: OpNumber) -> bool {
-        op <= self.safe
     }
 
     /// Does what waits. True if there is more to do later.
@@ -127,11 +115,7 @@ impl DiskJournal {
     }
 
     pub(super) fn poll(&mut self) -> Option<Completion> {
-        let done = self.front.poll();
-        if let Some(Completion::Safe(position)) = done {
-            self.safe = position.op;
-        }
-        done
+        self.front.poll()
     }
 }
 
@@ -207,8 +191,11 @@ impl World<'_> {
         match opened.begin(view, me) {
             Ok(Begun { engine, recovered, was_given_up }) => {
                 self.visits.note_times(Path::SetAside, u64::from(was_given_up));
-                let journal = DiskJournal::new(engine, recovered.last().0.op);
-                Some((recovered, journal))
+                let last = recovered.last().0.op;
+                if let Some(storage) = &mut self.machines[node].storage {
+                    storage.safe = last;
+                }
+                Some((recovered, DiskJournal::new(engine, last)))
             }
             Err(refused) => {
                 self.note(|| format!("s{node}: {refused}"));
