@@ -46,11 +46,12 @@ async fn save(session: &Session, path: &Path, source: Source, force: bool) -> Re
         None => (acting_primary(&session.client.status().await?)?, None, true),
     };
     let mut snapshot = session.client.snapshot(Some(&server)).await?;
-    let bar = bar("saving", "keys");
+    let bar = bar("saving", "{human_pos}/{human_len} keys");
     let mut arrived = Verifier::default();
-    let mut complete = None;
+    let (mut complete, mut size) = (None, 0);
     while let Some(piece) = snapshot.next().await? {
         file.write(&piece).map_err(failed)?;
+        size += piece.len() as u64;
         // Here only to tell how far it is, and not to fill a disk with what is worth nothing.
         arrived.push(piece).map_err(|malformed| {
             Failure::failed(format!("what {server} sends is no snapshot: {malformed}"))
@@ -72,7 +73,10 @@ async fn save(session: &Session, path: &Path, source: Source, force: bool) -> Re
         bar.set_position(arrived.counts().keys);
     }
     bar.finish_and_clear();
-    let written = blocking(move || file.finish(|_| {})).await?;
+    let bar = bar_of_bytes("verifying", size);
+    let read = bar.clone();
+    let written = blocking(move || file.finish(|bytes| read.inc(bytes))).await?;
+    bar.finish_and_clear();
     let took = began.elapsed();
     if complete == Some(Complete::Unknown) {
         session.output.remark(&format!(
@@ -185,10 +189,10 @@ fn put_into(from: &Path, to: &Path) -> Result<Verified, Failure> {
     let dir = DataDir::open(to, OWNER).map_err(|error| Failure::failed(error.to_string()))?;
     let mut file =
         NewSnapshotFile::create(&dir.path().join(RESTORE_FILE), false).map_err(failed)?;
-    let bar = bar_of_bytes("copying", from);
+    let bar = bar_of_bytes("copying", size_of(from));
     copy(from, &mut file, &bar)?;
     bar.finish_and_clear();
-    let bar = bar_of_bytes("verifying the copy", from);
+    let bar = bar_of_bytes("verifying the copy", size_of(from));
     let restored = file.finish(|bytes| bar.inc(bytes)).map_err(failed)?;
     bar.finish_and_clear();
     Ok(restored)
@@ -227,26 +231,26 @@ fn first_name(dir: &Path) -> io::Result<Option<String>> {
 }
 
 fn verify_shown(path: &Path) -> Result<Verified, SnapshotFileError> {
-    let bar = bar_of_bytes("verifying", path);
+    let bar = bar_of_bytes("verifying", size_of(path));
     let verified = verify(path, |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     verified
 }
 
-/// Of the bytes of this file.
-fn bar_of_bytes(doing: &'static str, file: &Path) -> ProgressBar {
-    let bar = bar(doing, "bytes");
-    if let Ok(metadata) = file.metadata() {
-        bar.set_length(metadata.len());
-    }
+/// The size of a file; 0 where nobody knows, which only a bar shows.
+fn size_of(file: &Path) -> u64 {
+    file.metadata().map_or(0, |metadata| metadata.len())
+}
+
+fn bar_of_bytes(doing: &'static str, size: u64) -> ProgressBar {
+    let bar = bar(doing, "{bytes}/{total_bytes}");
+    bar.set_length(size);
     bar
 }
 
 /// On a terminal; elsewhere nothing is drawn.
-fn bar(doing: &'static str, of: &str) -> ProgressBar {
+fn bar(doing: &'static str, count: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let count =
-        if of == "bytes" { "{bytes}/{total_bytes}" } else { "{human_pos}/{human_len} keys" };
     let style =
         ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {count}, {{eta}} left"));
     bar.set_style(style.expect("a template of ours"));
