@@ -15,7 +15,7 @@ use kvproto::snapshot::{RESTORE_FILE, Verified, Writer};
 use kvproto::{ClusterId, OpNumber};
 
 use crate::journal::disk::Disk;
-use crate::journal::engine::{self, Engine, Found};
+use crate::journal::engine::{Engine, Found, FoundLog};
 use crate::journal::files::Files;
 use crate::journal::layout::{IDENTITY, era_number};
 use crate::journal::survey::{
@@ -170,7 +170,7 @@ fn journal_alone(disk: &Files, directory: &Directory) -> Result<Option<Era>> {
 }
 
 /// What was rebuilt, and how it was found.
-type Rebuilt = (Recovered, Box<engine::Recovered>);
+type Rebuilt = (Recovered, Box<FoundLog>);
 
 /// The state at the end of a log, for which all of it is read.
 fn rebuild(disk: Files, directory: Directory) -> Result<Rebuilt> {
@@ -181,7 +181,7 @@ fn rebuild(disk: Files, directory: Directory) -> Result<Rebuilt> {
         Found::Damaged(damage) => bail!("damaged: {damage}"),
     };
     // As if all of it were known to be committed.
-    let all = engine::Recovered { committed: found.last.op, ..(*found).clone() };
+    let all = FoundLog { committed: found.last.op, ..(*found).clone() };
     let recovered = recovery::read(&engine, &all, Items::default(), 0).context("damaged")?;
     Ok((recovered, found))
 }
@@ -224,7 +224,7 @@ fn not_exported(damage: &Damage) -> String {
     format!("\nnot exported: everything from there on: {damage}")
 }
 
-fn exported(path: &Path, written: &Verified, found: &engine::Recovered, note: &str) -> String {
+fn exported(path: &Path, written: &Verified, found: &FoundLog, note: &str) -> String {
     let Verified { head, end, counts, bytes } = written;
     format!(
         "exported to {}: op {} of generation {}, {} keys, {} sessions, {}, digest {}; {}{note}\n",

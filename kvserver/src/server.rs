@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::api::{self, replication::ReplicationDoor};
 use crate::config::{Config, Flags};
 use crate::heartbeat::Heartbeat;
-use crate::journal::{Journal, MemoryJournal};
+use crate::journal::{Journal, MemoryJournal, Work};
 use crate::memory::Shares;
 use crate::node::{self, Inputs, NodeHandle, NodeJournal, Parts, Standing};
 use crate::peers::{InboundStreams, Peers};
@@ -141,7 +141,7 @@ pub async fn run_watched(
                     "the data of this server is of an older generation, which was given up: it is \
                      set aside when the primary has filled this copy anew"
                 );
-                disk.reset(Position::default());
+                disk.take(Work::Reset { base: Position::default() });
             } else {
                 recovered = Some(found);
             }

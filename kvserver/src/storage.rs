@@ -16,7 +16,7 @@ use kvproto::{ClusterId, Generation, OpNumber};
 use tracing::{error, info, warn};
 
 use crate::journal::disk::Disk;
-use crate::journal::engine::{self, Engine, Found};
+use crate::journal::engine::{Engine, Found, FoundLog};
 use crate::journal::files::Files;
 use crate::journal::layout::{SET_ASIDE, set_aside_generation};
 use crate::journal::snapshots::SnapshotReader;
@@ -118,7 +118,7 @@ impl Storage {
 }
 
 /// What people want to know of a log that was found.
-fn tell(found: &engine::Recovered) {
+fn tell(found: &FoundLog) {
     if let Some(torn) = &found.torn {
         warn!(
             "{} ended at byte {} in the middle of a write: the {} after it, which nobody was told \

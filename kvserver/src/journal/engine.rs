@@ -28,8 +28,8 @@ use super::Room;
 use super::disk::{Disk, DiskFile, Space};
 use super::layout::{self, IDENTITY, Identity, NEW, SET_ASIDE, SUSPECT};
 use super::log::{Log, Op, Sizes, Spare, is_full};
-use super::snapshots::{ReadError, SnapshotReader, SnapshotWriter, Verified};
-use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Snapshot, Torn};
+use super::snapshots::{ReadError, SnapshotFile, SnapshotReader, SnapshotWriter};
+use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Torn};
 
 /// A disk is nearly full when less than this part of it is free, if that is less than what the
 /// options ask for.
@@ -60,14 +60,14 @@ pub enum Found {
     /// Nothing yet.
     Nothing,
     /// A log.
-    Sound(Box<Recovered>),
+    Sound(Box<FoundLog>),
     /// Something that must not be relied on. It stays as it is until a new log begins.
     Damaged(Damage),
 }
 
 /// A log that was found.
 #[derive(Clone, Debug)]
-pub struct Recovered {
+pub struct FoundLog {
     /// Position of its last op.
     pub last: Position,
     /// First position of each epoch, oldest first.
@@ -77,7 +77,7 @@ pub struct Recovered {
     /// Everything through here was in every required copy, and perhaps more.
     pub committed: OpNumber,
     /// What the log begins with; nothing if it begins with op 1.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<SnapshotFile>,
     /// What a crash had left unfinished at its end, and is gone.
     pub torn: Option<Torn>,
     /// Tails that it dropped and its files still hold.
@@ -103,7 +103,7 @@ pub struct Failed {
 #[derive(Debug)]
 enum Received<D: Disk> {
     Partly(Box<SnapshotWriter<D>>),
-    Whole(Box<Verified>),
+    Whole(Box<SnapshotFile>),
 }
 
 /// An era whose place the next one takes.
@@ -125,7 +125,7 @@ pub struct Engine<D: Disk> {
     committed: OpNumber,
     /// The live log; none before the first one begins, and after a reset until the next begins.
     log: Option<Log<D>>,
-    snapshot: Option<Snapshot>,
+    snapshot: Option<SnapshotFile>,
     received: Option<Received<D>>,
     replaced: Option<Replaced>,
     next_era: u64,
@@ -250,7 +250,7 @@ impl<D: Disk> Engine<D> {
         self.committed = era.committed;
         self.snapshot = era.snapshot.clone();
         self.log = Some(Log::found(self.identity.storage, self.options.sizes, &era));
-        Found::Sound(Box::new(Recovered {
+        Found::Sound(Box::new(FoundLog {
             last: era.last(),
             epochs: era.epochs(),
             adopted: era.adopted,
@@ -515,7 +515,7 @@ impl<D: Disk> Engine<D> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn install(&mut self, verified: &Verified) -> Result<bool, Failed> {
+    pub fn install(&mut self, verified: &SnapshotFile) -> Result<bool, Failed> {
         self.check()?;
         // A log must not end before the snapshot that it begins with, nor hold a tail there that is
         // to be dropped.
@@ -530,12 +530,12 @@ impl<D: Disk> Engine<D> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn discard(&mut self, verified: &Verified) -> Result<(), Failed> {
+    pub fn discard(&mut self, verified: &SnapshotFile) -> Result<(), Failed> {
         let removed = self.disk.remove(&verified.path);
         self.sound("remove a snapshot", removed)
     }
 
-    fn install_flushed(&mut self, verified: &Verified) -> io::Result<()> {
+    fn install_flushed(&mut self, verified: &SnapshotFile) -> io::Result<()> {
         let Some(log) = &mut self.log else {
             return Ok(());
         };
@@ -544,8 +544,8 @@ impl<D: Disk> Engine<D> {
         let path = format!("{}/{}", log.dir(), layout::snapshot(at.op));
         self.disk.rename(&verified.path, &path)?;
         self.disk.sync_dir(log.dir())?;
-        let (head, end, size) = (verified.head, verified.end.clone(), verified.size);
-        let old = self.snapshot.replace(Snapshot { path: path.clone(), head, end, size });
+        let installed = SnapshotFile { path: path.clone(), ..verified.clone() };
+        let old = self.snapshot.replace(installed);
         if let Some(old) = old.filter(|old| old.path != path) {
             self.disk.remove(&old.path)?;
         }
@@ -673,7 +673,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// A new era takes the place of the old one. False if there is no room; then it has not.
-    fn begin_era(&mut self, first_state: Option<Verified>) -> io::Result<bool> {
+    fn begin_era(&mut self, first_state: Option<SnapshotFile>) -> io::Result<bool> {
         let number = self.next_era;
         let (dir, new) = (layout::era(number), format!("{}{NEW}", layout::era(number)));
         let after = match &first_state {
@@ -699,9 +699,9 @@ impl<D: Disk> Engine<D> {
         self.committed = after;
         self.next_era = number + 1;
         self.received = None;
-        self.snapshot = first_state.map(|Verified { head, end, size, .. }| {
-            let path = format!("{dir}/{}", layout::snapshot(head.at.op));
-            Snapshot { path, head, end, size }
+        self.snapshot = first_state.map(|file| SnapshotFile {
+            path: format!("{dir}/{}", layout::snapshot(after)),
+            ..file
         });
         if let Some(replaced) = self.replaced.take() {
             self.set_aside(&replaced)?;

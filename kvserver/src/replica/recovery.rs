@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use super::log::Log;
 use crate::journal::disk::Disk;
-use crate::journal::engine::{self, Engine};
+use crate::journal::engine::{Engine, FoundLog};
 use crate::journal::snapshots::ReadError;
 
 use crate::store::{Items, Store, StoreLimits};
@@ -72,7 +72,7 @@ impl From<io::Error> for Unreadable {
 /// When it cannot be read, or makes no sense.
 pub fn read<D: Disk>(
     engine: &Engine<D>,
-    found: &engine::Recovered,
+    found: &FoundLog,
     items: Items,
     retain_bytes: usize,
 ) -> Result<Recovered, Unreadable> {

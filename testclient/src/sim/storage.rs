@@ -104,7 +104,7 @@ impl DiskJournal {
             Work::Reset { .. } => self.safe = OpNumber(0),
             _ => {}
         }
-        work.give_to(&mut self.front);
+        self.front.take(work);
         !std::mem::replace(&mut self.turn_is_due, true)
     }
 
@@ -130,7 +130,7 @@ impl DiskJournal {
         let waits = left == Left::WaitsForRoom || beside || !done.is_empty();
         done.into_iter().for_each(|job| self.log.take_from_side(job));
         for report in reports {
-            self.front.take(&report);
+            self.front.hear(&report);
             match report {
                 Report::Room(room) => self.room = room,
                 Report::Failed(failed) => return Err(failed),
@@ -237,7 +237,7 @@ impl World<'_> {
             return Some((recovered, journal));
         }
         self.visits.note(Path::SetAside);
-        journal.front.reset(kvproto::Position::default());
+        journal.front.take(Work::Reset { base: kvproto::Position::default() });
         journal.safe = OpNumber(0);
         let process = self.machines[node].process.as_ref()?;
         Some((Recovered::nothing(process.table.items().clone()), journal))
