@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use kvproto::command::Entry;
 use kvproto::ids::{Member, OpNumber};
-use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
+use kvproto::message::{Ack, Append, Body, Message, Opened};
 use kvproto::rules::{Rule, keeps};
+use kvproto::snapshot::SnapshotEnd;
 use kvproto::time::Timestamp;
 use kvproto::{Batch, StreamNumber};
 
@@ -243,7 +244,7 @@ impl Primary {
             }
             copy.store.end_scan(transfer.scan);
             transfer.ended = true;
-            let end = TransferEnd {
+            let end = SnapshotEnd {
                 epochs: copy.log.epochs_through(transfer.at.op),
                 log_time: copy.log_time,
                 digest: transfer.digest,
