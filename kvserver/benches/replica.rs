@@ -111,7 +111,7 @@ impl Pair {
             replica.step(self.now, event, &mut effects);
             for effect in effects.drain(..) {
                 match effect {
-                    Effect::Journal(work) => work.give_to(journal),
+                    Effect::Journal(work) => journal.take(work),
                     Effect::Reply { .. } => self.replies += 1,
                     other => perform(&mut self.view, other),
                 }

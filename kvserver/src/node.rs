@@ -253,7 +253,7 @@ impl Node {
                 if matches!(work, Work::Reset { .. }) {
                     self.dumps.abandon();
                 }
-                work.give_to(self.journal.as_mut());
+                self.journal.as_mut().take(work);
             }
             Effect::OpenStream { to, stream } => self.peers.open(to, stream),
             Effect::CloseStream { to, stream } => self.peers.close(&to, stream),

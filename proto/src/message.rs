@@ -9,6 +9,7 @@ use crate::command::{Outcome, Refusal};
 use crate::ids::{
     ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, StreamNumber,
 };
+use crate::snapshot::SnapshotEnd;
 use crate::time::{LogTime, Timestamp};
 use crate::view::View;
 
@@ -57,7 +58,7 @@ pub enum Body {
         records: Bytes,
     },
     /// Primary: the copy is whole.
-    TransferEnd(TransferEnd),
+    TransferEnd(SnapshotEnd),
     /// Former primary, outside any stream: it stopped before this epoch.
     Released,
 }
@@ -113,19 +114,6 @@ pub struct Ack {
     pub chunks: u64,
     /// Its disk is nearly full.
     pub disk_full: bool,
-}
-
-/// End of a transfer.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct TransferEnd {
-    /// Start of each epoch in the primary's log through the op of the copy.
-    pub epochs: Vec<Position>,
-    /// The newest log time that the primary knows; not before that of the op.
-    pub log_time: LogTime,
-    /// Digest of the copy.
-    pub digest: Digest,
-    /// How many chunks there were.
-    pub chunks: u64,
 }
 
 /// Order-free digest of a store: equal states have equal digests.

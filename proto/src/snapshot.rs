@@ -75,7 +75,7 @@ pub struct SnapshotHead {
 pub struct SnapshotEnd {
     /// First position of each epoch through the op of the snapshot, oldest first.
     pub epochs: Vec<Position>,
-    /// The clock of the log, not before that of the op.
+    /// The newest log time known; not before that of the op.
     pub log_time: LogTime,
     /// Digest of the state.
     pub digest: Digest,

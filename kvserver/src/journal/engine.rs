@@ -10,16 +10,16 @@
 //! everything is refused from then on. Nothing is tried twice, but for want of room, which is found
 //! out before anything is written.
 
+mod next_era;
+
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kvproto::batch::Batch;
 use kvproto::command::Entry;
-use kvproto::ids::{ClusterId, Epoch, Generation, OpNumber, Position, StorageId};
+use kvproto::ids::{ClusterId, Epoch, OpNumber, Position, StorageId};
 use kvproto::limits::BATCH_SIZE_MAX;
 use kvproto::settings::Settings;
-use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use thiserror::Error;
 
 use crate::store::StoreLimits;
@@ -28,8 +28,9 @@ use super::Room;
 use super::disk::{Disk, DiskFile, Space};
 use super::layout::{self, IDENTITY, Identity, NEW, SET_ASIDE, SUSPECT};
 use super::log::{Log, Op, Sizes, Spare, is_full};
-use super::snapshots::{ReadError, SnapshotReader, SnapshotWriter, Verified};
-use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Snapshot, Torn};
+use super::snapshots::{ReadError, SnapshotFile, SnapshotReader};
+use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Torn};
+use next_era::{Received, Replaced};
 
 /// A disk is nearly full when less than this part of it is free, if that is less than what the
 /// options ask for.
@@ -60,14 +61,14 @@ pub enum Found {
     /// Nothing yet.
     Nothing,
     /// A log.
-    Sound(Box<Recovered>),
+    Sound(Box<FoundLog>),
     /// Something that must not be relied on. It stays as it is until a new log begins.
     Damaged(Damage),
 }
 
 /// A log that was found.
 #[derive(Clone, Debug)]
-pub struct Recovered {
+pub struct FoundLog {
     /// Position of its last op.
     pub last: Position,
     /// First position of each epoch, oldest first.
@@ -77,7 +78,7 @@ pub struct Recovered {
     /// Everything through here was in every required copy, and perhaps more.
     pub committed: OpNumber,
     /// What the log begins with; nothing if it begins with op 1.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<SnapshotFile>,
     /// What a crash had left unfinished at its end, and is gone.
     pub torn: Option<Torn>,
     /// Tails that it dropped and its files still hold.
@@ -99,21 +100,6 @@ pub struct Failed {
     error: io::Error,
 }
 
-/// A state that is received from another copy.
-#[derive(Debug)]
-enum Received<D: Disk> {
-    Partly(Box<SnapshotWriter<D>>),
-    Whole(Box<Verified>),
-}
-
-/// An era whose place the next one takes.
-#[derive(Debug)]
-struct Replaced {
-    number: u64,
-    /// None if nobody could read it.
-    generation: Option<Generation>,
-}
-
 /// The storage engine of a server.
 #[derive(Debug)]
 pub struct Engine<D: Disk> {
@@ -125,7 +111,7 @@ pub struct Engine<D: Disk> {
     committed: OpNumber,
     /// The live log; none before the first one begins, and after a reset until the next begins.
     log: Option<Log<D>>,
-    snapshot: Option<Snapshot>,
+    snapshot: Option<SnapshotFile>,
     received: Option<Received<D>>,
     replaced: Option<Replaced>,
     next_era: u64,
@@ -250,7 +236,7 @@ impl<D: Disk> Engine<D> {
         self.committed = era.committed;
         self.snapshot = era.snapshot.clone();
         self.log = Some(Log::found(self.identity.storage, self.options.sizes, &era));
-        Found::Sound(Box::new(Recovered {
+        Found::Sound(Box::new(FoundLog {
             last: era.last(),
             epochs: era.epochs(),
             adopted: era.adopted,
@@ -418,96 +404,10 @@ impl<D: Disk> Engine<D> {
         self.sound("write the journal", marked)
     }
 
-    /// The log is empty. On disk everything stays as it is until another begins.
-    pub fn reset(&mut self) {
-        self.queue.clear();
-        self.committed = OpNumber(0);
-        self.received = None;
-        let snapshot = self.snapshot.take();
-        if let Some(mut log) = self.log.take() {
-            log.take_spare().iter().for_each(|spare| self.drop_spare(spare));
-            let base = snapshot.map_or(Position::default(), |snapshot| snapshot.head.at);
-            let last = log.index().last_position().unwrap_or(base);
-            let generation = Some(last.epoch.generation);
-            self.replaced = Some(Replaced { number: log.era(), generation });
-        }
-    }
-
     /// Whether there is a log that own snapshots can be of. Otherwise one is received.
     #[must_use]
     pub fn has_log(&self) -> bool {
         self.log.is_some()
-    }
-
-    /// Begins to receive a state for a log that will begin with it. False if the disk is full.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn receive(&mut self, at: Position, keys: u64) -> Result<bool, Failed> {
-        self.check()?;
-        assert!(self.log.is_none(), "a state is received only where there is no log");
-        self.received = None;
-        let dir = format!("{}{NEW}", layout::era(self.next_era));
-        let path = format!("{dir}/{}", layout::snapshot(at.op));
-        let head = SnapshotHead { cluster: self.identity.cluster, at, keys };
-        let begun = self
-            .empty_dir(&dir)
-            .and_then(|()| SnapshotWriter::begin(&self.disk, path, head))
-            .map(|writer| self.received = Some(Received::Partly(Box::new(writer))));
-        self.unless_full("begin a snapshot", begun)
-    }
-
-    /// The next part of the state that is received. Says how many there are; `None` if the disk is
-    /// full.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn receive_chunk(&mut self, records: &Bytes) -> Result<Option<u64>, Failed> {
-        self.check()?;
-        let Some(Received::Partly(writer)) = &mut self.received else {
-            // It was given up.
-            return Ok(Some(0));
-        };
-        let written = writer.chunk(records);
-        let chunks = writer.chunks();
-        Ok(self.unless_full("write a snapshot", written)?.then_some(chunks))
-    }
-
-    /// The state that is received is given up. What there is of it goes when another begins.
-    pub fn receive_nothing(&mut self) {
-        self.received = None;
-    }
-
-    /// The state that is received is whole. False if the disk is full.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn receive_end(&mut self, end: SnapshotEnd) -> Result<bool, Failed> {
-        self.check()?;
-        let Some(Received::Partly(writer)) = &mut self.received else {
-            return Ok(true);
-        };
-        let verified = writer.end(end).map_err(ReadError::into_io);
-        let verified =
-            verified.map(|verified| self.received = Some(Received::Whole(Box::new(verified))));
-        self.unless_full("write a snapshot", verified)
-    }
-
-    /// The log begins with the state that was received. False if the disk is full.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    ///
-    /// # Panics
-    /// When no whole state at this op was received.
-    pub fn begin_with_received(&mut self, at: Position) -> Result<bool, Failed> {
-        self.check()?;
-        let verified = match &self.received {
-            Some(Received::Whole(verified)) if verified.head.at == at => verified.clone(),
-            _ => panic!("a log begins with a state that was received: {at}"),
-        };
-        let begun = self.begin_era(Some(*verified));
-        self.sound("begin a journal", begun)
     }
 
     /// Makes a verified snapshot of this log the one that it begins with, and removes what that
@@ -515,7 +415,7 @@ impl<D: Disk> Engine<D> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn install(&mut self, verified: &Verified) -> Result<bool, Failed> {
+    pub fn install(&mut self, verified: &SnapshotFile) -> Result<bool, Failed> {
         self.check()?;
         // A log must not end before the snapshot that it begins with, nor hold a tail there that is
         // to be dropped.
@@ -530,12 +430,12 @@ impl<D: Disk> Engine<D> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn discard(&mut self, verified: &Verified) -> Result<(), Failed> {
+    pub fn discard(&mut self, verified: &SnapshotFile) -> Result<(), Failed> {
         let removed = self.disk.remove(&verified.path);
         self.sound("remove a snapshot", removed)
     }
 
-    fn install_flushed(&mut self, verified: &Verified) -> io::Result<()> {
+    fn install_flushed(&mut self, verified: &SnapshotFile) -> io::Result<()> {
         let Some(log) = &mut self.log else {
             return Ok(());
         };
@@ -544,8 +444,8 @@ impl<D: Disk> Engine<D> {
         let path = format!("{}/{}", log.dir(), layout::snapshot(at.op));
         self.disk.rename(&verified.path, &path)?;
         self.disk.sync_dir(log.dir())?;
-        let (head, end, size) = (verified.head, verified.end.clone(), verified.size);
-        let old = self.snapshot.replace(Snapshot { path: path.clone(), head, end, size });
+        let installed = SnapshotFile { path: path.clone(), ..verified.clone() };
+        let old = self.snapshot.replace(installed);
         if let Some(old) = old.filter(|old| old.path != path) {
             self.disk.remove(&old.path)?;
         }
@@ -663,57 +563,5 @@ impl<D: Disk> Engine<D> {
         let mixed = (self.nonces ^ (self.nonces >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
-    }
-
-    fn empty_dir(&self, dir: &str) -> io::Result<()> {
-        if !self.disk.list(dir)?.is_empty() {
-            self.disk.remove(dir)?;
-        }
-        self.disk.make_dir(dir)
-    }
-
-    /// A new era takes the place of the old one. False if there is no room; then it has not.
-    fn begin_era(&mut self, first_state: Option<Verified>) -> io::Result<bool> {
-        let number = self.next_era;
-        let (dir, new) = (layout::era(number), format!("{}{NEW}", layout::era(number)));
-        let after = match &first_state {
-            Some(verified) => verified.head.at.op,
-            None => {
-                match self.empty_dir(&new) {
-                    Err(error) if is_full(&error) => return Ok(false),
-                    made => made?,
-                }
-                OpNumber(0)
-            }
-        };
-        let (storage, sizes) = (self.identity.storage, self.options.sizes);
-        let mut log = Log::new(storage, number, new.clone(), sizes, after);
-        let nonce = self.nonce();
-        if !log.write(&self.disk, &[], after, self.adopted, nonce)? {
-            return Ok(false);
-        }
-        self.disk.rename(&new, &dir)?;
-        self.disk.sync_dir("")?;
-        log.moved(dir.clone());
-        self.log = Some(log);
-        self.committed = after;
-        self.next_era = number + 1;
-        self.received = None;
-        self.snapshot = first_state.map(|Verified { head, end, size, .. }| {
-            let path = format!("{dir}/{}", layout::snapshot(head.at.op));
-            Snapshot { path, head, end, size }
-        });
-        if let Some(replaced) = self.replaced.take() {
-            self.set_aside(&replaced)?;
-        }
-        Ok(true)
-    }
-
-    fn set_aside(&self, era: &Replaced) -> io::Result<()> {
-        self.disk.make_dir(SET_ASIDE)?;
-        let to = layout::set_aside(era.number, era.generation);
-        self.disk.rename(&layout::era(era.number), &to)?;
-        self.disk.sync_dir(SET_ASIDE)?;
-        self.disk.sync_dir("")
     }
 }

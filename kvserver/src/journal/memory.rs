@@ -4,15 +4,10 @@
 //! the process. What it owns is the promise of the contract, so that a replica takes the same path
 //! in both modes: everything is safe as soon as it is taken on, and reported by the next poll.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use kvproto::command::Entry;
-use kvproto::ids::{Epoch, OpNumber, Position};
-use kvproto::snapshot::SnapshotEnd;
+use kvproto::ids::{OpNumber, Position};
 
 use super::pending::Pending;
-use super::{Completion, Journal};
+use super::{Completion, Journal, Work};
 
 /// Reports everything as safe at once.
 #[derive(Default, Debug)]
@@ -40,46 +35,28 @@ impl MemoryJournal {
 }
 
 impl Journal for MemoryJournal {
-    fn adopt(&mut self, epoch: Epoch) {
-        self.pending.adopt(epoch);
-    }
-
-    fn append(&mut self, entries: &[Arc<Entry>]) {
-        self.pending.append(entries);
-    }
-
-    fn truncate(&mut self, after: OpNumber) {
-        self.pending.truncate(after);
-    }
-
-    fn reset(&mut self, base: Position) {
-        self.pending.reset(base);
-    }
-
-    fn trim(&mut self, _through: OpNumber) {}
-
-    fn committed(&mut self, _through: OpNumber) {}
-
-    fn begin_snapshot(&mut self, at: Position, _keys: u64) {
-        self.snapshot = (at, 0);
-        self.pending.begin_snapshot();
-    }
-
-    fn snapshot_chunk(&mut self, _records: Bytes) {
-        if let Some(number) = self.pending.snapshot() {
-            self.snapshot.1 += 1;
-            self.pending.chunks_written(number, self.snapshot.1);
+    fn take(&mut self, work: Work) {
+        let snapshot = self.pending.snapshot();
+        match (work, snapshot) {
+            (Work::Adopt(epoch), _) => drop(self.pending.adopt(epoch)),
+            (Work::Append(entries), _) => drop(self.pending.append(&entries)),
+            (Work::Truncate { after }, _) => drop(self.pending.truncate(after)),
+            (Work::Reset { base }, _) => drop(self.pending.reset(base)),
+            (Work::BeginSnapshot { at, .. }, _) => {
+                self.snapshot = (at, 0);
+                self.pending.begin_snapshot();
+            }
+            (Work::SnapshotChunk(_), Some(number)) => {
+                self.snapshot.1 += 1;
+                self.pending.chunks_written(number, self.snapshot.1);
+            }
+            (Work::EndSnapshot(_), Some(number)) => {
+                self.pending.snapshot_done(number, self.snapshot.0);
+            }
+            (Work::Read { from, .. }, _) => self.read = Some(from),
+            (Work::SnapshotChunk(_) | Work::EndSnapshot(_), None)
+            | (Work::Trim { .. } | Work::Committed { .. }, _) => {}
         }
-    }
-
-    fn end_snapshot(&mut self, _end: SnapshotEnd) {
-        if let Some(number) = self.pending.snapshot() {
-            self.pending.snapshot_done(number, self.snapshot.0);
-        }
-    }
-
-    fn read(&mut self, from: OpNumber, _bytes_max: u64) {
-        self.read = Some(from);
     }
 
     fn poll(&mut self) -> Option<Completion> {
@@ -100,12 +77,11 @@ mod tests {
     fn everything_is_safe_at_once() {
         let mut journal = MemoryJournal::new();
         assert_eq!(journal.poll(), None);
-        journal.append(&entries(1, 1..=3));
-        journal.append(&[]);
+        journal.take(Work::Append(entries(1, 1..=3)));
         assert_eq!(journal.poll(), Some(Completion::Safe(position(1, 3))));
-        journal.truncate(OpNumber(2));
-        journal.adopt(position(2, 0).epoch);
-        journal.append(&entries(2, 3..=3));
+        journal.take(Work::Truncate { after: OpNumber(2) });
+        journal.take(Work::Adopt(position(2, 0).epoch));
+        journal.take(Work::Append(entries(2, 3..=3)));
         assert_eq!(journal.poll(), Some(Completion::Adopted(position(2, 0).epoch)));
         assert_eq!(journal.poll(), Some(Completion::Safe(position(2, 3))));
         assert_eq!(journal.poll(), None);

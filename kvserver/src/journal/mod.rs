@@ -1,8 +1,8 @@
 //! Where log entries are kept so that they survive what the mode of the cluster promises. Pure:
 //! this file is the contract, [`memory`] keeps it for clusters without disks.
 //!
-//! The contract is *take on, then completion*: a call only takes work on, and nothing that depends
-//! on that work being safe may happen before [`Journal::poll`] has said so. What comes out late,
+//! The contract is *take on, then completion*: [`Journal::take`] only takes work on, and nothing that
+//! depends on that work being safe may happen before [`Journal::poll`] has said so. What comes out late,
 //! from before a truncation or a reset, is sorted out in [`pending`], in one place for every
 //! journal.
 //!
@@ -74,45 +74,51 @@ pub enum Completion {
     },
 }
 
-/// A call of a [`Journal`], for those who say what is to be done and do not do it.
+/// What a [`Journal`] is asked to do.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Work {
-    /// [`Journal::adopt`].
+    /// This server helps no older epoch from now on.
     Adopt(Epoch),
-    /// [`Journal::append`].
+    /// Entries, which follow everything taken on before.
     Append(Vec<Arc<Entry>>),
-    /// [`Journal::truncate`].
+    /// Forgets every entry after an op; the next append goes on from there. The caller drops only
+    /// entries of older epochs.
     Truncate {
         /// Last op kept.
         after: OpNumber,
     },
-    /// [`Journal::reset`].
+    /// Forgets everything: the log now begins anew. With op 0 it is empty; with any other a snapshot
+    /// at `base` must have been ended since the last reset to op 0, and the log now begins with it.
+    /// What was there before stays until the new log begins.
     Reset {
         /// The op that the new log begins after.
         base: Position,
     },
-    /// [`Journal::trim`].
+    /// Entries through an op are no longer needed for other copies.
     Trim {
         /// Last op that may go.
         through: OpNumber,
     },
-    /// [`Journal::committed`].
+    /// Everything through an op is in every required copy. A hint, for whoever looks at the log
+    /// later; written with the next record.
     Committed {
         /// Last op that is.
         through: OpNumber,
     },
-    /// [`Journal::begin_snapshot`].
+    /// Begins a snapshot of a state; ends one that was under way. After a reset to op 0 it is the
+    /// state that is received, otherwise that of this log.
     BeginSnapshot {
         /// The op whose state it is.
         at: Position,
         /// How many keys there will be.
         keys: u64,
     },
-    /// [`Journal::snapshot_chunk`].
+    /// The next records of the snapshot under way. The caller keeps few of them unwritten.
     SnapshotChunk(Bytes),
-    /// [`Journal::end_snapshot`].
+    /// The snapshot under way is whole.
     EndSnapshot(SnapshotEnd),
-    /// [`Journal::read`].
+    /// Asks for safe entries, for a copy that lacks more than is kept in memory: at least one if
+    /// there is any.
     Read {
         /// The first op wanted.
         from: OpNumber,
@@ -121,62 +127,11 @@ pub enum Work {
     },
 }
 
-impl Work {
-    /// Makes the call.
-    pub fn give_to(self, journal: &mut (impl Journal + ?Sized)) {
-        match self {
-            Work::Adopt(epoch) => journal.adopt(epoch),
-            Work::Append(entries) => journal.append(&entries),
-            Work::Truncate { after } => journal.truncate(after),
-            Work::Reset { base } => journal.reset(base),
-            Work::Trim { through } => journal.trim(through),
-            Work::Committed { through } => journal.committed(through),
-            Work::BeginSnapshot { at, keys } => journal.begin_snapshot(at, keys),
-            Work::SnapshotChunk(records) => journal.snapshot_chunk(records),
-            Work::EndSnapshot(end) => journal.end_snapshot(end),
-            Work::Read { from, bytes_max } => journal.read(from, bytes_max),
-        }
-    }
-}
-
 /// Takes the journal effects of a replica in the order in which they were emitted, and says when
 /// they are safe. Safe means what the mode asks: synced to disk, or in memory simply taken on.
 pub trait Journal {
-    /// This server helps no older epoch from now on.
-    fn adopt(&mut self, epoch: Epoch);
-
-    /// Takes on entries, which follow everything taken on before.
-    fn append(&mut self, entries: &[Arc<Entry>]);
-
-    /// Forgets every entry after this op; the next append goes on from there. The caller drops only
-    /// entries of older epochs.
-    fn truncate(&mut self, after: OpNumber);
-
-    /// Forgets everything: the log now begins after `base`. With op 0 it is empty; with any other a
-    /// snapshot at `base` must have been ended since the last reset to op 0, and the log now begins
-    /// with it. What was there before stays until the new log begins.
-    fn reset(&mut self, base: Position);
-
-    /// Entries through this op are no longer needed for other copies.
-    fn trim(&mut self, through: OpNumber);
-
-    /// Everything through this op is in every required copy. A hint, for whoever looks at the log
-    /// later; written with the next record.
-    fn committed(&mut self, through: OpNumber);
-
-    /// Begins a snapshot of the state at an op; ends one that was under way. After a reset to op 0
-    /// it is the state that is received, otherwise that of this log.
-    fn begin_snapshot(&mut self, at: Position, keys: u64);
-
-    /// The next records of the snapshot under way. The caller keeps few of them unwritten.
-    fn snapshot_chunk(&mut self, records: Bytes);
-
-    /// The snapshot under way is whole.
-    fn end_snapshot(&mut self, end: SnapshotEnd);
-
-    /// Asks for safe entries from this op on, for a copy that lacks more than is kept in memory: about
-    /// so many bytes of them, at least one if there is any.
-    fn read(&mut self, from: OpNumber, bytes_max: u64);
+    /// Takes work on.
+    fn take(&mut self, work: Work);
 
     /// What has been done since the last call, the newest of its kind where one says all. A
     /// position that was truncated away, or an op of a log that was reset, is never reported

@@ -55,9 +55,9 @@ pub struct SnapshotWriter<D: Disk> {
     chunks: u64,
 }
 
-/// A snapshot that was written, synced, read back and found whole.
+/// A snapshot in its file, read to the end and found whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Verified {
+pub struct SnapshotFile {
     /// Where it is.
     pub path: String,
     /// How it begins.
@@ -123,7 +123,7 @@ impl<D: Disk> SnapshotWriter<D> {
     ///
     /// # Errors
     /// When the disk fails or is full, or gives back something else than what was written.
-    pub fn end(&mut self, end: SnapshotEnd) -> Result<Verified, ReadError> {
+    pub fn end(&mut self, end: SnapshotEnd) -> Result<SnapshotFile, ReadError> {
         let bytes = self.writer.clone().end(&end);
         let whole = self.written + bytes.len() as u64;
         self.write(&[&bytes])?;
@@ -134,7 +134,7 @@ impl<D: Disk> SnapshotWriter<D> {
         while let Some(item) = reader.next()? {
             check.take(&item)?;
         }
-        Ok(Verified { path: self.path.clone(), head: self.head, end, size: whole })
+        Ok(SnapshotFile { path: self.path.clone(), head: self.head, end, size: whole })
     }
 
     /// Removes what was written.

@@ -10,14 +10,14 @@ use std::io;
 use kvproto::ids::{ClusterId, Epoch, OpNumber, Position, StorageId};
 use kvproto::rules::{Rule, keeps};
 use kvproto::settings::Settings;
-use kvproto::snapshot::{FORMAT_LEVEL, Item, Malformed, SnapshotEnd, SnapshotHead};
+use kvproto::snapshot::{FORMAT_LEVEL, Item, Malformed};
 use thiserror::Error;
 
 use super::disk::{Disk, DiskFile, read_whole};
 use super::index::{Index, Run};
 use super::layout::{self, BadIdentity, IDENTITY, Identity, SET_ASIDE, SUSPECT};
 use super::record::{BadHeader, Body, HEADER_SIZE, LEVEL, Lsn, Records, SegmentHeader};
-use super::snapshots::{ReadError, SnapshotReader};
+use super::snapshots::{ReadError, SnapshotFile, SnapshotReader};
 use crate::store::StoreLimits;
 
 /// Why a directory is not used at all. Every message says what to do.
@@ -138,19 +138,6 @@ impl Segment {
     }
 }
 
-/// The snapshot of an era.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Snapshot {
-    /// Path of its file.
-    pub path: String,
-    /// How it begins.
-    pub head: SnapshotHead,
-    /// How it ends.
-    pub end: SnapshotEnd,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
 /// What an era holds.
 #[derive(Clone, Debug)]
 pub struct Era {
@@ -159,7 +146,7 @@ pub struct Era {
     /// Its directory.
     pub dir: String,
     /// The newest snapshot, which the log begins with.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<SnapshotFile>,
     /// Older snapshots, and segments that the newest one covers and that are damaged: nobody needs
     /// them.
     pub leftovers: Vec<String>,
@@ -432,7 +419,7 @@ fn damage(file: &str, at: Option<usize>, what: &str) -> Damage {
     Damage { file: file.to_owned(), at: at.map(|at| at as u64), what: what.to_owned() }
 }
 
-fn snapshot<D: Disk>(disk: &D, path: String) -> Result<Snapshot, Stop> {
+fn snapshot<D: Disk>(disk: &D, path: String) -> Result<SnapshotFile, Stop> {
     let read = || {
         let mut reader = SnapshotReader::open(disk, &path)?;
         let (mut head, mut end) = (None, None);
@@ -446,7 +433,7 @@ fn snapshot<D: Disk>(disk: &D, path: String) -> Result<Snapshot, Stop> {
         let missing = ReadError::Malformed(Malformed::Incomplete { bytes: 0 });
         let (head, end) = head.zip(end).ok_or(missing)?;
         let size = disk.open(&path)?.size()?;
-        Ok(Snapshot { path: path.clone(), head, end, size })
+        Ok(SnapshotFile { path: path.clone(), head, end, size })
     };
     read().map_err(|error| match error {
         ReadError::Malformed(Malformed::Newer { level }) => {

@@ -20,30 +20,30 @@ use super::engine::{Engine, Failed};
 use super::layout::NEW;
 use super::log::{Spare, is_full, prepare};
 use super::pending::{Pending, SnapshotNumber, Ticket};
-use super::snapshots::{ReadError, SnapshotWriter, Verified};
-use super::{Completion, Journal, Room};
+use super::snapshots::{ReadError, SnapshotFile, SnapshotWriter};
+use super::{Completion, Journal, Room, Work};
 
 /// Work of the log.
 #[derive(Debug)]
 pub enum LogJob {
-    /// See [`Journal::adopt`].
+    /// See [`Work::Adopt`].
     Adopt(Epoch),
-    /// See [`Journal::append`].
+    /// See [`Work::Append`].
     Append(Vec<Arc<Entry>>),
-    /// See [`Journal::truncate`].
+    /// See [`Work::Truncate`].
     Truncate(OpNumber),
-    /// See [`Journal::reset`], to op 0. Snapshots through this one are of the log before it.
+    /// See [`Work::Reset`], to op 0. Snapshots through this one are of the log before it.
     Reset(SnapshotNumber),
-    /// See [`Journal::reset`], to the state received.
+    /// See [`Work::Reset`], to the state received.
     BeginWith(Position),
-    /// See [`Journal::committed`].
+    /// See [`Work::Committed`].
     Committed(OpNumber),
     /// Entries are wanted, from this op on, about so many bytes.
     Read(OpNumber, u64),
     /// A state for the log to begin with.
     Receive(SnapshotJob),
     /// A snapshot of this log is whole.
-    Install(SnapshotNumber, Box<Verified>),
+    Install(SnapshotNumber, Box<SnapshotFile>),
     /// A file for a segment to come, or none for want of room.
     Spare(Option<Spare>),
     /// Work elsewhere failed.
@@ -145,8 +145,8 @@ impl<W: Workers> Front<W> {
         &mut self.workers
     }
 
-    /// Takes what a worker has to say.
-    pub fn take(&mut self, report: &Report) {
+    /// Hears what a worker has to say.
+    pub fn hear(&mut self, report: &Report) {
         match report {
             Report::Finished(ticket) => self.pending.finished(*ticket),
             Report::Chunks(number, chunks) => self.pending.chunks_written(*number, *chunks),
@@ -191,70 +191,59 @@ impl<W: Workers> Front<W> {
 }
 
 impl<W: Workers> Journal for Front<W> {
-    fn adopt(&mut self, epoch: Epoch) {
-        let ticket = self.pending.adopt(epoch);
-        self.log(ticket, LogJob::Adopt(epoch));
-    }
-
-    fn append(&mut self, entries: &[Arc<Entry>]) {
-        if entries.is_empty() {
-            return;
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Adopt(epoch) => {
+                let ticket = self.pending.adopt(epoch);
+                self.log(ticket, LogJob::Adopt(epoch));
+            }
+            Work::Append(entries) if entries.is_empty() => {}
+            Work::Append(entries) => {
+                self.has_log = true;
+                let ticket = self.pending.append(&entries);
+                self.log(ticket, LogJob::Append(entries));
+            }
+            Work::Truncate { after } => {
+                let ticket = self.pending.truncate(after);
+                self.log(ticket, LogJob::Truncate(after));
+            }
+            Work::Reset { base } if base.op == OpNumber(0) => {
+                self.abandon_snapshot();
+                self.has_log = false;
+                let void = self.pending.last_snapshot();
+                let ticket = self.pending.reset(base);
+                self.committed = None;
+                self.log(ticket, LogJob::Reset(void));
+            }
+            Work::Reset { base } => {
+                assert!(!self.has_log, "a log begins with a state that was received after a reset");
+                self.has_log = true;
+                let ticket = self.pending.reset(base);
+                self.log(ticket, LogJob::BeginWith(base));
+            }
+            // What stays for copies that come back is a matter of the room on the disk.
+            Work::Trim { .. } => {}
+            Work::Committed { through } => self.committed = Some(through),
+            Work::BeginSnapshot { at, keys } => {
+                let number = self.pending.begin_snapshot();
+                let head = SnapshotHead { cluster: self.cluster, at, keys };
+                self.snapshot(SnapshotJob::Begin(number, head));
+            }
+            Work::SnapshotChunk(records) => {
+                if let Some(number) = self.pending.snapshot() {
+                    self.snapshot(SnapshotJob::Chunk(number, records));
+                }
+            }
+            Work::EndSnapshot(end) => {
+                if let Some(number) = self.pending.snapshot() {
+                    self.snapshot(SnapshotJob::End(number, end));
+                }
+            }
+            Work::Read { from, bytes_max } => {
+                let ticket = self.pending.silent();
+                self.log(ticket, LogJob::Read(from, bytes_max));
+            }
         }
-        self.has_log = true;
-        let ticket = self.pending.append(entries);
-        self.log(ticket, LogJob::Append(entries.to_vec()));
-    }
-
-    fn truncate(&mut self, after: OpNumber) {
-        let ticket = self.pending.truncate(after);
-        self.log(ticket, LogJob::Truncate(after));
-    }
-
-    fn reset(&mut self, base: Position) {
-        if base.op == OpNumber(0) {
-            self.abandon_snapshot();
-            self.has_log = false;
-            let void = self.pending.last_snapshot();
-            let ticket = self.pending.reset(base);
-            self.committed = None;
-            self.log(ticket, LogJob::Reset(void));
-        } else {
-            assert!(!self.has_log, "a log begins with a state that was received after a reset");
-            self.has_log = true;
-            let ticket = self.pending.reset(base);
-            self.log(ticket, LogJob::BeginWith(base));
-        }
-    }
-
-    fn trim(&mut self, _through: OpNumber) {
-        // What stays for copies that come back is a matter of the room on the disk.
-    }
-
-    fn committed(&mut self, through: OpNumber) {
-        self.committed = Some(through);
-    }
-
-    fn begin_snapshot(&mut self, at: Position, keys: u64) {
-        let number = self.pending.begin_snapshot();
-        let head = SnapshotHead { cluster: self.cluster, at, keys };
-        self.snapshot(SnapshotJob::Begin(number, head));
-    }
-
-    fn snapshot_chunk(&mut self, records: Bytes) {
-        if let Some(number) = self.pending.snapshot() {
-            self.snapshot(SnapshotJob::Chunk(number, records));
-        }
-    }
-
-    fn end_snapshot(&mut self, end: SnapshotEnd) {
-        if let Some(number) = self.pending.snapshot() {
-            self.snapshot(SnapshotJob::End(number, end));
-        }
-    }
-
-    fn read(&mut self, from: OpNumber, bytes_max: u64) {
-        let ticket = self.pending.silent();
-        self.log(ticket, LogJob::Read(from, bytes_max));
     }
 
     fn poll(&mut self) -> Option<Completion> {

@@ -12,10 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, panicking};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use kvproto::command::Entry;
-use kvproto::ids::{Epoch, OpNumber, Position};
-use kvproto::snapshot::SnapshotEnd;
+use kvproto::ids::OpNumber;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::disk::Disk;
@@ -25,7 +22,7 @@ use super::log::Sizes;
 use super::pending::Ticket;
 use super::survey::Refused;
 use super::work::{Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers};
-use super::{Completion, Journal};
+use super::{Completion, Journal, Work};
 
 /// How often somebody looks how much room the disk has when nothing is written.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
@@ -182,7 +179,7 @@ impl DiskJournal {
     /// Waits until there may be something to [`poll`](Journal::poll), or the journal has failed.
     pub async fn changed(&mut self) {
         match self.reports.recv().await {
-            Some(report) => self.take(report),
+            Some(report) => self.hear(report),
             // The threads have ended, and have said why.
             None => std::future::pending().await,
         }
@@ -194,8 +191,8 @@ impl DiskJournal {
         self.failed.as_ref()
     }
 
-    fn take(&mut self, report: Report) {
-        self.front.take(&report);
+    fn hear(&mut self, report: Report) {
+        self.front.hear(&report);
         if let Report::Failed(failed) = report {
             self.failed = Some(failed);
         }
@@ -203,49 +200,13 @@ impl DiskJournal {
 }
 
 impl Journal for DiskJournal {
-    fn adopt(&mut self, epoch: Epoch) {
-        self.front.adopt(epoch);
-    }
-
-    fn append(&mut self, entries: &[Arc<Entry>]) {
-        self.front.append(entries);
-    }
-
-    fn truncate(&mut self, after: OpNumber) {
-        self.front.truncate(after);
-    }
-
-    fn reset(&mut self, base: Position) {
-        self.front.reset(base);
-    }
-
-    fn trim(&mut self, through: OpNumber) {
-        self.front.trim(through);
-    }
-
-    fn committed(&mut self, through: OpNumber) {
-        self.front.committed(through);
-    }
-
-    fn begin_snapshot(&mut self, at: Position, keys: u64) {
-        self.front.begin_snapshot(at, keys);
-    }
-
-    fn snapshot_chunk(&mut self, records: Bytes) {
-        self.front.snapshot_chunk(records);
-    }
-
-    fn end_snapshot(&mut self, end: SnapshotEnd) {
-        self.front.end_snapshot(end);
-    }
-
-    fn read(&mut self, from: OpNumber, bytes_max: u64) {
-        self.front.read(from, bytes_max);
+    fn take(&mut self, work: Work) {
+        self.front.take(work);
     }
 
     fn poll(&mut self) -> Option<Completion> {
         while let Ok(report) = self.reports.try_recv() {
-            self.take(report);
+            self.hear(report);
         }
         if self.failed.is_some() {
             return None;

@@ -19,7 +19,7 @@ use super::effect::Effect;
 use super::log::Log;
 use super::promise::Promises;
 use super::recovery::Recovered;
-use super::snapshots::Snapshots;
+use super::snapshots::{self, Snapshots};
 use crate::journal::{Room, Work};
 use crate::store::{Store, StoreLimits};
 
@@ -186,16 +186,8 @@ impl Copy {
     /// What a copy of the store that is taken now is of, and what it ends with, but for its chunks.
     pub(super) fn snapshot(&self) -> (SnapshotHead, SnapshotEnd) {
         assert!(self.complete, "half a copy is no state");
-        let at = self.log.position_at(self.committed);
-        let at = at.expect("the epoch of what is committed is remembered");
-        let (cluster, keys) = (self.view.cluster, self.store.key_count() as u64);
-        let end = SnapshotEnd {
-            epochs: self.log.epochs_through(self.committed),
-            log_time: self.log_time,
-            digest: self.store.digest(),
-            chunks: 0,
-        };
-        (SnapshotHead { cluster, at, keys }, end)
+        let (cluster, time) = (self.view.cluster, self.log_time);
+        snapshots::describe(cluster, &self.log, self.committed, time, &self.store)
     }
 
     /// Commits and applies everything through `op`, telling `done` what each entry did.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::ids::{Member, Nonce, OpNumber, Position, StreamNumber};
-use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
+use kvproto::message::{Ack, Append, Body, Message, Opened};
 use kvproto::rules::{Rule, keeps};
 use kvproto::snapshot::SnapshotEnd;
 use kvproto::time::Timestamp;
@@ -290,7 +290,7 @@ impl Following {
         &mut self,
         copy: &mut Copy,
         now: Timestamp,
-        end: TransferEnd,
+        end: SnapshotEnd,
         out: &mut Vec<Effect>,
     ) -> Result<(), &'static str> {
         let Some(receiving) = self.receiving.take() else {
@@ -299,12 +299,7 @@ impl Following {
         if end.chunks != self.chunks || end.digest != copy.store.digest() {
             return Err("a transfer that does not add up");
         }
-        out.push(Effect::Journal(Work::EndSnapshot(SnapshotEnd {
-            epochs: end.epochs.clone(),
-            log_time: end.log_time,
-            digest: end.digest,
-            chunks: end.chunks,
-        })));
+        out.push(Effect::Journal(Work::EndSnapshot(end.clone())));
         copy.begin_at(receiving.at, end.epochs, out);
         if copy.log.position_at(receiving.at.op) != Some(receiving.at) {
             return Err("a transfer whose epochs do not lead to its op");

@@ -402,7 +402,7 @@ impl Replica {
             }
             Completion::Read { from, entries } => {
                 if let Some(primary) = &mut self.primary {
-                    primary.on_entries_read(&self.copy, now, from, entries, out);
+                    primary.on_entries_read(&mut self.copy, now, from, entries, out);
                 }
             }
             Completion::Snapshot(at) => self.copy.snapshots.note_done(at),

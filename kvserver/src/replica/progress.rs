@@ -138,8 +138,9 @@ pub struct CopyProgress {
     pub verified: Option<OpNumber>,
     /// Committed op at the moment from which commits wait for this joining copy.
     pub counted_from: Option<OpNumber>,
-    /// Its digest differed: only a full transfer makes it a copy again.
-    pub distrusted: bool,
+    /// Only a full transfer makes it a copy again: its digest differed, or what it lacks is no longer
+    /// in the journal.
+    pub lacks_everything: bool,
     /// What it lacks is asked for from the journal, from this op on: memory no longer has it.
     pub reading: Option<OpNumber>,
     /// Its disk is nearly full.
@@ -169,7 +170,7 @@ impl CopyProgress {
             opened_at: now,
             verified: None,
             counted_from: None,
-            distrusted: false,
+            lacks_everything: false,
             reading: None,
             disk_full: false,
             synced_wished_at: None,

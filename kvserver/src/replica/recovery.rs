@@ -22,8 +22,9 @@ use kvproto::view::View;
 use thiserror::Error;
 
 use super::log::Log;
+use super::snapshots;
 use crate::journal::disk::Disk;
-use crate::journal::engine::{self, Engine, Found};
+use crate::journal::engine::{Engine, Found, FoundLog};
 use crate::journal::snapshots::ReadError;
 use crate::journal::survey::Refused;
 use crate::store::{Items, Store, StoreLimits};
@@ -144,7 +145,7 @@ pub struct Begun<D: Disk> {
 /// When it cannot be read, or makes no sense.
 pub fn read<D: Disk>(
     engine: &Engine<D>,
-    found: &engine::Recovered,
+    found: &FoundLog,
     items: Items,
     retain_bytes: usize,
 ) -> Result<Recovered, Unreadable> {
@@ -281,15 +282,8 @@ impl Recovered {
     /// # Panics
     /// If the epochs do not lead there: then the log itself is broken.
     pub fn snapshot(&mut self, cluster: ClusterId) -> (SnapshotHead, SnapshotEnd, &mut Store) {
-        let at = self.log.position_at(self.committed);
-        let at = at.expect("the epoch of what is committed is remembered");
-        let head = SnapshotHead { cluster, at, keys: self.store.key_count() as u64 };
-        let end = SnapshotEnd {
-            epochs: self.log.epochs_through(self.committed),
-            log_time: self.log_time,
-            digest: self.store.digest(),
-            chunks: 0,
-        };
+        let (committed, time) = (self.committed, self.log_time);
+        let (head, end) = snapshots::describe(cluster, &self.log, committed, time, &self.store);
         (head, end, &mut self.store)
     }
 

@@ -4,11 +4,13 @@
 //! costs the log nothing to grow meanwhile, so it is written in small steps, no faster than the
 //! journal takes them, and given up without harm when the copy is replaced.
 
-use kvproto::ids::Position;
+use kvproto::ids::{ClusterId, OpNumber, Position};
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
+use kvproto::time::LogTime;
 
 use super::Tuning;
 use super::effect::Effect;
+use super::log::Log;
 use crate::journal::{Room, Work};
 use crate::store::{ScanId, Store};
 
@@ -17,6 +19,21 @@ const CHUNKS_UNWRITTEN_MAX: u64 = 2;
 
 /// A log is kept so many times shorter where room is scarce.
 const SHORTER: u64 = 32;
+
+/// What a copy of this store is of, and what it ends with, but for its chunks. The store reflects
+/// the log through this op.
+pub(super) fn describe(
+    cluster: ClusterId,
+    log: &Log,
+    through: OpNumber,
+    log_time: LogTime,
+    store: &Store,
+) -> (SnapshotHead, SnapshotEnd) {
+    let at = log.position_at(through).expect("the epoch of what is committed is remembered");
+    let (epochs, digest) = (log.epochs_through(through), store.digest());
+    let head = SnapshotHead { cluster, at, keys: store.key_count() as u64 };
+    (head, SnapshotEnd { epochs, log_time, digest, chunks: 0 })
+}
 
 /// The snapshots of one log.
 #[derive(Clone, Hash, Debug)]

@@ -11,10 +11,9 @@ use super::{
 use crate::batch::Batch;
 use crate::command::Entry;
 use crate::ids::{Epoch, Nonce, Position, RequestNumber, SessionId, StreamNumber, ViewNumber};
-use crate::message::{
-    Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord, TransferEnd,
-};
+use crate::message::{Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord};
 use crate::pb::replication as pb;
+use crate::snapshot::SnapshotEnd;
 use crate::time::{LogTime, Timestamp};
 
 impl From<Message> for pb::Message {
@@ -226,8 +225,8 @@ impl TryFrom<pb::Ack> for Ack {
     }
 }
 
-impl From<TransferEnd> for pb::TransferEnd {
-    fn from(end: TransferEnd) -> Self {
+impl From<SnapshotEnd> for pb::TransferEnd {
+    fn from(end: SnapshotEnd) -> Self {
         Self {
             epochs: into_list(end.epochs),
             log_time_ms: end.log_time.millis,
@@ -237,7 +236,7 @@ impl From<TransferEnd> for pb::TransferEnd {
     }
 }
 
-impl TryFrom<pb::TransferEnd> for TransferEnd {
+impl TryFrom<pb::TransferEnd> for SnapshotEnd {
     type Error = Malformed;
     fn try_from(end: pb::TransferEnd) -> Result<Self, Malformed> {
         Ok(Self {

@@ -11,6 +11,7 @@ use crate::pb;
 use crate::registration::*;
 use crate::reply::{LogPoint, NotDone, Reply};
 use crate::settings::Settings;
+use crate::snapshot::SnapshotEnd;
 use crate::time::{LogTime, Timestamp};
 use crate::view::{Role, View, ViewOrder, ViewStatus};
 
@@ -266,7 +267,7 @@ impl Gen {
             4 => Body::Fenced(Box::new(self.view())),
             5 => Body::TransferStart { at: self.position(), keys: self.number() },
             6 => Body::TransferChunk { number: self.number(), records: self.bytes() },
-            7 => Body::TransferEnd(TransferEnd {
+            7 => Body::TransferEnd(SnapshotEnd {
                 epochs: self.several(Self::position),
                 log_time: LogTime::from_millis(self.number()),
                 digest: self.digest(),
@@ -446,7 +447,7 @@ fn a_message_with_nothing_in_it_is_malformed() {
     assert!(Reply::try_from(pb::kvserver::ExecuteResponse::default()).is_err());
     assert!(Entry::try_from(pb::replication::Entry::default()).is_err());
     assert!(Append::try_from(pb::replication::Append::default()).is_err());
-    assert!(TransferEnd::try_from(pb::replication::TransferEnd::default()).is_err());
+    assert!(SnapshotEnd::try_from(pb::replication::TransferEnd::default()).is_err());
     assert!(Message::try_from(pb::replication::Message::default()).is_err());
 }
 

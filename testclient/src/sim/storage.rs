@@ -83,7 +83,7 @@ impl DiskJournal {
 
     /// Takes a call. True when the next turn has to be arranged.
     pub(super) fn give(&mut self, work: Work) -> bool {
-        work.give_to(&mut self.front);
+        self.front.take(work);
         !std::mem::replace(&mut self.turn_is_due, true)
     }
 
@@ -104,7 +104,7 @@ impl DiskJournal {
         let waits = left == Left::WaitsForRoom || beside || !done.is_empty();
         done.into_iter().for_each(|job| self.log.take_from_side(job));
         for report in reports {
-            self.front.take(&report);
+            self.front.hear(&report);
             match report {
                 Report::Room(room) => self.room = room,
                 Report::Failed(failed) => return Err(failed),

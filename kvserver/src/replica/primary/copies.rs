@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use kvproto::command::Entry;
 use kvproto::ids::{Member, OpNumber};
-use kvproto::message::{Ack, Append, Body, Message, Opened, TransferEnd};
+use kvproto::message::{Ack, Append, Body, Message, Opened};
 use kvproto::rules::{Rule, keeps};
+use kvproto::snapshot::SnapshotEnd;
 use kvproto::time::Timestamp;
 use kvproto::{Batch, StreamNumber};
 
@@ -97,7 +98,7 @@ impl Primary {
             return;
         }
         let common = copy.log.common_point(opened);
-        let usable = opened.complete && !progress.distrusted;
+        let usable = opened.complete && !progress.lacks_everything;
         // What is no longer in memory may still be on disk.
         let on_disk =
             copy.options.durable && common > OpNumber(0) && copy.log.position_at(common).is_some();
@@ -204,7 +205,7 @@ impl Primary {
         let keys = copy.store.key_count() as u64;
         let digest = copy.store.digest();
         let scan = copy.store.begin_scan();
-        progress.distrusted = false;
+        progress.lacks_everything = false;
         let (sent, received, in_flight, ended) = (0, 0, VecDeque::new(), false);
         let transfer = Transfer { scan, at, digest, sent, received, in_flight, ended };
         progress.phase = Phase::Transferring(transfer);
@@ -243,7 +244,7 @@ impl Primary {
             }
             copy.store.end_scan(transfer.scan);
             transfer.ended = true;
-            let end = TransferEnd {
+            let end = SnapshotEnd {
                 epochs: copy.log.epochs_through(transfer.at.op),
                 log_time: copy.log_time,
                 digest: transfer.digest,
@@ -294,7 +295,7 @@ impl Primary {
     /// helps them.
     pub(in crate::replica) fn on_entries_read(
         &mut self,
-        copy: &Copy,
+        copy: &mut Copy,
         now: Timestamp,
         from: OpNumber,
         entries: Vec<Arc<Entry>>,
@@ -315,8 +316,10 @@ impl Primary {
             if entries.first().is_some_and(|first| first.op() == from) && entries.iter().all(same) {
                 self.send_append(copy, now, member, progress, entries.clone(), out);
             } else {
-                progress.phase = Phase::NeedsTransfer;
+                // On another stream: each carries one transfer, and this one may have had it.
+                progress.lacks_everything = true;
                 progress.note_answer(now);
+                out.extend(close(copy, member, progress, now));
             }
         }
         self.copies = copies;

@@ -128,7 +128,7 @@ impl Primary {
                 progress.verified = progress.verified.max(Some(at));
             } else if !counted_on {
                 // Nobody counts on it: it is simply brought up again from the start.
-                progress.distrusted = true;
+                progress.lacks_everything = true;
                 out.extend(close(copy, from, progress, now));
                 out.push(Effect::Notice(Notice::Diverged { copy: from.clone(), at }));
             }

@@ -281,6 +281,34 @@ fn a_backup_that_was_away_for_long_is_sent_what_only_the_journal_has() {
     }
 }
 
+/// The log had outrun a transfer, and the disk had no more of what came after it either: the next
+/// transfer came on the same stream, where a copy takes it for nonsense.
+#[test]
+fn a_copy_that_the_log_has_outrun_is_filled_again_on_another_stream() {
+    let mut world = World::durable();
+    world.tuning.retain_bytes = 0;
+    world.tuning.retain_bytes_max = 0;
+    let mut world = world.formed(a(), &[]);
+    world.put(&a(), "k", "v");
+    world.settle();
+    world.start(b());
+    world.propose(a(), &[b()]);
+    let begun =
+        |world: &World| world.noticed(|notice| matches!(notice, Notice::TransferStarted { .. }));
+    while !begun(&world) {
+        world.step(&a(), Event::Tick);
+        let message = world.wire.pop_front().expect("they talk until it begins");
+        world.deliver(message);
+    }
+    for n in 0..3 {
+        world.put(&a(), &format!("k{n}"), "v");
+    }
+    world.run(ms(500));
+    assert!(!world.noticed(|notice| matches!(notice, Notice::Nonsense { .. })));
+    assert!(world.view.eligible.contains(&b()));
+    assert_eq!(world.held(&b(), "k2").as_deref(), Some("v"));
+}
+
 #[test]
 fn the_only_copy_stops_at_once_when_its_disk_has_everything() {
     let mut world = World::durable().formed(a(), &[]);

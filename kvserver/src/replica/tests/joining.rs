@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::replica::progress::Sent;
-use kvproto::message::TransferEnd;
 
 /// A primary with data and a log too short to bring anyone up.
 fn primary_with_data() -> World {
@@ -361,7 +360,7 @@ fn a_transfer_that_does_not_add_up_is_not_taken() {
                 *bytes.last_mut().expect("chunks are not empty") ^= 1;
                 *records = bytes.into();
             }
-            Body::TransferEnd(TransferEnd { .. }) => {
+            Body::TransferEnd(_) => {
                 world.deliver(message);
                 assert!(
                     !world.noticed(|notice| matches!(notice, Notice::TransferReceived { .. })),

@@ -237,7 +237,7 @@ impl World {
                         continue;
                     }
                     self.kept.entry(who.clone()).or_default().push(work.clone());
-                    work.give_to(self.journals.get_mut(who).expect("each has one"));
+                    self.journals.get_mut(who).expect("each has one").take(work);
                 }
                 Effect::Send(message) => {
                     if !self.cut.contains(&(who.clone(), message.to.clone())) {

@@ -8,7 +8,7 @@ use kvserver::journal::pending::Ticket;
 use kvserver::journal::work::{
     Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers,
 };
-use kvserver::journal::{Completion, Journal, Room};
+use kvserver::journal::{Completion, Journal, Room, Work};
 use testclient::sim::disk::{Loss, SimulatedDisk};
 
 use super::life::{State, entries, epoch, options, recover};
@@ -73,7 +73,7 @@ impl Whole {
     fn tell(&mut self, reports: &[Report]) {
         for report in reports {
             assert!(!matches!(report, Report::Failed(_)), "{report:?}");
-            self.front.take(report);
+            self.front.hear(report);
         }
     }
 
@@ -83,9 +83,9 @@ impl Whole {
 
     fn snapshot(&mut self, state: &State, op: u64) -> kvproto::ids::Position {
         let (head, chunks, end) = state.snapshot(op);
-        self.front.begin_snapshot(head.at, head.keys);
-        chunks.into_iter().for_each(|chunk| self.front.snapshot_chunk(chunk));
-        self.front.end_snapshot(end);
+        self.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
+        chunks.into_iter().for_each(|chunk| self.front.take(Work::SnapshotChunk(chunk)));
+        self.front.take(Work::EndSnapshot(end));
         head.at
     }
 }
@@ -98,13 +98,13 @@ fn state(view: u64, ops: usize) -> State {
 fn a_snapshot_is_taken_while_the_log_goes_on_and_what_it_replaces_goes() {
     let mut journal = Whole::new(SimulatedDisk::default());
     for first in (1..=91).step_by(10) {
-        journal.front.append(&entries(1, first..=first + 9));
+        journal.front.take(Work::Append(entries(1, first..=first + 9)));
         journal.log();
     }
     assert_eq!(journal.completions(), [Completion::Safe(state(1, 100).position(100))]);
     let before = journal.disk.files().len();
     let at = journal.snapshot(&state(1, 100), 90);
-    journal.front.append(&entries(1, 101..=102));
+    journal.front.take(Work::Append(entries(1, 101..=102)));
     journal.log();
     journal.side();
     let chunks = state(1, 100).snapshot(90).1.len() as u64;
@@ -122,14 +122,14 @@ fn a_snapshot_is_taken_while_the_log_goes_on_and_what_it_replaces_goes() {
 #[test]
 fn a_snapshot_of_a_log_that_was_reset_meanwhile_comes_to_nothing() {
     let mut journal = Whole::new(SimulatedDisk::default());
-    journal.front.append(&entries(1, 1..=20));
+    journal.front.take(Work::Append(entries(1, 1..=20)));
     journal.log();
     journal.snapshot(&state(1, 20), 20);
     journal.side();
-    journal.front.reset(kvproto::ids::Position::default());
+    journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
     let at = journal.snapshot(&state(2, 7), 7);
-    journal.front.reset(at);
-    journal.front.append(&entries(2, 8..=9));
+    journal.front.take(Work::Reset { base: at });
+    journal.front.take(Work::Append(entries(2, 8..=9)));
     journal.side();
     journal.log();
     assert_eq!(journal.completions(), [Completion::Safe(state(2, 9).position(9))]);
@@ -141,15 +141,15 @@ fn a_snapshot_of_a_log_that_was_reset_meanwhile_comes_to_nothing() {
 #[test]
 fn a_state_that_is_received_is_the_log_once_it_is_whole_and_the_old_one_until_then() {
     let mut journal = Whole::new(SimulatedDisk::default());
-    journal.front.adopt(epoch(1));
-    journal.front.append(&entries(1, 1..=20));
+    journal.front.take(Work::Adopt(epoch(1)));
+    journal.front.take(Work::Append(entries(1, 1..=20)));
     journal.log();
     journal.completions();
-    journal.front.reset(kvproto::ids::Position::default());
-    journal.front.adopt(epoch(2));
+    journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
+    journal.front.take(Work::Adopt(epoch(2)));
     let (head, chunks, end) = state(2, 9).snapshot(9);
-    journal.front.begin_snapshot(head.at, head.keys);
-    journal.front.snapshot_chunk(chunks[0].clone());
+    journal.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
+    journal.front.take(Work::SnapshotChunk(chunks[0].clone()));
     journal.log();
     assert_eq!(
         journal.completions(),
@@ -163,10 +163,10 @@ fn a_state_that_is_received_is_the_log_once_it_is_whole_and_the_old_one_until_th
     halfway.power_cycle(Loss::Nothing);
     assert_eq!(recover(&halfway, "half of it").expect("sound").ops, state(1, 20).ops);
     for chunk in &chunks[1..] {
-        journal.front.snapshot_chunk(chunk.clone());
+        journal.front.take(Work::SnapshotChunk(chunk.clone()));
     }
-    journal.front.end_snapshot(end);
-    journal.front.reset(head.at);
+    journal.front.take(Work::EndSnapshot(end));
+    journal.front.take(Work::Reset { base: head.at });
     journal.log();
     assert_eq!(journal.completions(), [Completion::Safe(head.at)]);
     journal.disk.power_cycle(Loss::Everything);
@@ -177,15 +177,15 @@ fn a_state_that_is_received_is_the_log_once_it_is_whole_and_the_old_one_until_th
 #[test]
 fn a_reset_does_not_wait_for_room_that_only_it_can_make() {
     let mut journal = Whole::new(SimulatedDisk::new(8 << 10));
-    journal.front.append(&entries(1, 1..=10));
+    journal.front.take(Work::Append(entries(1, 1..=10)));
     assert_eq!(journal.log(), Left::Nothing);
     let mut op = 10;
     while journal.log() == Left::Nothing {
         op += 1;
-        journal.front.append(&entries(1, op..=op));
+        journal.front.take(Work::Append(entries(1, op..=op)));
     }
     journal.completions();
-    journal.front.reset(kvproto::ids::Position::default());
+    journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
     assert_eq!(journal.log(), Left::Nothing);
     assert_eq!(journal.completions(), [Completion::Safe(kvproto::ids::Position::default())]);
 }
@@ -195,20 +195,20 @@ fn a_reset_does_not_wait_for_room_that_only_it_can_make() {
 #[test]
 fn a_snapshot_that_does_not_fit_is_given_up_before_the_log_has_no_room() {
     let mut journal = Whole::new(SimulatedDisk::new(48 << 10));
-    journal.front.append(&entries(1, 1..=10));
+    journal.front.take(Work::Append(entries(1, 1..=10)));
     journal.log();
     journal.completions();
     let head = kvproto::snapshot::SnapshotHead { keys: 1000, ..state(1, 10).snapshot(10).0 };
-    journal.front.begin_snapshot(head.at, head.keys);
+    journal.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
     for _ in 0..100 {
-        journal.front.snapshot_chunk(vec![0; 1 << 10].into());
+        journal.front.take(Work::SnapshotChunk(vec![0; 1 << 10].into()));
         journal.side();
     }
     let said = journal.completions();
     assert_eq!(said.last(), Some(&Completion::SnapshotGivenUp), "{said:?}");
     let files = journal.disk.files();
     assert!(!files.iter().any(|file| file.contains("snapshot")), "it takes no room: {files:?}");
-    journal.front.adopt(epoch(2));
+    journal.front.take(Work::Adopt(epoch(2)));
     journal.log();
     assert_eq!(journal.completions(), [Completion::Adopted(epoch(2))]);
 }
@@ -217,7 +217,7 @@ fn a_snapshot_that_does_not_fit_is_given_up_before_the_log_has_no_room() {
 fn what_is_kept_for_copies_that_come_back_goes_when_the_disk_is_nearly_full() {
     let mut journal = Whole::new(SimulatedDisk::new(1 << 20));
     for first in (1..=91).step_by(10) {
-        journal.front.append(&entries(1, first..=first + 9));
+        journal.front.take(Work::Append(entries(1, first..=first + 9)));
         journal.log();
     }
     journal.snapshot(&state(1, 100), 100);
@@ -245,7 +245,7 @@ fn what_is_kept_for_copies_that_come_back_goes_when_the_disk_is_nearly_full() {
 fn damage_before_the_snapshot_is_told_and_ends_nothing() {
     let mut journal = Whole::new(SimulatedDisk::default());
     for first in (1..=91).step_by(10) {
-        journal.front.append(&entries(1, first..=first + 9));
+        journal.front.take(Work::Append(entries(1, first..=first + 9)));
         journal.log();
     }
     journal.snapshot(&state(1, 100), 90);
@@ -258,7 +258,7 @@ fn damage_before_the_snapshot_is_told_and_ends_nothing() {
     let first = OpNumber(after.parse::<u64>().expect("a number") + 1);
     assert!(first < OpNumber(90), "{files:?}");
     journal.disk.tamper(oldest, |bytes| bytes[200] ^= 1);
-    journal.front.read(first, 1 << 20);
+    journal.front.take(Work::Read { from: first, bytes_max: 1 << 20 });
     journal.log();
     let nothing = Completion::Read { from: first, entries: Vec::new() };
     assert_eq!(journal.completions(), [nothing], "and a state is sent instead");

@@ -6,7 +6,7 @@ use kvprocess::shutdown::Signals;
 use kvproto::ids::{OpNumber, Position};
 use kvserver::journal::engine::Found;
 use kvserver::journal::writer::{DiskJournal, open};
-use kvserver::journal::{Completion, Journal};
+use kvserver::journal::{Completion, Journal, Work};
 
 use super::life::{State, entries, epoch};
 
@@ -49,30 +49,30 @@ async fn a_journal_on_a_real_disk_is_found_again() {
     assert!(matches!(found, Found::Nothing), "{found:?}");
     let state = State { ops: vec![epoch(1); 2000], ..State::default() };
     let mut journal = DiskJournal::start(engine, OpNumber(0)).expect("threads");
-    journal.adopt(epoch(1));
+    journal.take(Work::Adopt(epoch(1)));
     for first in (1..=1991).step_by(10) {
-        journal.append(&entries(1, first..=first + 9));
+        journal.take(Work::Append(entries(1, first..=first + 9)));
     }
     until(&mut journal, Completion::Safe(state.position(2000))).await;
     let (head, chunks, end) = state.snapshot(1500);
-    journal.begin_snapshot(head.at, head.keys);
-    chunks.into_iter().for_each(|chunk| journal.snapshot_chunk(chunk));
-    journal.end_snapshot(end);
+    journal.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
+    chunks.into_iter().for_each(|chunk| journal.take(Work::SnapshotChunk(chunk)));
+    journal.take(Work::EndSnapshot(end));
     until(&mut journal, Completion::Snapshot(head.at)).await;
-    journal.append(&entries(1, 2001..=2001));
+    journal.take(Work::Append(entries(1, 2001..=2001)));
     drop(journal);
     assert_eq!(ops(dir.path()), (1500, 2001), "its end waits for what was called");
 
     let (engine, _) = open(dir.path()).expect("ours");
     let mut journal = DiskJournal::start(engine, OpNumber(2001)).expect("threads");
-    journal.reset(Position::default());
+    journal.take(Work::Reset { base: Position::default() });
     let (head, chunks, end) = state.snapshot(40);
-    journal.begin_snapshot(head.at, head.keys);
-    chunks.into_iter().for_each(|chunk| journal.snapshot_chunk(chunk));
-    journal.end_snapshot(end);
-    journal.reset(head.at);
+    journal.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
+    chunks.into_iter().for_each(|chunk| journal.take(Work::SnapshotChunk(chunk)));
+    journal.take(Work::EndSnapshot(end));
+    journal.take(Work::Reset { base: head.at });
     until(&mut journal, Completion::Safe(head.at)).await;
-    journal.append(&entries(1, 41..=50));
+    journal.take(Work::Append(entries(1, 41..=50)));
     until(&mut journal, Completion::Safe(state.position(50))).await;
     drop(journal);
     assert_eq!(ops(dir.path()), (40, 50));
