@@ -54,8 +54,8 @@ impl Journal for MemoryJournal {
                 self.pending.snapshot_done(number, self.snapshot.0);
             }
             (Work::Read { from, .. }, _) => self.read = Some(from),
-            (Work::SnapshotChunk(_) | Work::EndSnapshot(_), None)
-            | (Work::Trim { .. } | Work::Committed { .. }, _) => {}
+            (Work::SnapshotChunk(_) | Work::EndSnapshot(_), None) | (Work::Committed { .. }, _) => {
+            }
         }
     }
 

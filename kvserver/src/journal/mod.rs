@@ -94,11 +94,6 @@ pub enum Work {
         /// The op that the new log begins after.
         base: Position,
     },
-    /// Entries through an op are no longer needed for other copies.
-    Trim {
-        /// Last op that may go.
-        through: OpNumber,
-    },
     /// Everything through an op is in every required copy. A hint, for whoever looks at the log
     /// later; written with the next record.
     Committed {

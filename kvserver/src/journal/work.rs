@@ -221,8 +221,6 @@ impl<W: Workers> Journal for Front<W> {
                 let ticket = self.pending.reset(base);
                 self.log(ticket, LogJob::BeginWith(base));
             }
-            // What stays for copies that come back is a matter of the room on the disk.
-            Work::Trim { .. } => {}
             Work::Committed { through } => self.committed = Some(through),
             Work::BeginSnapshot { at, keys } => {
                 let number = self.pending.begin_snapshot();

@@ -225,16 +225,13 @@ impl Copy {
 
     /// Forgets entries that nobody needs: `keep_from` is the first op that another copy still has
     /// to be sent, which a hard limit overrules.
-    pub(super) fn trim(&mut self, keep_from: Option<OpNumber>, out: &mut Vec<Effect>) {
+    pub(super) fn trim(&mut self, keep_from: Option<OpNumber>) {
         let tuning = &self.options.tuning;
         let needed = keep_from.map_or(self.committed, |op| OpNumber(op.0.saturating_sub(1)));
         let worth = usize::try_from(self.store.bytes() / RETAIN_OF_DATA).unwrap_or(usize::MAX);
         let retain = tuning.retain_bytes.min(worth.max(RETAIN_MIN));
-        let soft = self.log.trim(retain, needed.min(self.committed));
-        let hard = self.log.trim(tuning.retain_bytes_max, self.committed);
-        if let Some(through) = hard.or(soft) {
-            out.push(Effect::Journal(Work::Trim { through }));
-        }
+        self.log.trim(retain, needed.min(self.committed));
+        self.log.trim(tuning.retain_bytes_max, self.committed);
     }
 
     pub(super) fn check_invariants(&self) {

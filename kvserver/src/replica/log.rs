@@ -122,9 +122,8 @@ impl Log {
     }
 
     /// Forgets the oldest entries while more than `bytes_max` are retained, but none after
-    /// `through`. Returns the new base if it moved.
-    pub fn trim(&mut self, bytes_max: usize, through: OpNumber) -> Option<OpNumber> {
-        let before = self.base.op;
+    /// `through`.
+    pub fn trim(&mut self, bytes_max: usize, through: OpNumber) {
         while self.bytes > bytes_max
             && let Some(entry) = self.entries.front()
             && entry.op() <= through
@@ -138,7 +137,6 @@ impl Log {
             let excess = self.epochs.len() - EPOCHS_MAX;
             self.epochs.drain(..excess.min(covering.saturating_sub(1)));
         }
-        (self.base.op != before).then_some(self.base.op)
     }
 
     /// Starts anew after `base`, with the epochs that led there.
@@ -238,12 +236,13 @@ mod tests {
     #[test]
     fn a_trimmed_log_still_knows_the_epoch_of_its_base() {
         let mut log = log(&[1, 1, 2, 2]);
-        assert_eq!(log.trim(Command::Barrier.weight(), OpNumber(3)), Some(OpNumber(3)));
+        log.trim(Command::Barrier.weight(), OpNumber(3));
         assert_eq!(log.base(), position(2, 3));
         assert_eq!(log.position_at(OpNumber(2)), Some(position(1, 2)));
         assert_eq!(log.get(OpNumber(3)), None);
         assert_eq!(log.get(OpNumber(4)).map(|entry| entry.position), Some(position(2, 4)));
-        assert_eq!(log.trim(0, OpNumber(3)), None, "nothing after the limit goes");
+        log.trim(0, OpNumber(3));
+        assert_eq!(log.base(), position(2, 3), "nothing after the limit goes");
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl Replica {
         }
         self.advance_leaving(now, effects);
         let keep_from = self.primary.as_ref().and_then(Primary::keep_from);
-        self.copy.trim(keep_from, effects);
+        self.copy.trim(keep_from);
         self.copy.keep_up_journal(effects);
         let role = self.present_role();
         if role != self.role {

@@ -76,7 +76,7 @@ impl Disk {
                     receiving.end = Some(end.clone());
                 }
             }
-            Work::Trim { .. } | Work::Read { .. } => {}
+            Work::Read { .. } => {}
         }
     }
 

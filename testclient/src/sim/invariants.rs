@@ -109,10 +109,6 @@ impl World<'_> {
                 }
                 Effect::Journal(Work::Truncate { after }) => self.observe_truncate(node, *after),
                 Effect::Journal(Work::Reset { base }) => self.observe_reset(node, *base),
-                Effect::Journal(Work::Trim { through }) => {
-                    let committed = self.replica(node).map_or(0, |replica| replica.committed().0);
-                    assert!(through.0 <= committed, "CommittedIsKept: trimmed before commit");
-                }
                 _ => {}
             }
         }
@@ -238,7 +234,8 @@ impl World<'_> {
         let Some(replica) = self.replica(node) else {
             return;
         };
-        let committed = replica.committed().0;
+        let (committed, base) = (replica.committed().0, replica.log().base().op);
+        assert!(base.0 <= committed, "CommittedIsKept: s{node} forgets op {base} before commit");
         let (role, acting, epoch) = (replica.role(), replica.is_acting(), replica.epoch());
         let before = self.shadow(node).committed;
         assert!(committed >= before, "CommittedIsKept: s{node} falls to op {committed}");

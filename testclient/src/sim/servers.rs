@@ -121,10 +121,7 @@ impl SlowJournal {
                 self.pending.chunks_written(number, chunks);
                 self.pending.silent()
             }
-            Work::EndSnapshot(_)
-            | Work::Trim { .. }
-            | Work::Read { .. }
-            | Work::Committed { .. } => return None,
+            Work::EndSnapshot(_) | Work::Read { .. } | Work::Committed { .. } => return None,
         })
     }
 }
