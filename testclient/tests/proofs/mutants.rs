@@ -11,7 +11,7 @@ use testclient::sim::Kind;
 use testclient::{sim, sweep};
 
 /// The first seeds, and no more than these, have to notice.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 1000;
 
 /// Rules that the simulation misses; two together where each covers for the other.
 const MISSED: &[&[Rule]] = &[
