@@ -8,9 +8,9 @@
 //!
 //! On disk, in reading order: [`record`] and [`layout`], the bytes and the names; [`disk`], what is
 //! asked of a disk; [`index`] and [`log`], the live log of an era; [`snapshots`], states as files;
-//! [`survey`], what a directory holds; [`engine`], the life of a directory; [`work`], how calls become
-//! work of it; and two shells, [`files`] and [`writer`]. What all of it looks like from outside:
-//! `docs/storage.md`.
+//! [`survey`], what a directory holds; [`engine`], the life of a directory; [`work`], who does
+//! which work in which order; and two shells, [`files`] and [`writer`]. What all of it looks like from
+//! outside: `docs/storage.md`.
 
 pub mod disk;
 pub mod engine;

@@ -1,8 +1,8 @@
-//! How calls of a journal become work on a disk. Pure: on any [`Disk`], without threads; servers
+//! How a disk does the work of a journal. Pure: on any [`Disk`], without threads; servers
 //! run the two workers on a thread each, simulations as they like.
 //!
-//! [`Front`] takes the calls and knows what to report. [`LogWorker`] does what the log needs, in the
-//! order of the calls; everything that waits goes into one write and one sync. [`SideWorker`] does
+//! [`Front`] takes the work on and knows what to report. [`LogWorker`] does what the log needs, in the
+//! order in which it came; everything that waits goes into one write and one sync. [`SideWorker`] does
 //! what takes long: snapshots of a log that goes on meanwhile, and files for segments to come.
 //! Where there is no log, a snapshot is the beginning of the next one, and the log's own work.
 
@@ -125,7 +125,7 @@ pub struct Front<W> {
 }
 
 impl<W: Workers> Front<W> {
-    /// In front of an engine that was opened and not used yet.
+    /// In front of an engine whose log ends with this op, 0 if it has none, and that has nothing to do.
     pub fn new<D: Disk>(engine: &Engine<D>, last: OpNumber, workers: W) -> Front<W> {
         let cluster = engine.identity().cluster;
         Front {

@@ -121,7 +121,7 @@ impl Workers for Queues {
 }
 
 impl DiskJournal {
-    /// Starts the threads. `last` is the last op of the log that was found, 0 if there is none.
+    /// Starts the threads. `last` is the last op of the log of the engine, 0 if it has none.
     ///
     /// # Errors
     /// When there is no room for threads.

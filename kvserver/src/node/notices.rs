@@ -50,8 +50,8 @@ pub(super) fn log(notice: &Notice, view: &View, dir: Option<&Path>) {
         Notice::TransferStarted { to, keys, at } => {
             info!("sending the whole state to {to}: {keys} keys at op {at}");
         }
-        Notice::TransferAbandoned { to, reason } => {
-            warn!("the state transfer to {to} was given up and will begin anew: {reason}");
+        Notice::Outrun { copy } => {
+            warn!("the log no longer has what {copy} lacks: it will be sent the whole state");
         }
         Notice::TransferReceived { keys, at, took } => {
             info!("State transfer completed successfully: {keys} keys at op {at} in {took:.2?}");

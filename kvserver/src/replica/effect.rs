@@ -104,12 +104,10 @@ pub enum Notice {
         /// At which op.
         at: OpNumber,
     },
-    /// A transfer was given up and will begin anew.
-    TransferAbandoned {
-        /// Whom.
-        to: Member,
-        /// Why.
-        reason: &'static str,
+    /// The log no longer has what another copy lacks, which is to be filled anew.
+    Outrun {
+        /// Which.
+        copy: Member,
     },
     /// This copy holds a whole state received from the primary.
     TransferReceived {

@@ -141,6 +141,8 @@ pub struct CopyProgress {
     /// Only a full transfer makes it a copy again: its digest differed, or what it lacks is no longer
     /// in the journal.
     pub lacks_everything: bool,
+    /// How often the log no longer had what it lacked.
+    pub outrun: u32,
     /// What it lacks is asked for from the journal, from this op on: memory no longer has it.
     pub reading: Option<OpNumber>,
     /// Its disk is nearly full.
@@ -171,6 +173,7 @@ impl CopyProgress {
             verified: None,
             counted_from: None,
             lacks_everything: false,
+            outrun: 0,
             reading: None,
             disk_full: false,
             synced_wished_at: None,

@@ -594,9 +594,9 @@ impl World<'_> {
                 let transfer = self.transfers.remove(copy).is_some();
                 self.visits.note(if transfer { Path::JoinByTransfer } else { Path::JoinByLog });
             }
-            Notice::TransferAbandoned { to, .. } => {
-                self.transfers.remove(to);
-                self.visits.note(Path::TransferOutrun);
+            Notice::Outrun { copy } => {
+                let transfer = self.transfers.remove(copy).is_some();
+                self.visits.note_times(Path::TransferOutrun, u64::from(transfer));
             }
             Notice::TailDropped { .. } => self.visits.note(Path::TailDropped),
             Notice::Deposed { .. } => self.visits.note(Path::Deposed),

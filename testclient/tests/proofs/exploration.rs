@@ -148,7 +148,7 @@ mod rules {
         (&[AppliedIsCommitted], "failover3", 100),
         (&[ReadIsCommitted], "lease", 100),
         (&[SyncedHoldsEverything], "pair-restart", 20_000),
-        (&[SessionsTravel], "once-transfer", 100),
+        (&[SessionsTravel], "once-transfer", 1_000),
         (&[PrimaryDropsTails], "pair3v", 5000),
         (&[LeavingMayResume], "release", 2000),
         (&[LeaseIsChecked], "lease", 30_000),

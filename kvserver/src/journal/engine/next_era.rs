@@ -152,8 +152,16 @@ impl<D: Disk> Engine<D> {
         Ok(true)
     }
 
+    /// Of one generation what was there first stays, and what was there last: the others were filled by
+    /// primaries, and a copy that is filled again and again must not fill its disk with them.
     pub(super) fn set_aside(&self, era: &Replaced) -> io::Result<()> {
         self.disk.make_dir(SET_ASIDE)?;
+        let is_alike = |name: &String| {
+            era.generation.is_some() && layout::set_aside_generation(name) == era.generation
+        };
+        for between in self.disk.list(SET_ASIDE)?.into_iter().filter(is_alike).skip(1) {
+            self.disk.remove(&format!("{SET_ASIDE}/{between}"))?;
+        }
         let to = layout::set_aside(era.number, era.generation);
         self.disk.rename(&layout::era(era.number), &to)?;
         self.disk.sync_dir(SET_ASIDE)?;

@@ -34,6 +34,20 @@ pub(super) fn close(
     was_open.then(|| Effect::CloseStream { to: member.clone(), stream })
 }
 
+/// The log no longer has what a copy lacks: that is found out anew, or the copy is filled anew, on another
+/// stream, since each carries one transfer and this one may have had it.
+fn outrun(
+    copy: &mut Copy,
+    now: Timestamp,
+    member: &Member,
+    progress: &mut CopyProgress,
+    out: &mut Vec<Effect>,
+) {
+    progress.outrun += 1;
+    out.push(Effect::Notice(Notice::Outrun { copy: member.clone() }));
+    out.extend(close(copy, member, progress, now));
+}
+
 impl Primary {
     pub(in crate::replica) fn on_stream_broken(
         &mut self,
@@ -184,10 +198,7 @@ impl Primary {
             let behind =
                 matches!(progress.phase, Phase::Streaming { next } if next <= copy.log.base().op);
             if behind && !copy.options.durable {
-                let reason = "the log went on faster than it could follow";
-                let to = member.clone();
-                out.push(Effect::Notice(Notice::TransferAbandoned { to, reason }));
-                out.extend(close(copy, member, progress, now));
+                outrun(copy, now, member, progress, out);
             }
             self.send_entries(copy, now, member, progress, &mut newest, out);
         }
@@ -316,10 +327,9 @@ impl Primary {
             if entries.first().is_some_and(|first| first.op() == from) && entries.iter().all(same) {
                 self.send_append(copy, now, member, progress, entries.clone(), out);
             } else {
-                // On another stream: each carries one transfer, and this one may have had it.
                 progress.lacks_everything = true;
                 progress.note_answer(now);
-                out.extend(close(copy, member, progress, now));
+                outrun(copy, now, member, progress, out);
             }
         }
         self.copies = copies;

@@ -21,6 +21,9 @@ use crate::replica::progress::Phase;
 /// up, although it answers.
 const BEHIND_MAX: u32 = 4;
 
+/// So often a newcomer is filled anew because the log went on faster than it could follow.
+const OUTRUN_MAX: u32 = 2;
+
 /// Commits begin to wait for a newcomer when at most this part of a window separates it from the
 /// end of the log: never long, and reached under any load that the newcomer can follow.
 const REACH: usize = 16;
@@ -80,13 +83,14 @@ impl Primary {
     }
 
     /// REP-9: asks for a view without a copy that leaves something unanswered for `stall-after`,
-    /// that answers but falls behind for long, or that is eligible but cannot be reconciled from
-    /// the log.
+    /// that answers but falls behind for long, that is eligible but cannot be reconciled from the log,
+    /// or that joins and is outrun again and again: each time costs a look at all of the data.
     pub(super) fn leave_out(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
         let stall_after = copy.view.settings.stall_after;
         let mut wishes = Vec::new();
         for (member, progress) in &mut self.copies {
             let silent_for = progress.silent_for(now);
+            let eligible = copy.view.eligible.contains(member);
             let reason = if silent_for >= stall_after {
                 if progress.is_connected() && now.since(progress.opened_at) >= stall_after {
                     // A fresh stream is the only other remedy for a stuck one.
@@ -95,10 +99,10 @@ impl Primary {
                 format!("it left something unanswered for {silent_for:?}")
             } else if progress.behind_for(now) >= stall_after * BEHIND_MAX {
                 format!("it has been behind for {:?}", progress.behind_for(now))
-            } else if matches!(progress.phase, Phase::NeedsTransfer)
-                && copy.view.eligible.contains(member)
-            {
+            } else if matches!(progress.phase, Phase::NeedsTransfer) && eligible {
                 "the log no longer reaches back to what it holds".to_owned()
+            } else if progress.outrun >= OUTRUN_MAX && !eligible {
+                "the log goes on faster than it can follow".to_owned()
             } else {
                 continue;
             };

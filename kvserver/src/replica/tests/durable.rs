@@ -1,6 +1,7 @@
 //! Copies that come back with what their journals held.
 
 use kvproto::ids::{Generation, OpNumber, Position, StorageId};
+use kvproto::registration::Wish;
 use kvproto::snapshot::SnapshotEnd;
 use kvproto::view::ViewStatus;
 
@@ -307,6 +308,41 @@ fn a_copy_that_the_log_has_outrun_is_filled_again_on_another_stream() {
     assert!(!world.noticed(|notice| matches!(notice, Notice::Nonsense { .. })));
     assert!(world.view.eligible.contains(&b()));
     assert_eq!(world.held(&b(), "k2").as_deref(), Some("v"));
+}
+
+/// As long as writes went on like that, the primary sent all of its data over and over, with hardly a
+/// pause and without a word; and each time the newcomer set aside what it had got the last time.
+#[test]
+fn a_newcomer_that_the_log_outruns_again_and_again_is_left_out_until_later() {
+    for durable in [true, false] {
+        let mut world = if durable { World::durable() } else { World::new() };
+        world.tuning.retain_bytes = 0;
+        world.tuning.retain_bytes_max = 300;
+        world.tuning.chunk_bytes = 64;
+        world.tuning.chunks_in_flight = 1;
+        let mut world = world.formed(a(), &[]);
+        for n in 0..20 {
+            world.put(&a(), &format!("k{n}"), "old");
+        }
+        world.settle();
+        world.start(b());
+        world.propose(a(), &[b()]);
+        let left_out = |world: &World| {
+            world.wished(|wish| matches!(wish, Wish::Evict { server, .. } if *server == b()))
+        };
+        // A write whenever a message arrives, for as long as it takes.
+        for n in 0..10_000 {
+            if !left_out(&world) {
+                world.put(&a(), &format!("k{}", n % 20), "new");
+                world.now = world.now + ms(1);
+                world.step(&a(), Event::Tick);
+                world.wire.pop_front().into_iter().for_each(|message| world.deliver(message));
+            }
+        }
+        assert!(left_out(&world), "durable: {durable}");
+        let told = world.notices.iter().filter(|said| matches!(said, (_, Notice::Outrun { .. })));
+        assert_eq!(told.count(), 2, "durable: {durable}");
+    }
 }
 
 #[test]

@@ -473,7 +473,7 @@ fn a_transfer_that_the_log_has_left_behind_begins_anew_at_once() {
             world.put(&a(), "k9", "new");
         }
     }
-    assert!(world.noticed(|notice| matches!(notice, Notice::TransferAbandoned { .. })));
+    assert!(world.noticed(|notice| matches!(notice, Notice::Outrun { .. })));
     assert!(!world.noticed(|notice| matches!(notice, Notice::Nonsense { .. })));
     world.run(ms(400));
     assert!(synced(&world, &b()));

@@ -1,6 +1,6 @@
 //! The whole journal, calls to completions, with its two workers in turn on a simulated disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use kvproto::ids::OpNumber;
 use kvserver::journal::engine::{Engine, Found};
@@ -172,6 +172,34 @@ fn a_state_that_is_received_is_the_log_once_it_is_whole_and_the_old_one_until_th
     journal.disk.power_cycle(Loss::Everything);
     let found = recover(&journal.disk, "all of it").expect("sound");
     assert_eq!((found.ops, found.adopted), (state(2, 9).ops, epoch(2)));
+}
+
+/// A copy that was filled again and again, since the log had gone on faster, set aside each time what it
+/// had got the last time, until its disk was full.
+#[test]
+fn of_what_is_replaced_again_and_again_the_first_and_the_last_are_set_aside() {
+    let mut journal = Whole::new(SimulatedDisk::default());
+    journal.front.take(Work::Append(entries(1, 1..=20)));
+    journal.log();
+    for op in [9, 11, 13, 15] {
+        journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
+        let (head, chunks, end) = state(2, 15).snapshot(op);
+        journal.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
+        chunks.into_iter().for_each(|chunk| journal.front.take(Work::SnapshotChunk(chunk)));
+        journal.front.take(Work::EndSnapshot(end));
+        journal.front.take(Work::Reset { base: head.at });
+        journal.log();
+    }
+    let files = journal.disk.files();
+    let kept: BTreeSet<_> = files
+        .iter()
+        .filter_map(|file| file.strip_prefix("set-aside/")?.split_once('/'))
+        .map(|(era, _)| era)
+        .collect();
+    let expected = ["era-000001.generation-1", "era-000004.generation-1"];
+    assert_eq!(kept, expected.into());
+    journal.disk.power_cycle(Loss::Everything);
+    assert_eq!(recover(&journal.disk, "the newest").expect("sound").ops, state(2, 15).ops);
 }
 
 #[test]

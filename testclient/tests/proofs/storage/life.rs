@@ -396,6 +396,16 @@ pub(crate) fn recover(disk: &SimulatedDisk, story: &str) -> Result<State, String
         }
         state.ops.push(current);
     }
+    // By the page, as who catches up reads it.
+    let mut next = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.head.at.op.0) + 1;
+    while next <= found.last.op.0 {
+        let page = engine.read(OpNumber(next), 500).expect("it was checked");
+        assert!(!page.is_empty(), "{story}: op {next} is missing");
+        for read in page {
+            assert_eq!(*read, *entry(state.position(next)), "{story}");
+            next += 1;
+        }
+    }
     // As if all of it were known to be committed.
     found.committed = found.last.op;
     let read = recovery::read(&engine, &found, Items::default(), 0);
