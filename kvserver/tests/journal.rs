@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kvprocess::data_dir::DataDir;
@@ -15,6 +16,8 @@ use kvproto::{
 use kvserver::journal::engine::{Engine, Options};
 use kvserver::journal::files::Files;
 use kvserver::journal::log::Sizes;
+use kvserver::journal::writer::{self, DiskJournal};
+use kvserver::journal::{Journal, Work};
 use tempfile::TempDir;
 
 const OPTIONS: Options = Options {
@@ -257,4 +260,26 @@ fn the_directory_of_a_running_server_and_what_is_none_are_left_alone() {
     assert_eq!(code, 1);
     assert!(errors.contains("no data of a kvserver"), "{errors}");
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing was put there");
+}
+
+/// It once waited for its other thread, which waited for the one that had panicked, while its heartbeat
+/// went on: everybody took it for a server that stands still.
+#[test]
+fn a_journal_whose_thread_panicked_says_so_and_is_left_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (engine, _) = writer::open(dir.path()).expect("it can be used");
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // A mistake of ours, which nothing from outside could make: the log ends elsewhere.
+        let mut journal = DiskJournal::start(engine, OpNumber(6)).expect("there are threads");
+        journal.take(Work::Append(vec![entry(1, 7)]));
+        journal.hand_over(false);
+        while journal.failed().is_none() {
+            assert_eq!(journal.poll(), None);
+            std::thread::yield_now();
+        }
+        drop(journal);
+        said.send(()).expect("somebody waits");
+    });
+    heard.recv_timeout(Duration::from_secs(30)).expect("it says so, and is left");
 }

@@ -307,16 +307,32 @@ impl<D: Disk> LogWorker<D> {
 
     /// Takes a call.
     pub fn take(&mut self, ticket: Ticket, job: LogJob) {
+        let mut void = Vec::new();
         if let LogJob::Reset(_) = job {
-            // Nobody needs what was to be done for the log before it.
+            // Nobody needs what was to be done for the log before it, and its snapshots come to nothing.
             self.waiting.retain(|(_, job)| !job.is_of_the_log());
+            let (installs, others) = std::mem::take(&mut self.waiting)
+                .into_iter()
+                .partition::<Vec<_>, _>(|waiting| matches!(waiting.1, LogJob::Install(..)));
+            void = installs;
+            self.waiting.extend(others);
         }
         self.waiting.push_back((ticket, job));
+        self.waiting.extend(void);
     }
 
     /// Takes what another worker has done. It comes before the calls that wait: it may make room.
+    /// But a snapshot is of what some of them are still to write.
     pub fn take_from_side(&mut self, job: LogJob) {
-        self.waiting.push_front((Ticket::default(), job));
+        let after = match &job {
+            LogJob::Install(_, verified) => {
+                let op = verified.head.at.op;
+                self.waiting.iter().rposition(|(_, waiting)| waiting.leads_to(op))
+            }
+            _ => None,
+        };
+        let place = after.map_or(0, |last| last + 1);
+        self.waiting.insert(place, (Ticket::default(), job));
     }
 
     /// Does everything that waits.
@@ -455,6 +471,16 @@ impl LogJob {
         match self {
             LogJob::Append(entries) => entries.len() == 1,
             LogJob::Committed(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a snapshot at this op, which was committed when that began, is of a log that has it done.
+    fn leads_to(&self, op: OpNumber) -> bool {
+        match self {
+            LogJob::Append(entries) => entries.first().is_some_and(|first| first.op() <= op),
+            LogJob::Truncate(after) => *after < op,
+            LogJob::Reset(_) => true,
             _ => false,
         }
     }

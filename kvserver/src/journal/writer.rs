@@ -223,9 +223,12 @@ impl Drop for DiskJournal {
         queues.called.push(ToLog::Stop);
         queues.side = None;
         self.hand_over(false);
+        let log = Arc::clone(&self.front.workers().log);
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so.
             let _ = thread.join();
+            // The log's thread comes first. If it panicked, the other would wait for its work for ever.
+            log.turns.lock().unwrap_or_else(PoisonError::into_inner).side = None;
         }
     }
 }

@@ -174,6 +174,57 @@ fn a_state_that_is_received_is_the_log_once_it_is_whole_and_the_old_one_until_th
     assert_eq!((found.ops, found.adopted), (state(2, 9).ops, epoch(2)));
 }
 
+/// A copy that catches up applies what is committed elsewhere before its own disk has it. Its snapshot
+/// was whole before the log was written so far: taken over first, it ended the journal.
+#[test]
+fn a_snapshot_waits_for_the_log_that_it_is_of() {
+    let mut journal = Whole::new(SimulatedDisk::default());
+    journal.front.take(Work::Append(entries(1, 1..=9)));
+    journal.log();
+    for (view, ops) in [(1, 10..=30), (2, 20..=40)] {
+        journal.front.take(Work::Truncate { after: OpNumber(ops.start() - 1) });
+        journal.front.take(Work::Append(entries(view, ops)));
+    }
+    for (ticket, job) in std::mem::take(&mut journal.front.workers().log) {
+        journal.log.take(ticket, job);
+    }
+    let mut expected = state(1, 40);
+    expected.ops[19..].fill(epoch(2));
+    let at = journal.snapshot(&expected, 25);
+    journal.side();
+    journal.log();
+    assert!(journal.completions().contains(&Completion::Snapshot(at)));
+    journal.disk.power_cycle(Loss::Everything);
+    let found = recover(&journal.disk, "after it").expect("sound");
+    assert_eq!(found.ops, expected.ops);
+}
+
+/// Nor is it taken over when that log is given up before it was written so far.
+#[test]
+fn a_snapshot_of_a_log_that_is_given_up_unwritten_comes_to_nothing() {
+    for snapshot_first in [true, false] {
+        let mut journal = Whole::new(SimulatedDisk::default());
+        journal.front.take(Work::Append(entries(1, 1..=9)));
+        journal.log();
+        journal.front.take(Work::Append(entries(1, 10..=30)));
+        for (ticket, job) in std::mem::take(&mut journal.front.workers().log) {
+            journal.log.take(ticket, job);
+        }
+        journal.snapshot(&state(1, 30), 25);
+        if snapshot_first {
+            journal.side();
+        }
+        journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
+        for (ticket, job) in std::mem::take(&mut journal.front.workers().log) {
+            journal.log.take(ticket, job);
+        }
+        journal.side();
+        journal.log();
+        let done = journal.completions();
+        assert!(!done.iter().any(|done| matches!(done, Completion::Snapshot(_))), "{done:?}");
+    }
+}
+
 /// A copy that was filled again and again, since the log had gone on faster, set aside each time what it
 /// had got the last time, until its disk was full.
 #[test]
