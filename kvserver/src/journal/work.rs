@@ -307,22 +307,16 @@ impl<D: Disk> LogWorker<D> {
 
     /// Takes a call.
     pub fn take(&mut self, ticket: Ticket, job: LogJob) {
-        let mut void = Vec::new();
-        if let LogJob::Reset(_) = job {
-            // Nobody needs what was to be done for the log before it, and its snapshots come to nothing.
+        if let LogJob::Reset(void) = job {
+            // Nobody needs what was to be done for the log before it, nor snapshots of that.
             self.waiting.retain(|(_, job)| !job.is_of_the_log());
-            let (installs, others) = std::mem::take(&mut self.waiting)
-                .into_iter()
-                .partition::<Vec<_>, _>(|waiting| matches!(waiting.1, LogJob::Install(..)));
-            void = installs;
-            self.waiting.extend(others);
+            self.void = void;
         }
         self.waiting.push_back((ticket, job));
-        self.waiting.extend(void);
     }
 
-    /// Takes what another worker has done. It comes before the calls that wait: it may make room.
-    /// But a snapshot is of what some of them are still to write.
+    /// Takes what another worker has done. It comes before the calls that wait, since it may make room;
+    /// a snapshot comes after those that lead to it.
     pub fn take_from_side(&mut self, job: LogJob) {
         let after = match &job {
             LogJob::Install(_, verified) => {
@@ -424,10 +418,7 @@ impl<D: Disk> LogWorker<D> {
                 let entries = engine.read(*from, *bytes_max).unwrap_or_default();
                 reports.push(Report::Read(*from, entries));
             }
-            LogJob::Reset(void) => {
-                self.void = *void;
-                engine.reset();
-            }
+            LogJob::Reset(_) => engine.reset(),
             LogJob::BeginWith(at) => return engine.begin_with_received(*at),
             LogJob::Receive(SnapshotJob::Begin(_, head)) => {
                 return engine.receive(head.at, head.keys);
@@ -475,12 +466,12 @@ impl LogJob {
         }
     }
 
-    /// Whether a snapshot at this op, which was committed when that began, is of a log that has it done.
+    /// Whether it was called before a snapshot at this op began. That op was committed then: no later
+    /// truncation drops it.
     fn leads_to(&self, op: OpNumber) -> bool {
         match self {
             LogJob::Append(entries) => entries.first().is_some_and(|first| first.op() <= op),
             LogJob::Truncate(after) => *after < op,
-            LogJob::Reset(_) => true,
             _ => false,
         }
     }

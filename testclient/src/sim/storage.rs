@@ -25,6 +25,8 @@ use super::world::{Happening, MS, World};
 const SIZES: Sizes = Sizes { min: 1 << 10, max: 8 << 10 };
 const RETAIN: u64 = 16 << 10;
 const RESERVE: u64 = 4 << 10;
+/// In so many of a thousand turns the log is still busy, while what is beside it goes on.
+const SLOW_LOG_PERMILLE: u64 = 400;
 
 /// The disk of a machine, which outlives its processes.
 #[derive(Debug)]
@@ -87,21 +89,24 @@ impl DiskJournal {
         !std::mem::replace(&mut self.turn_is_due, true)
     }
 
-    /// Does what waits. True if there is more to do later.
-    fn turn(&mut self) -> Result<bool, Failed> {
+    /// Does what waits; the log's worker only if it `writes`, since the other does not wait for it. True
+    /// if there is more to do later.
+    fn turn(&mut self, writes: bool) -> Result<bool, Failed> {
         self.turn_is_due = false;
         let (mut reports, mut wanted, mut done) = (Vec::new(), Vec::new(), Vec::new());
         let queues = self.front.workers();
         let (log, side) = (std::mem::take(&mut queues.log), std::mem::take(&mut queues.side));
         log.into_iter().for_each(|(ticket, job)| self.log.take(ticket, job));
         side.into_iter().for_each(|job| self.side.take(job));
-        let left = self.log.work(&mut reports);
-        self.log.rest(&mut reports);
-        self.log.prepare(&mut wanted);
-        self.log.look_for_room(&mut reports);
+        let mut waits = !writes;
+        if writes {
+            waits = self.log.work(&mut reports) == Left::WaitsForRoom;
+            self.log.rest(&mut reports);
+            self.log.prepare(&mut wanted);
+            self.log.look_for_room(&mut reports);
+        }
         wanted.into_iter().for_each(|job| self.side.take(job));
-        let beside = self.side.work(&mut reports, &mut done);
-        let waits = left == Left::WaitsForRoom || beside || !done.is_empty();
+        waits |= self.side.work(&mut reports, &mut done) || !done.is_empty();
         done.into_iter().for_each(|job| self.log.take_from_side(job));
         for report in reports {
             self.front.hear(&report);
@@ -206,10 +211,11 @@ impl World<'_> {
 
     /// A disk does what waits for it.
     pub(super) fn disk_turn(&mut self, node: Node) {
+        let writes = !self.random.chance(SLOW_LOG_PERMILLE);
         let Some(journal) = self.disk_journal(node) else {
             return;
         };
-        match journal.turn() {
+        match journal.turn(writes) {
             Ok(true) => {
                 journal.turn_is_due = true;
                 let at = self.random.between(1, 3) * MS;
