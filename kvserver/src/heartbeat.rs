@@ -27,6 +27,9 @@ use crate::replica::event::Event;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// The first pause between two attempts, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// The longest pause while the name is in use: the view service answers, and the older process may
+/// count as dead at any moment.
+const NAME_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// While nothing changes people are told this often.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Pings and wishes that wait for the connection; when as many do, the connection has stopped.
@@ -106,6 +109,7 @@ impl Heartbeat {
                 Ended::Refused(RefusedReason::NameInUse, message) => {
                     let what = format!("waiting to register as {}: {message}", self.name);
                     self.tell(&what);
+                    self.pause = self.pause.min(NAME_PAUSE_MAX);
                 }
                 Ended::Refused(reason, _) if self.goes_on_after(reason) => {
                     let what = self.estranged(address);

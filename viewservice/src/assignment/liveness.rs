@@ -82,6 +82,8 @@ struct Life {
     moved: Timestamp,
     progress: Option<Progress>,
     suspected: bool,
+    /// A newer process asked for its name since it was last heard.
+    succeeded: bool,
     /// When it last said that it wants to stop.
     leaving: Option<Timestamp>,
     /// Its primary had it evicted then; it is recruited again only after a later sign of life.
@@ -151,6 +153,7 @@ impl Liveness {
     pub fn observe(&mut self, member: &Member, progress: Option<Progress>, now: Timestamp) {
         let life = self.life(member, now);
         life.heard = now;
+        life.succeeded = false;
         if life.leaving.is_some_and(|wished| now.since(wished) >= LEAVING_FADES) {
             life.leaving = None;
         }
@@ -172,6 +175,14 @@ impl Liveness {
     pub fn suspect(&mut self, member: &Member) {
         if let Some(life) = self.lives.get_mut(member) {
             life.suspected = true;
+        }
+    }
+
+    /// A newer process asks for its name. That proves no death, but explains a silence: this leader is
+    /// not cut off from where the server was.
+    pub fn succeeded(&mut self, member: &Member) {
+        if let Some(life) = self.lives.get_mut(member) {
+            life.succeeded = true;
         }
     }
 
@@ -232,15 +243,15 @@ impl Liveness {
         dying
     }
 
-    /// Whether more than half of the living (of at least three) went silent together, for the first
-    /// time in this episode.
+    /// Whether more than half of the living (of at least three) went silent together and without an
+    /// explanation, for the first time in this episode.
     fn is_more_likely_my_own_fault(&mut self, now: Timestamp) -> bool {
         let missed = self.dead_after.saturating_sub(self.ping_interval);
         let living = self.lives.values().filter(|life| life.dead.is_none());
         let (mut all, mut quiet, mut overdue) = (0, 0, false);
         for life in living {
             all += 1;
-            quiet += usize::from(life.heard + missed <= now);
+            quiet += usize::from(life.heard + missed <= now && !life.succeeded);
             overdue |= self.overdue(life, now) == Some(Death::Silent);
         }
         if quiet == 0 {
@@ -300,6 +311,7 @@ impl Liveness {
             moved: now,
             progress: None,
             suspected: false,
+            succeeded: false,
             leaving: None,
             evicted: None,
             dead: None,

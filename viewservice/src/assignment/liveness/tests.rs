@@ -106,6 +106,30 @@ fn when_most_fall_silent_together_the_leader_suspects_itself_once() {
     assert_eq!(watch.dead(), ["a", "b"]);
 }
 
+/// After a power cut of all machines people waited twice for nobody: the new processes stood at the door.
+#[test]
+fn a_silence_that_a_newer_process_explains_is_not_put_down_to_the_leader() {
+    let mut watch = Watch::over(&["a", "b", "c"]);
+    for name in ["a", "b", "c"] {
+        watch.liveness.succeeded(&server(name));
+    }
+    watch.pass(Duration::from_millis(1450), &[]);
+    assert!(watch.dead().is_empty(), "asking for a name kills nobody");
+    watch.pass(TICK, &[]);
+    assert_eq!(watch.dead(), ["a", "b", "c"]);
+}
+
+#[test]
+fn who_is_heard_after_a_newer_process_asked_for_its_name_is_cut_off_like_anybody() {
+    let mut watch = Watch::over(&["a", "b", "c"]);
+    for name in ["a", "b"] {
+        watch.liveness.succeeded(&server(name));
+    }
+    watch.pass(SECOND, &["a", "b", "c"]);
+    watch.pass(Duration::from_millis(2900), &["c"]);
+    assert!(watch.dead().is_empty());
+}
+
 #[test]
 fn a_refused_connection_is_proof_and_needs_no_second_thought() {
     let mut watch = Watch::over(&["a", "b", "c"]);
