@@ -61,7 +61,7 @@ impl Journal for MemoryJournal {
 
     fn poll(&mut self) -> Option<Completion> {
         if let Some(from) = self.read.take() {
-            return Some(Completion::Read { from, entries: Vec::new() });
+            return Some(Completion::Read { from, entries: Ok(Vec::new()) });
         }
         self.pending.all_finished();
         self.pending.poll()

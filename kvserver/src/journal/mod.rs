@@ -69,8 +69,9 @@ pub enum Completion {
     Read {
         /// The op from which on they were.
         from: OpNumber,
-        /// Them, in order; empty if they are no longer there.
-        entries: Vec<Arc<Entry>>,
+        /// Them, in order; none if they are no longer there. Or what was found in their place: a start
+        /// would not get over it, unless a snapshot covers it by then.
+        entries: Result<Vec<Arc<Entry>>, String>,
     },
 }
 

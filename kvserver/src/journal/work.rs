@@ -88,8 +88,8 @@ pub enum Report {
     Snapshot(SnapshotNumber, Position),
     /// A snapshot of the log was given up for want of room.
     GivenUp(SnapshotNumber),
-    /// Entries that were asked for, from this op on.
-    Read(OpNumber, Vec<Arc<Entry>>),
+    /// Entries that were asked for, from this op on, or what is wrong with them.
+    Read(OpNumber, Result<Vec<Arc<Entry>>, String>),
     /// How much room there is.
     Room(Room),
     /// The journal has failed and will do nothing more.
@@ -121,7 +121,7 @@ pub struct Front<W> {
     idle_polls: u32,
     /// Not reported yet.
     room: Option<Room>,
-    read: VecDeque<(OpNumber, Vec<Arc<Entry>>)>,
+    read: VecDeque<(OpNumber, Result<Vec<Arc<Entry>>, String>)>,
 }
 
 impl<W: Workers> Front<W> {
@@ -413,9 +413,9 @@ impl<D: Disk> LogWorker<D> {
             LogJob::Truncate(after) => engine.truncate(*after),
             LogJob::Committed(through) => engine.committed(*through),
             LogJob::Read(from, bytes_max) => {
-                // What is not to be read is sent as a state instead. It is no reason to go: this may
-                // be the last complete copy, and all of what it has is in memory.
-                let entries = engine.read(*from, *bytes_max).unwrap_or_default();
+                // What is not to be read is no reason to go: this may be the last complete copy, and
+                // all of what it has is in memory.
+                let entries = engine.read(*from, *bytes_max).map_err(|error| error.to_string());
                 reports.push(Report::Read(*from, entries));
             }
             LogJob::Reset(_) => engine.reset(),

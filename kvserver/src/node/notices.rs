@@ -88,6 +88,10 @@ pub(super) fn log(notice: &Notice, view: &View, dir: Option<&Path>) {
             "the disk has no room for a snapshot of the data, so the log before it has to stay: \
              make room, or the disk will be full"
         ),
+        Notice::LogUnreadable { from, what } => error!(
+            "the log on disk cannot be read from op {from} on: {what}. All of it is in memory too, and a \
+             snapshot of that is taken now; look after the disk"
+        ),
         Notice::RoomAgain(memory) => info!(
             "writes find room again: the data takes {} of {}",
             Size(memory.used),

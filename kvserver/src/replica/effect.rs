@@ -166,6 +166,13 @@ pub enum Notice {
     DiskFull(bool),
     /// This server's disk has no room for a snapshot, which would let the log be shorter.
     SnapshotGivenUp,
+    /// Of what this server's disk has of the log something cannot be read. A snapshot takes its place.
+    LogUnreadable {
+        /// The op from which on it was to be read.
+        from: OpNumber,
+        /// The place, and what is wrong there.
+        what: String,
+    },
     /// A peer's message was dropped because it made no sense.
     Nonsense {
         /// From whom.

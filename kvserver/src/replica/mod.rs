@@ -401,6 +401,11 @@ impl Replica {
                 self.following.acknowledge_chunks(&self.copy, chunks, out);
             }
             Completion::Read { from, entries } => {
+                let entries = entries.unwrap_or_else(|what| {
+                    self.copy.snapshots.note_unreadable();
+                    out.push(Effect::Notice(Notice::LogUnreadable { from, what }));
+                    Vec::new()
+                });
                 if let Some(primary) = &mut self.primary {
                     primary.on_entries_read(&mut self.copy, now, from, entries, out);
                 }

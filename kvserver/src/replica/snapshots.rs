@@ -43,6 +43,8 @@ pub struct Snapshots {
     unsaved_bytes: u64,
     /// One was given up for want of room; the next is not begun before so much is unsaved.
     not_before_bytes: u64,
+    /// The log that no snapshot covers cannot be read from the disk.
+    urgent: bool,
 }
 
 /// A snapshot under way.
@@ -62,7 +64,7 @@ impl Snapshots {
     /// None yet, of a log with so much in it after its beginning.
     #[must_use]
     pub fn new(unsaved_bytes: u64) -> Snapshots {
-        Snapshots { running: None, unsaved_bytes, not_before_bytes: 0 }
+        Snapshots { running: None, unsaved_bytes, not_before_bytes: 0, urgent: false }
     }
 
     /// An entry was added to the log.
@@ -94,12 +96,17 @@ impl Snapshots {
         }
     }
 
+    /// Some of the log turned out unreadable: the next start needs a snapshot in its place.
+    pub fn note_unreadable(&mut self) {
+        self.urgent = true;
+    }
+
     /// The disk has room again.
     pub fn note_room(&mut self) {
         self.not_before_bytes = 0;
     }
 
-    /// Whether there is enough to save. Where room is scarce the log is kept shorter, and when the disk
+    /// Whether there is enough to save, or all of it has to be saved anew. Where room is scarce the log is kept shorter, and when the disk
     /// is nearly full half of what the data takes is enough, however little it is.
     #[must_use]
     pub fn is_due(&self, tuning: &Tuning, store: &Store, room: Room) -> bool {
@@ -109,7 +116,7 @@ impl Snapshots {
             Room::Full => 1,
         };
         let due = least.max(store.bytes() / 2).max(self.not_before_bytes);
-        self.running.is_none() && self.unsaved_bytes >= due
+        self.running.is_none() && (self.urgent || self.unsaved_bytes >= due)
     }
 
     /// Begins a snapshot, which this scan of the store yields.
@@ -122,6 +129,7 @@ impl Snapshots {
     ) {
         let SnapshotHead { at, keys, .. } = *head;
         let saves_bytes = self.unsaved_bytes;
+        self.urgent = false;
         self.running = Some(Running { scan, at, end, written: 0, ended: false, saves_bytes });
         out.push(Effect::Journal(Work::BeginSnapshot { at, keys }));
     }

@@ -83,7 +83,7 @@ impl Disk {
     /// Entries from this op on, if the log goes back so far: one, since batches are small.
     pub(super) fn read(&self, from: OpNumber) -> Completion {
         let found = self.log.iter().filter(|entry| entry.op() == from && !self.is_over);
-        Completion::Read { from, entries: found.cloned().collect() }
+        Completion::Read { from, entries: Ok(found.cloned().collect()) }
     }
 
     /// The server that wrote this is gone: what was not whole is of no use.

@@ -251,7 +251,7 @@ impl World<'_> {
                     storage.may_return = true;
                 }
             }
-            Completion::Read { entries, .. } if !entries.is_empty() => {
+            Completion::Read { entries: Ok(entries), .. } if !entries.is_empty() => {
                 self.visits.note(Path::ReadFromDisk);
             }
             Completion::Snapshot(_) => self.visits.note(Path::OwnSnapshot),

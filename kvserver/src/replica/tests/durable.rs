@@ -383,6 +383,12 @@ fn writes_are_refused_while_a_disk_is_nearly_full_and_go_on_by_themselves() {
     }
 }
 
+/// Snapshots that the journal of `a` was given to write.
+fn snapshots_begun(world: &World) -> usize {
+    let begins = |work: &&Work| matches!(work, Work::BeginSnapshot { .. });
+    world.kept[&a()].iter().filter(begins).count()
+}
+
 /// On a small disk the log alone made it full, and nothing ever made room.
 #[test]
 fn a_copy_whose_disk_is_nearly_full_saves_its_state_so_that_its_log_can_go() {
@@ -391,23 +397,37 @@ fn a_copy_whose_disk_is_nearly_full_saves_its_state_so_that_its_log_can_go() {
         world.put(&a(), "k", &format!("v{n}"));
         world.run(ms(5));
     }
-    let begun = |world: &World| {
-        let begins = |work: &&Work| matches!(work, Work::BeginSnapshot { .. });
-        world.kept[&a()].iter().filter(begins).count()
-    };
     let say = |world: &mut World, completion| {
         world.step(&a(), Event::Journal(completion));
         world.run(ms(20));
     };
-    assert_eq!(begun(&world), 0);
+    assert_eq!(snapshots_begun(&world), 0);
     world.slow_journal.insert(a());
     say(&mut world, Completion::Room(Room::Full));
-    assert_eq!(begun(&world), 1);
+    assert_eq!(snapshots_begun(&world), 1);
     say(&mut world, Completion::SnapshotGivenUp);
-    assert_eq!(begun(&world), 1, "there was no room for it, and there is no more than before");
+    assert_eq!(
+        snapshots_begun(&world),
+        1,
+        "there was no room for it, and there is no more than before"
+    );
     say(&mut world, Completion::Room(Room::Enough));
     say(&mut world, Completion::Room(Room::Full));
-    assert_eq!(begun(&world), 2);
+    assert_eq!(snapshots_begun(&world), 2);
+}
+
+/// The server knew of the damage and did nothing about it: its next start gave up all of its data.
+#[test]
+fn a_log_that_cannot_be_read_is_replaced_by_a_snapshot_at_once() {
+    let mut world = World::durable().formed(a(), &[b()]);
+    let write = world.put(&a(), "k", "v");
+    world.settle();
+    assert_eq!(snapshots_begun(&world), 0);
+    let entries = Err("a record does not check out".into());
+    world.step(&a(), Event::Journal(Completion::Read { from: OpNumber(2), entries }));
+    world.settle();
+    assert_eq!(snapshots_begun(&world), 1, "one, however long it takes");
+    assert!(world.is_done(write));
 }
 
 #[test]

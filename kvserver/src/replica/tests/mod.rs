@@ -269,7 +269,7 @@ impl World {
                 _ => None,
             });
             let entries: Vec<_> = appended.flatten().filter(|e| e.op() >= from).take(9).collect();
-            self.step(who, Event::Journal(Completion::Read { from, entries }));
+            self.step(who, Event::Journal(Completion::Read { from, entries: Ok(entries) }));
         }
         self.hear_journal(who);
     }
