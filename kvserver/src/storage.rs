@@ -42,9 +42,15 @@ impl Storage {
         let about = || format!("the data directory {}", path.display());
         let dir = DataDir::open(path, "kvserver")?;
         let (mut engine, mut found) = writer::open(dir.path()).with_context(about)?;
-        if matches!(found, Found::Nothing) && dir.path().join(RESTORE_FILE).exists() {
-            restore(engine, &dir).with_context(about)?;
+        let backup = dir.path().join(RESTORE_FILE);
+        if matches!(found, Found::Nothing) && backup.exists() {
+            restore(engine).with_context(about)?;
             (engine, found) = writer::open(dir.path()).with_context(about)?;
+        }
+        // The last start may have ended just before this.
+        if matches!(found, Found::Sound(_)) && backup.exists() {
+            let removed = std::fs::remove_file(&backup).and_then(|()| dir.sync());
+            removed.with_context(|| format!("remove the restored backup {}", backup.display()))?;
         }
         let what = if matches!(found, Found::Nothing) {
             "new".to_owned()
@@ -178,7 +184,7 @@ fn size_of(path: &Path) -> io::Result<u64> {
 }
 
 /// Makes a backup the first state of a new directory.
-fn restore(mut engine: Engine<Files>, dir: &DataDir) -> anyhow::Result<()> {
+fn restore(mut engine: Engine<Files>) -> anyhow::Result<()> {
     let incomplete = "the backup is incomplete: restore it again into an empty directory";
     let (mut at, mut ended) = (None, false);
     let mut file = SnapshotReader::open(engine.disk(), RESTORE_FILE)?;
@@ -206,7 +212,5 @@ fn restore(mut engine: Engine<Files>, dir: &DataDir) -> anyhow::Result<()> {
     if !engine.begin_with_received(at)? {
         bail!("the disk has no room for a log: make room, then start again");
     }
-    std::fs::remove_file(dir.path().join(RESTORE_FILE)).context("remove the restored backup")?;
-    dir.sync().context("remove the restored backup")?;
     Ok(())
 }

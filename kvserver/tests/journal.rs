@@ -18,6 +18,8 @@ use kvserver::journal::files::Files;
 use kvserver::journal::log::Sizes;
 use kvserver::journal::writer::{self, DiskJournal};
 use kvserver::journal::{Journal, Work};
+use kvserver::storage::Storage;
+use kvserver::store::Items;
 use tempfile::TempDir;
 
 const OPTIONS: Options = Options {
@@ -230,6 +232,24 @@ fn a_directory_that_waits_for_its_first_start_is_verified_by_its_backup() {
     assert!(said.contains("sound: a backup through op 1.4/20"), "{said}");
     fs::write(&file, "no snapshot").expect("it can be written");
     assert_eq!(kvserver(&args).0, 1);
+}
+
+/// A process that ended between the two left the backup there for ever.
+#[test]
+fn a_backup_goes_when_its_data_is_in_place_also_after_a_crash_between_the_two() {
+    let (dir, data) = server();
+    let backup = dir.path().join("backup");
+    let (name, place) = (backup.to_str().expect("text"), data.to_str().expect("text"));
+    assert_eq!(kvserver(&["journal", "export", name, "--data-dir", place]).0, 0);
+    let restored = dir.path().join("restored");
+    drop(DataDir::open(&restored, "kvserver").expect("it is new"));
+    let there = restored.join("restore.snapshot");
+    for start in ["the first", "after the crash"] {
+        fs::copy(&backup, &there).expect("it is there");
+        let storage = Storage::open(&restored, Items::default(), 0).expect("it is sound");
+        assert_eq!(storage.held().0.last.op, OpNumber(20), "{start}");
+        assert!(!there.exists(), "{start}");
+    }
 }
 
 #[test]
