@@ -185,31 +185,25 @@ fn size_of(path: &Path) -> io::Result<u64> {
 
 /// Makes a backup the first state of a new directory.
 fn restore(mut engine: Engine<Files>) -> anyhow::Result<()> {
-    let incomplete = "the backup is incomplete: restore it again into an empty directory";
-    let (mut at, mut ended) = (None, false);
     let mut file = SnapshotReader::open(engine.disk(), RESTORE_FILE)?;
-    while let Some(item) = file.next()? {
+    let (head, _) = file.whole(|item| {
         let there_is_room = match item {
             snapshot::Item::Head(head) => {
                 info!("restoring {} keys as of op {}", head.keys, head.at);
-                at = Some(head.at);
                 engine.receive(head.at, head.keys)?
             }
-            snapshot::Item::Block(records) => engine.receive_chunk(&records)?.is_some(),
-            snapshot::Item::End(end) => {
-                ended = true;
-                engine.receive_end(end)?
-            }
+            snapshot::Item::Block(records) => engine.receive_chunk(records)?.is_some(),
+            snapshot::Item::End(end) => engine.receive_end(end.clone())?,
         };
         if !there_is_room {
             bail!("the disk has no room for the data of the backup: make room, then start again");
         }
-    }
-    let at = at.filter(|_| ended).context(incomplete)?;
-    if at.op == OpNumber(0) {
+        Ok(())
+    })?;
+    if head.at.op == OpNumber(0) {
         bail!("the backup holds no data: restore another one into an empty directory");
     }
-    if !engine.begin_with_received(at)? {
+    if !engine.begin_with_received(head.at)? {
         bail!("the disk has no room for a log: make room, then start again");
     }
     Ok(())

@@ -52,7 +52,8 @@ pub const BLOCK_SIZE_MAX: usize = MESSAGE_SIZE_MAX;
 const EPOCHS_MAX: usize = 1 << 20;
 
 const HEAD_SIZE: usize = 8 + 4 + 16 + 4 * 8 + 4;
-const FRAME_SIZE: usize = 3 * 4;
+/// Bytes that announce a block.
+pub const FRAME_SIZE: usize = 3 * 4;
 const END_SIZE: usize = 3 * 8 + 16 + 4;
 const EPOCH_SIZE: usize = 3 * 8;
 

@@ -71,8 +71,6 @@ pub enum Found {
 pub struct FoundLog {
     /// Position of its last op.
     pub last: Position,
-    /// First position of each epoch, oldest first.
-    pub epochs: Vec<Position>,
     /// The newest epoch adopted.
     pub adopted: Epoch,
     /// Everything through here was in every required copy, and perhaps more.
@@ -238,7 +236,6 @@ impl<D: Disk> Engine<D> {
         self.log = Some(Log::found(self.identity.storage, self.options.sizes, &era));
         Found::Sound(Box::new(FoundLog {
             last: era.last(),
-            epochs: era.epochs(),
             adopted: era.adopted,
             committed: era.committed,
             snapshot: era.snapshot,

@@ -101,7 +101,8 @@ pub enum BadIdentity {
 }
 
 const TITLE: &str = "kvserver data";
-const IDENTITY_LEVEL: u32 = 1;
+/// The format of an identity that this program writes, and the newest that it reads.
+pub const IDENTITY_LEVEL: u32 = 1;
 
 impl Identity {
     /// The text of the file, for people too.

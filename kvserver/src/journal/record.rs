@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! magic u32 | crc u32 | size of the body u32 | crc of the record before u32
-//! synced through u64 | committed op u64 | kind u32 | 0 u32 | body, then zeros to a multiple of 8
+//! synced through u64 | committed op u64 | kind u64 | body, then zeros to a multiple of 8
 //! ```
 //!
 //! The checksum (CRC-32C) covers everything after itself and begins with a number of the segment's
@@ -160,10 +160,10 @@ pub enum Body<'a> {
     Mark,
 }
 
-const ENTRIES: u32 = 1;
-const ADOPT: u32 = 2;
-const TRUNCATE: u32 = 3;
-const MARK: u32 = 4;
+const ENTRIES: u64 = 1;
+const ADOPT: u64 = 2;
+const TRUNCATE: u64 = 3;
+const MARK: u64 = 4;
 
 /// What every record says beside its body.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -207,21 +207,21 @@ impl Chain {
         out.put_u64_le(hints.committed.0);
         match *body {
             Body::Entries { first, count, batch } => {
-                out.put_u64_le(u64::from(ENTRIES));
+                out.put_u64_le(ENTRIES);
                 put_epoch(first.epoch, out);
                 out.put_u64_le(first.op.0);
                 out.put_u64_le(u64::from(count));
                 out.put_slice(batch);
             }
             Body::Adopt(epoch) => {
-                out.put_u64_le(u64::from(ADOPT));
+                out.put_u64_le(ADOPT);
                 put_epoch(epoch, out);
             }
             Body::Truncate(after) => {
-                out.put_u64_le(u64::from(TRUNCATE));
+                out.put_u64_le(TRUNCATE);
                 out.put_u64_le(after.0);
             }
-            Body::Mark => out.put_u64_le(u64::from(MARK)),
+            Body::Mark => out.put_u64_le(MARK),
         }
         let end = start + HEAD_SIZE + size;
         debug_assert_eq!(out.len(), end);
@@ -318,7 +318,7 @@ impl<'a> Records<'a> {
         }
         let hints =
             Hints { synced_through: u64_at(head, 16), committed: OpNumber(u64_at(head, 24)) };
-        let body = parse(u32_at(head, 32), &head[HEAD_SIZE..HEAD_SIZE + size])
+        let body = parse(u64_at(head, 32), &head[HEAD_SIZE..HEAD_SIZE + size])
             .ok_or(UnknownRecord { at })?;
         let size = padded(size);
         self.at += size;
@@ -358,7 +358,7 @@ fn checks_out(bytes: &[u8], at: usize, seed: u32) -> Option<(usize, u32)> {
     (is_whole && crc32c::crc32c_append(seed, covered) == crc).then_some((size, crc))
 }
 
-fn parse(kind: u32, body: &[u8]) -> Option<Body<'_>> {
+fn parse(kind: u64, body: &[u8]) -> Option<Body<'_>> {
     let epoch = || Epoch {
         generation: Generation(u64_at(body, 0)),
         primary_since: ViewNumber(u64_at(body, 8)),
@@ -509,12 +509,15 @@ mod tests {
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Newer(2)));
 
-        let (mut bytes, mut chain) = (header(1).encode(), header(1).chain());
-        chain.write(Hints::default(), &Body::Mark, &mut bytes);
-        bytes[HEADER_SIZE + 32] = 9;
-        let crc = crc32c::crc32c_append(chain.seed, &bytes[HEADER_SIZE + 8..HEADER_SIZE + 40]);
-        bytes[HEADER_SIZE + 4..HEADER_SIZE + 8].copy_from_slice(&crc.to_le_bytes());
-        let mut records = Records::new(&bytes, HEADER_SIZE, header(1).chain());
-        assert_eq!(records.next(), Err(UnknownRecord { at: HEADER_SIZE }));
+        // Any byte of its kind.
+        for at in 32..40 {
+            let (mut bytes, mut chain) = (header(1).encode(), header(1).chain());
+            chain.write(Hints::default(), &Body::Mark, &mut bytes);
+            bytes[HEADER_SIZE + at] = 9;
+            let crc = crc32c::crc32c_append(chain.seed, &bytes[HEADER_SIZE + 8..HEADER_SIZE + 40]);
+            bytes[HEADER_SIZE + 4..HEADER_SIZE + 8].copy_from_slice(&crc.to_le_bytes());
+            let mut records = Records::new(&bytes, HEADER_SIZE, header(1).chain());
+            assert_eq!(records.next(), Err(UnknownRecord { at: HEADER_SIZE }));
+        }
     }
 }

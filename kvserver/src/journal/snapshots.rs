@@ -1,13 +1,15 @@
 //! Snapshots as files: written step by step, read back before anybody relies on them. Pure: on any
 //! [`Disk`].
 //!
-//! The bytes are those of [`kvproto::snapshot`]. A writer that finds no room has changed nothing and
-//! may be asked again; any other error is the end of the file.
+//! The bytes are those of [`kvproto::snapshot`]. A writer that finds no room has changed nothing that
+//! counts and may be asked again; any other error is the end of the file.
 
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use kvproto::snapshot::{Check, Item, Malformed, Reader, SnapshotEnd, SnapshotHead, Writer};
+use kvproto::snapshot::{
+    Check, FRAME_SIZE, Item, Malformed, Reader, SnapshotEnd, SnapshotHead, Writer,
+};
 use thiserror::Error;
 
 use super::disk::{Disk, DiskFile};
@@ -102,6 +104,12 @@ impl<D: Disk> SnapshotWriter<D> {
         self.chunks
     }
 
+    /// How many bytes of the disk a chunk of records would take.
+    #[must_use]
+    pub fn grows_by(&self, records: &Bytes) -> u64 {
+        self.reserves((FRAME_SIZE + records.len()) as u64) - self.reserved
+    }
+
     /// Writes a chunk of records.
     ///
     /// # Errors
@@ -113,7 +121,7 @@ impl<D: Disk> SnapshotWriter<D> {
         self.writer = writer;
         self.chunks += 1;
         if self.written - self.synced >= STEP {
-            self.file.sync()?;
+            self.file.sync().map_err(not_for_want_of_room)?;
             self.synced = self.written;
         }
         Ok(())
@@ -127,13 +135,11 @@ impl<D: Disk> SnapshotWriter<D> {
         let bytes = self.writer.clone().end(&end);
         let whole = self.written + bytes.len() as u64;
         self.write(&[&bytes])?;
-        self.file.cut(whole)?;
-        self.file.sync()?;
+        self.file.cut(whole).map_err(not_for_want_of_room)?;
+        self.file.sync().map_err(not_for_want_of_room)?;
         let mut check = Check::default();
         let mut reader = SnapshotReader::open(&self.disk, &self.path)?;
-        while let Some(item) = reader.next()? {
-            check.take(&item)?;
-        }
+        reader.whole(|item| check.take(item).map_err(ReadError::from))?;
         Ok(SnapshotFile { path: self.path.clone(), head: self.head, end, size: whole })
     }
 
@@ -147,8 +153,8 @@ impl<D: Disk> SnapshotWriter<D> {
 
     fn write(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
         let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        if self.written + size > self.reserved {
-            let reserved = self.written + size + self.written.clamp(RESERVE_MIN, STEP);
+        let reserved = self.reserves(size);
+        if reserved > self.reserved {
             self.file.reserve(reserved)?;
             self.reserved = reserved;
         }
@@ -160,6 +166,21 @@ impl<D: Disk> SnapshotWriter<D> {
         self.written = at;
         Ok(())
     }
+
+    /// The room that the file needs before so many bytes are written.
+    fn reserves(&self, size: u64) -> u64 {
+        let needed = self.written + size;
+        if needed <= self.reserved {
+            return self.reserved;
+        }
+        needed + self.written.clamp(RESERVE_MIN, STEP)
+    }
+}
+
+/// What was written stands in the file, and nobody knows what a second sync would mean: this is not
+/// to be asked again, whatever the disk says.
+fn not_for_want_of_room(error: io::Error) -> io::Error {
+    io::Error::other(error)
 }
 
 /// Reads a snapshot from its file.
@@ -182,12 +203,34 @@ impl<D: Disk> SnapshotReader<D> {
         Ok(SnapshotReader { file, reader: Reader::new(), read: 0, size })
     }
 
-    /// The next item; `None` after the end, when nothing follows it.
+    /// Length of the file in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads all of it from its beginning, says how it begins and ends, and shows each item on the way.
     ///
     /// # Errors
-    /// When the disk fails, or the file is not whole and sound.
-    #[expect(clippy::should_implement_trait, reason = "it may fail")]
-    pub fn next(&mut self) -> Result<Option<Item>, ReadError> {
+    /// When the disk fails, the file is not whole and sound, or an item is refused.
+    pub fn whole<E: From<ReadError>>(
+        &mut self,
+        mut each: impl FnMut(&Item) -> Result<(), E>,
+    ) -> Result<(SnapshotHead, SnapshotEnd), E> {
+        let (mut head, mut end) = (None, None);
+        while let Some(item) = self.next()? {
+            each(&item)?;
+            match item {
+                Item::Head(is) => head = Some(is),
+                Item::Block(_) => {}
+                Item::End(is) => end = Some(is),
+            }
+        }
+        Ok(head.zip(end).expect("what was read to its end has a head and an end"))
+    }
+
+    /// The next item; `None` after the end, when nothing follows it.
+    fn next(&mut self) -> Result<Option<Item>, ReadError> {
         loop {
             if let Some(item) = self.reader.next()? {
                 return Ok(Some(item));

@@ -10,12 +10,12 @@ use std::io;
 use kvproto::ids::{ClusterId, Epoch, OpNumber, Position, StorageId};
 use kvproto::rules::{Rule, keeps};
 use kvproto::settings::Settings;
-use kvproto::snapshot::{FORMAT_LEVEL, Item, Malformed};
+use kvproto::snapshot::{FORMAT_LEVEL, Malformed};
 use thiserror::Error;
 
 use super::disk::{Disk, DiskFile, read_whole};
 use super::index::{Index, Run};
-use super::layout::{self, BadIdentity, IDENTITY, Identity, SET_ASIDE, SUSPECT};
+use super::layout::{self, BadIdentity, IDENTITY, IDENTITY_LEVEL, Identity, SET_ASIDE, SUSPECT};
 use super::record::{BadHeader, Body, HEADER_SIZE, LEVEL, Lsn, Records, SegmentHeader};
 use super::snapshots::{ReadError, SnapshotFile, SnapshotReader};
 use crate::store::StoreLimits;
@@ -214,7 +214,7 @@ pub fn survey<D: Disk>(disk: &D) -> Result<Directory, Refused> {
         let bytes = read_whole(disk, IDENTITY).map_err(Refused::io("read", IDENTITY))?;
         Some(Identity::decode(&bytes).map_err(|bad| match bad {
             BadIdentity::Corrupt => Refused::NoIdentity,
-            BadIdentity::Newer(level) => newer(IDENTITY, level, 1),
+            BadIdentity::Newer(level) => newer(IDENTITY, level, IDENTITY_LEVEL),
         })?)
     } else {
         None
@@ -422,18 +422,8 @@ fn damage(file: &str, at: Option<usize>, what: &str) -> Damage {
 fn snapshot<D: Disk>(disk: &D, path: String) -> Result<SnapshotFile, Stop> {
     let read = || {
         let mut reader = SnapshotReader::open(disk, &path)?;
-        let (mut head, mut end) = (None, None);
-        while let Some(item) = reader.next()? {
-            match item {
-                Item::Head(is) => head = Some(is),
-                Item::Block(_) => {}
-                Item::End(is) => end = Some(is),
-            }
-        }
-        let missing = ReadError::Malformed(Malformed::Incomplete { bytes: 0 });
-        let (head, end) = head.zip(end).ok_or(missing)?;
-        let size = disk.open(&path)?.size()?;
-        Ok(SnapshotFile { path: path.clone(), head, end, size })
+        let (head, end) = reader.whole(|_| Ok::<_, ReadError>(()))?;
+        Ok(SnapshotFile { path: path.clone(), head, end, size: reader.size() })
     };
     read().map_err(|error| match error {
         ReadError::Malformed(Malformed::Newer { level }) => {

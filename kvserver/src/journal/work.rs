@@ -212,7 +212,6 @@ impl<W: Workers> Journal for Front<W> {
                 self.has_log = false;
                 let void = self.pending.last_snapshot();
                 let ticket = self.pending.reset(base);
-                self.committed = None;
                 self.log(ticket, LogJob::Reset(void));
             }
             Work::Reset { base } => {
@@ -552,7 +551,8 @@ impl<D: Disk> SideWorker<D> {
             }
             SnapshotJob::Chunk(number, records) => {
                 if let Some((_, writer)) = self.writer.as_mut().filter(|(of, _)| of == number) {
-                    if self.disk.space().is_ok_and(|space| space.free < self.keep_free) {
+                    let needed = self.keep_free + writer.grows_by(records);
+                    if self.disk.space().is_ok_and(|space| space.free < needed) {
                         return Err(io::ErrorKind::StorageFull.into());
                     }
                     writer.chunk(records)?;

@@ -152,17 +152,15 @@ pub fn read<D: Disk>(
     let mut recovered = Recovered::new(engine.identity().limits, items, retain_bytes);
     recovered.adopt(found.adopted);
     if let Some(mut snapshot) = engine.read_snapshot()? {
-        let mut at = Position::default();
-        while let Some(item) = snapshot.next()? {
+        let (head, end) = snapshot.whole(|item| {
             match item {
-                snapshot::Item::Head(head) => {
-                    at = head.at;
-                    recovered.reserve(head.keys);
-                }
-                snapshot::Item::Block(records) => recovered.install(&records)?,
-                snapshot::Item::End(end) => recovered.end_snapshot(at, &end)?,
+                snapshot::Item::Head(head) => recovered.reserve(head.keys),
+                snapshot::Item::Block(records) => recovered.install(records)?,
+                snapshot::Item::End(_) => {}
             }
-        }
+            Ok::<_, Unreadable>(())
+        })?;
+        recovered.end_snapshot(head.at, &end)?;
     }
     while recovered.log.last().op < found.last.op {
         let entries = engine.read(recovered.log.last().op.next(), READ_BYTES)?;
@@ -327,6 +325,5 @@ impl Recovered {
             && self.log.last().epoch.generation < view.generation
             && view.is_activated()
             && !view.eligible.contains(me)
-            && !view.is_primary(me)
     }
 }

@@ -32,7 +32,6 @@ impl<D: Disk> Engine<D> {
     /// The log is empty. On disk everything stays as it is until another begins.
     pub fn reset(&mut self) {
         self.queue.clear();
-        self.committed = OpNumber(0);
         self.received = None;
         let snapshot = self.snapshot.take();
         if let Some(mut log) = self.log.take() {

@@ -3,6 +3,7 @@
 use kvproto::ids::{Generation, OpNumber, Position, StorageId};
 use kvproto::registration::Wish;
 use kvproto::snapshot::SnapshotEnd;
+use kvproto::time::LogTime;
 use kvproto::view::ViewStatus;
 
 use super::*;
@@ -242,6 +243,10 @@ pub(super) fn a_copy_is_rebuilt_from_its_snapshot_and_the_log_after_it() {
         }
     }
     assert!(at.op > OpNumber(10));
+    // No older epoch is helped, and no time comes twice, also where nothing follows the snapshot.
+    let Work::EndSnapshot(end) = &kept[end] else { unreachable!() };
+    assert!(end.log_time > LogTime::default());
+    assert_eq!((rebuilt.adopted, rebuilt.log_time), (at.epoch, end.log_time));
     let appended = kept.iter().filter_map(|work| match work {
         Work::Append(entries) => Some(entries),
         _ => None,

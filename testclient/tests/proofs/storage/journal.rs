@@ -2,16 +2,21 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use kvproto::ids::OpNumber;
+use bytes::Bytes;
+use kvproto::convert::RecordsWriter;
+use kvproto::digest::{self, Rolling};
+use kvproto::ids::{ClusterId, Generation, OpNumber, Position, Version};
+use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
+use kvproto::time::LogTime;
 use kvserver::journal::engine::{Engine, Found};
 use kvserver::journal::pending::Ticket;
 use kvserver::journal::work::{
     Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers,
 };
 use kvserver::journal::{Completion, Journal, Room, Work};
-use testclient::sim::disk::{Loss, SimulatedDisk};
+use testclient::sim::disk::{Fault, Loss, SimulatedDisk};
 
-use super::life::{State, entries, epoch, options, recover};
+use super::life::{State, entries, epoch, give_snapshot, options, recover};
 
 #[derive(Default)]
 struct Queues {
@@ -34,6 +39,9 @@ struct Whole {
     front: Front<Queues>,
     log: LogWorker<SimulatedDisk>,
     side: SideWorker<SimulatedDisk>,
+    /// Whether the journal may fail, and why it has.
+    may_fail: bool,
+    failure: Option<String>,
 }
 
 impl Whole {
@@ -42,14 +50,30 @@ impl Whole {
         let front = Front::new(&engine, OpNumber(0), Queues::default());
         let side = SideWorker::new(&engine);
         let log = LogWorker::new(engine);
-        Whole { disk, front, log, side }
+        Whole { disk, front, log, side, may_fail: false, failure: None }
     }
 
-    /// The log's worker does what was called.
-    fn log(&mut self) -> Left {
+    /// With a log of so many ops of the first view, ten in a write.
+    fn with_log(disk: SimulatedDisk, ops: u64) -> Whole {
+        let mut journal = Whole::new(disk);
+        for first in (1..=ops).step_by(10) {
+            journal.front.take(Work::Append(entries(1, first..=ops.min(first + 9))));
+            journal.log();
+        }
+        journal.completions();
+        journal
+    }
+
+    /// The log's worker hears what was called.
+    fn hand_over(&mut self) {
         for (ticket, job) in std::mem::take(&mut self.front.workers().log) {
             self.log.take(ticket, job);
         }
+    }
+
+    /// It does that.
+    fn log(&mut self) -> Left {
+        self.hand_over();
         let (mut reports, mut side) = (Vec::new(), Vec::new());
         let left = self.log.work(&mut reports);
         self.log.rest(&mut reports);
@@ -72,7 +96,10 @@ impl Whole {
 
     fn tell(&mut self, reports: &[Report]) {
         for report in reports {
-            assert!(!matches!(report, Report::Failed(_)), "{report:?}");
+            if let Report::Failed(failed) = report {
+                assert!(self.may_fail, "{failed}");
+                self.failure = Some(failed.to_string());
+            }
             self.front.hear(report);
         }
     }
@@ -81,12 +108,8 @@ impl Whole {
         std::iter::from_fn(|| self.front.poll()).collect()
     }
 
-    fn snapshot(&mut self, state: &State, op: u64) -> kvproto::ids::Position {
-        let (head, chunks, end) = state.snapshot(op);
-        self.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
-        chunks.into_iter().for_each(|chunk| self.front.take(Work::SnapshotChunk(chunk)));
-        self.front.take(Work::EndSnapshot(end));
-        head.at
+    fn snapshot(&mut self, state: &State, op: u64) -> Position {
+        give_snapshot(&mut self.front, state.snapshot(op))
     }
 }
 
@@ -126,7 +149,7 @@ fn a_snapshot_of_a_log_that_was_reset_meanwhile_comes_to_nothing() {
     journal.log();
     journal.snapshot(&state(1, 20), 20);
     journal.side();
-    journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
+    journal.front.take(Work::Reset { base: Position::default() });
     let at = journal.snapshot(&state(2, 7), 7);
     journal.front.take(Work::Reset { base: at });
     journal.front.take(Work::Append(entries(2, 8..=9)));
@@ -145,7 +168,7 @@ fn a_state_that_is_received_is_the_log_once_it_is_whole_and_the_old_one_until_th
     journal.front.take(Work::Append(entries(1, 1..=20)));
     journal.log();
     journal.completions();
-    journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
+    journal.front.take(Work::Reset { base: Position::default() });
     journal.front.take(Work::Adopt(epoch(2)));
     let (head, chunks, end) = state(2, 9).snapshot(9);
     journal.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
@@ -154,7 +177,7 @@ fn a_state_that_is_received_is_the_log_once_it_is_whole_and_the_old_one_until_th
     assert_eq!(
         journal.completions(),
         [
-            Completion::Safe(kvproto::ids::Position::default()),
+            Completion::Safe(Position::default()),
             Completion::Adopted(epoch(2)),
             Completion::ChunksWritten(1)
         ]
@@ -185,9 +208,7 @@ fn a_snapshot_waits_for_the_log_that_it_is_of() {
         journal.front.take(Work::Truncate { after: OpNumber(ops.start() - 1) });
         journal.front.take(Work::Append(entries(view, ops)));
     }
-    for (ticket, job) in std::mem::take(&mut journal.front.workers().log) {
-        journal.log.take(ticket, job);
-    }
+    journal.hand_over();
     let mut expected = state(1, 40);
     expected.ops[19..].fill(epoch(2));
     let at = journal.snapshot(&expected, 25);
@@ -207,21 +228,26 @@ fn a_snapshot_of_a_log_that_is_given_up_unwritten_comes_to_nothing() {
         journal.front.take(Work::Append(entries(1, 1..=9)));
         journal.log();
         journal.front.take(Work::Append(entries(1, 10..=30)));
-        for (ticket, job) in std::mem::take(&mut journal.front.workers().log) {
-            journal.log.take(ticket, job);
-        }
+        journal.hand_over();
         journal.snapshot(&state(1, 30), 25);
         if snapshot_first {
             journal.side();
         }
-        journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
-        for (ticket, job) in std::mem::take(&mut journal.front.workers().log) {
-            journal.log.take(ticket, job);
-        }
+        journal.front.take(Work::Adopt(epoch(3)));
+        journal.hand_over();
+        journal.front.take(Work::Reset { base: Position::default() });
+        journal.hand_over();
         journal.side();
         journal.log();
         let done = journal.completions();
         assert!(!done.iter().any(|done| matches!(done, Completion::Snapshot(_))), "{done:?}");
+        // REP-3: what was adopted while that log waited holds for the next one.
+        assert!(done.contains(&Completion::Adopted(epoch(3))), "{done:?}");
+        journal.front.take(Work::Append(entries(3, 1..=2)));
+        journal.log();
+        journal.disk.power_cycle(Loss::Everything);
+        let found = recover(&journal.disk, "the next log").expect("sound");
+        assert_eq!(found, State { adopted: epoch(3), ..state(3, 2) });
     }
 }
 
@@ -233,12 +259,9 @@ fn of_what_is_replaced_again_and_again_the_first_and_the_last_are_set_aside() {
     journal.front.take(Work::Append(entries(1, 1..=20)));
     journal.log();
     for op in [9, 11, 13, 15] {
-        journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
-        let (head, chunks, end) = state(2, 15).snapshot(op);
-        journal.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
-        chunks.into_iter().for_each(|chunk| journal.front.take(Work::SnapshotChunk(chunk)));
-        journal.front.take(Work::EndSnapshot(end));
-        journal.front.take(Work::Reset { base: head.at });
+        journal.front.take(Work::Reset { base: Position::default() });
+        let at = journal.snapshot(&state(2, 15), op);
+        journal.front.take(Work::Reset { base: at });
         journal.log();
     }
     let files = journal.disk.files();
@@ -264,42 +287,149 @@ fn a_reset_does_not_wait_for_room_that_only_it_can_make() {
         journal.front.take(Work::Append(entries(1, op..=op)));
     }
     journal.completions();
-    journal.front.take(Work::Reset { base: kvproto::ids::Position::default() });
+    journal.front.take(Work::Reset { base: Position::default() });
     assert_eq!(journal.log(), Left::Nothing);
-    assert_eq!(journal.completions(), [Completion::Safe(kvproto::ids::Position::default())]);
+    assert_eq!(journal.completions(), [Completion::Safe(Position::default())]);
 }
 
 /// Its data had outgrown the disk: the snapshot took the room to the last byte and waited for more, and
 /// nothing could be written any more, not even the epoch of a new primary.
 #[test]
 fn a_snapshot_that_does_not_fit_is_given_up_before_the_log_has_no_room() {
-    let mut journal = Whole::new(SimulatedDisk::new(48 << 10));
-    journal.front.take(Work::Append(entries(1, 1..=10)));
-    journal.log();
-    journal.completions();
-    let head = kvproto::snapshot::SnapshotHead { keys: 1000, ..state(1, 10).snapshot(10).0 };
-    journal.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
-    for _ in 0..100 {
-        journal.front.take(Work::SnapshotChunk(vec![0; 1 << 10].into()));
-        journal.side();
+    // It grows in steps, which end at another place on each of these disks.
+    for capacity in (48 << 10..200 << 10).step_by(1 << 10) {
+        let mut journal = Whole::with_log(SimulatedDisk::new(capacity), 10);
+        let reserve = options(1).reserve.min(capacity / 16);
+        let head = SnapshotHead { keys: 1000, ..state(1, 10).snapshot(10).0 };
+        journal.front.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
+        for _ in 0..200 {
+            journal.front.take(Work::SnapshotChunk(vec![0; 1 << 10].into()));
+            journal.side();
+            let free = capacity - journal.disk.used();
+            assert!(free >= reserve / 2, "{free} of {capacity} bytes are left for the log");
+        }
+        let said = journal.completions();
+        assert_eq!(said.last(), Some(&Completion::SnapshotGivenUp), "{said:?}");
+        let files = journal.disk.files();
+        assert!(!files.iter().any(|file| file.contains("snapshot")), "it takes no room: {files:?}");
+        journal.front.take(Work::Adopt(epoch(2)));
+        journal.log();
+        assert_eq!(journal.completions(), [Completion::Adopted(epoch(2))]);
     }
-    let said = journal.completions();
-    assert_eq!(said.last(), Some(&Completion::SnapshotGivenUp), "{said:?}");
-    let files = journal.disk.files();
-    assert!(!files.iter().any(|file| file.contains("snapshot")), "it takes no room: {files:?}");
-    journal.front.take(Work::Adopt(epoch(2)));
+}
+
+/// One that holds more than is left unsynced, in few writes.
+fn large_snapshot() -> (SnapshotHead, Vec<Bytes>, SnapshotEnd) {
+    let at = state(1, 3).position(3);
+    let version = Version::of_change_at(Generation(1), OpNumber(1));
+    let (mut rolling, mut contents) = (Rolling::default(), Vec::new());
+    let mut chunk = |key: &[u8], value: &[u8]| {
+        let mut writer = RecordsWriter::new(1);
+        assert!(writer.key(key, value, version));
+        rolling.add(digest::of_key(key, value, version, &mut contents));
+        writer.finish().expect("it holds a key")
+    };
+    let chunks = vec![chunk(b"a", &vec![b'x'; 8 << 20]), chunk(b"b", b"y")];
+    let head = SnapshotHead { cluster: ClusterId::default(), at, keys: 2 };
+    let end = SnapshotEnd {
+        epochs: vec![state(1, 3).position(1)],
+        log_time: LogTime::default(),
+        digest: rolling.with(Rolling::default()),
+        chunks: 2,
+    };
+    (head, chunks, end)
+}
+
+/// A disk that was full when a snapshot was to be synced had the part before that written a second time,
+/// and the sync done again.
+#[test]
+fn a_snapshot_that_meets_a_full_disk_is_whole_in_the_end_or_ends_the_journal() {
+    let large = large_snapshot();
+    for is_received in [true, false] {
+        let begin = || {
+            let mut journal = Whole::with_log(SimulatedDisk::default(), 3);
+            journal.may_fail = true;
+            if is_received {
+                journal.front.take(Work::Reset { base: Position::default() });
+                journal.log();
+                journal.completions();
+            }
+            journal
+        };
+        let write = |journal: &mut Whole| {
+            give_snapshot(&mut journal.front, large.clone());
+            if journal.log() == Left::WaitsForRoom {
+                assert_eq!(journal.log(), Left::Nothing);
+            }
+            journal.side();
+            journal.log();
+        };
+        let mut undisturbed = begin();
+        let first = undisturbed.disk.operations() + 1;
+        write(&mut undisturbed);
+        let (mut ended, mut failed) = (0, 0);
+        for operation in first..=undisturbed.disk.operations() {
+            let mut journal = begin();
+            journal.disk.go_wrong(operation, Fault::Full);
+            write(&mut journal);
+            let mut said = journal.completions();
+            if said.contains(&Completion::SnapshotGivenUp) {
+                write(&mut journal);
+                said = journal.completions();
+            }
+            if let Some(failure) = &journal.failure {
+                assert!(failure.contains("no storage space"), "{operation}: {failure}");
+                failed += 1;
+                continue;
+            }
+            if is_received {
+                journal.front.take(Work::Reset { base: large.0.at });
+                journal.log();
+                said = journal.completions();
+            }
+            let done = [Completion::Snapshot(large.0.at), Completion::Safe(large.0.at)];
+            assert!(said.iter().any(|said| done.contains(said)), "{operation}: {said:?}");
+            journal.disk.power_cycle(Loss::Everything);
+            let (_, found) = Engine::open(journal.disk.clone(), options(5)).expect("ours");
+            let Found::Sound(found) = found else {
+                panic!("{operation}: {found:?}");
+            };
+            assert_eq!(found.snapshot.map(|snapshot| snapshot.end), Some(large.2.clone()));
+            ended += 1;
+        }
+        // Two syncs and a cut; an own one then takes its place: a change of name, and its sync.
+        let final_ones = if is_received { 3 } else { 5 };
+        assert_eq!(failed, final_ones, "{ended} ended, {is_received}");
+        assert!(ended > 4, "{ended}");
+    }
+}
+
+/// A store and the digest of its records had parted, or the disk gave back something else.
+#[test]
+fn a_snapshot_that_does_not_read_back_as_what_it_says_replaces_nothing() {
+    let mut journal = Whole::with_log(SimulatedDisk::default(), 100);
+    journal.snapshot(&state(1, 100), 50);
+    journal.side();
     journal.log();
-    assert_eq!(journal.completions(), [Completion::Adopted(epoch(2))]);
+    let before = journal.disk.files();
+    let (head, chunks, mut end) = state(1, 100).snapshot(90);
+    end.digest.0 += 1;
+    give_snapshot(&mut journal.front, (head, chunks, end));
+    journal.may_fail = true;
+    journal.side();
+    journal.log();
+    let failure = journal.failure.as_deref().expect("it is noticed");
+    assert!(failure.contains("the digest of its records is another one"), "{failure}");
+    let after = journal.disk.files();
+    assert!(before.iter().all(|file| after.contains(file)), "{before:?} in {after:?}");
+    let said = journal.completions();
+    assert!(!said.contains(&Completion::Snapshot(head.at)), "{said:?}");
 }
 
 #[test]
 fn what_is_kept_for_copies_that_come_back_goes_when_the_disk_is_nearly_full() {
-    let mut journal = Whole::new(SimulatedDisk::new(1 << 20));
-    for first in (1..=91).step_by(10) {
-        journal.front.take(Work::Append(entries(1, first..=first + 9)));
-        journal.log();
-    }
-    journal.snapshot(&state(1, 100), 100);
+    let mut journal = Whole::with_log(SimulatedDisk::new(1 << 20), 100);
+    journal.snapshot(&state(1, 100), 90);
     journal.side();
     journal.log();
     let mut said = Vec::new();
@@ -318,15 +448,28 @@ fn what_is_kept_for_copies_that_come_back_goes_when_the_disk_is_nearly_full() {
     assert_eq!(recover(&journal.disk, "after it").expect("sound").ops, state(1, 100).ops);
 }
 
+#[test]
+fn what_goes_for_a_snapshot_never_takes_an_op_after_it() {
+    // Each segment ends at one of these.
+    for op in 40..=99 {
+        let mut journal = Whole::with_log(SimulatedDisk::new(1 << 20), 100);
+        journal.snapshot(&state(1, 100), op);
+        journal.side();
+        journal.log();
+        journal.disk.set_capacity(journal.disk.used() + 100);
+        journal.log.look_for_room(&mut Vec::new());
+        journal.disk.set_capacity(1 << 20);
+        journal.disk.power_cycle(Loss::Everything);
+        let found = recover(&journal.disk, "after it").expect("sound");
+        assert_eq!(found.ops, state(1, 100).ops, "a snapshot at {op}");
+    }
+}
+
 /// One rotten byte in a segment that nobody needs any more had ended a healthy primary as soon as a
 /// backup came back, and its next start had given up what the snapshot still held.
 #[test]
 fn damage_before_the_snapshot_is_told_and_ends_nothing() {
-    let mut journal = Whole::new(SimulatedDisk::default());
-    for first in (1..=91).step_by(10) {
-        journal.front.take(Work::Append(entries(1, first..=first + 9)));
-        journal.log();
-    }
+    let mut journal = Whole::with_log(SimulatedDisk::default(), 100);
     journal.snapshot(&state(1, 100), 90);
     journal.side();
     journal.log();

@@ -14,6 +14,8 @@ use kvserver::journal::disk::{Disk, DiskFile};
 use kvserver::journal::engine::{Engine, Failed, Found, Options};
 use kvserver::journal::log::{Sizes, prepare};
 use kvserver::journal::snapshots::SnapshotWriter;
+use kvserver::journal::survey::survey;
+use kvserver::journal::{Journal, Work};
 use kvserver::replica::recovery;
 use kvserver::store::Items;
 use testclient::random::Random;
@@ -122,6 +124,17 @@ impl State {
         };
         (head, chunks, end)
     }
+}
+
+/// Gives a snapshot, in its parts, to a journal. Says which position it shows.
+pub(crate) fn give_snapshot(
+    journal: &mut impl Journal,
+    (head, chunks, end): (SnapshotHead, Vec<Bytes>, SnapshotEnd),
+) -> Position {
+    journal.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
+    chunks.into_iter().for_each(|chunk| journal.take(Work::SnapshotChunk(chunk)));
+    journal.take(Work::EndSnapshot(end));
+    head.at
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -388,7 +401,11 @@ pub(crate) fn recover(disk: &SimulatedDisk, story: &str) -> Result<State, String
         Found::Sound(found) => found,
     };
     let mut state = State { adopted: found.adopted, ..State::default() };
-    let mut starts = found.epochs.iter().peekable();
+    let era = survey(disk).expect("it was opened").era.expect("it has a log");
+    let epochs = era.epochs();
+    let rise = |one: &Position, next: &Position| one.epoch < next.epoch && one.op < next.op;
+    assert!(epochs.is_sorted_by(rise), "{story}: {epochs:?}");
+    let mut starts = epochs.iter().peekable();
     let mut current = Epoch::default();
     for op in 1..=found.last.op.0 {
         while let Some(start) = starts.next_if(|start| start.op.0 <= op) {

@@ -6,15 +6,17 @@ mod journal;
 mod life;
 mod real;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use kvserver::journal::Room;
 use kvserver::journal::disk::Disk;
 use kvserver::journal::engine::{Engine, Found};
 use kvserver::journal::layout::SET_ASIDE;
+use kvserver::journal::snapshots::SnapshotWriter;
 use testclient::sim::disk::{Fault, Loss, SimulatedDisk};
 
-use life::{Ended, Life, options, recover};
+use life::{Ended, Life, State, options, recover};
 
 /// Runs a test for each seed, or for the one that is asked for, and names the seed that fails.
 fn for_seeds(test: &str, seeds: std::ops::RangeInclusive<u64>, run: impl Fn(u64)) {
@@ -82,6 +84,20 @@ fn undisturbed(seed: u64) -> (SimulatedDisk, Life) {
     (disk, life)
 }
 
+/// A log of so many ops, each in a write of its own.
+fn with_log(disk: &SimulatedDisk, ops: u64) -> Engine<SimulatedDisk> {
+    let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("ours");
+    for op in 1..=ops {
+        engine.append(&life::entries(1, op..=op));
+        assert!(engine.flush().expect("nothing fails"));
+    }
+    engine
+}
+
+fn is_segment(path: &str) -> bool {
+    path.ends_with(".journal")
+}
+
 fn is_read(path: &str) -> bool {
     !path.starts_with(SET_ASIDE)
 }
@@ -122,6 +138,81 @@ fn any_cut_of_any_file_is_survived_or_refused_and_never_read_as_other_data() {
             }
         }
     });
+}
+
+/// Of the last segment nobody can know: a log that lacks it looks like one that had not begun it.
+#[test]
+fn any_file_of_an_era_that_is_gone_is_missed_and_the_rest_never_read_as_other_data() {
+    let test = "any_file_of_an_era_that_is_gone_is_missed_and_the_rest_never_read_as_other_data";
+    let (survived, refused) = (Cell::new(0), Cell::new(0));
+    for_seeds(test, 1..=60, |seed| {
+        let (disk, life) = undisturbed(seed);
+        let files = disk.files();
+        let last = files.iter().rfind(|path| path.starts_with("era-") && is_segment(path));
+        for path in files.iter().filter(|path| path.starts_with("era-") && Some(*path) != last) {
+            let without = disk.copy();
+            without.remove(path).expect("it is there");
+            let count = match life.check_tampered(&without, &format!("without {path}")) {
+                true => &survived,
+                false => &refused,
+            };
+            count.set(count.get() + 1);
+        }
+    });
+    let (survived, refused) = (survived.get(), refused.get());
+    assert!(survived > 0 && refused > 0, "{survived} survived, {refused} refused");
+}
+
+#[test]
+fn a_log_that_ends_before_its_snapshot_is_damaged() {
+    let disk = SimulatedDisk::default();
+    let mut engine = with_log(&disk, 30);
+    let state = State { ops: vec![life::epoch(1); 30], ..State::default() };
+    let (head, chunks, end) = state.snapshot(30);
+    let mut writer =
+        SnapshotWriter::begin(&disk, "snapshot.new".into(), head).expect("nothing fails");
+    chunks.iter().for_each(|chunk| writer.chunk(chunk).expect("nothing fails"));
+    let verified = writer.end(end).expect("it is sound");
+    assert!(engine.install(&verified).expect("nothing fails"));
+    let segments: Vec<_> = disk.files().into_iter().filter(|path| is_segment(path)).collect();
+    assert!(segments.len() > 1, "some are kept: {segments:?}");
+    disk.remove(&segments[segments.len() - 1]).expect("it is there");
+    let damage = recover(&disk, "without its end").expect_err("ops are missing");
+    assert!(damage.contains("before its snapshot"), "{damage}");
+}
+
+/// Whatever is written, the record that says so after it finds room in the same segment.
+#[test]
+fn what_was_safe_when_the_log_came_to_rest_is_always_told_from_a_torn_end() {
+    let disk = SimulatedDisk::default();
+    let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
+    let mut next = 1;
+    for step in 0..60 {
+        let last = next + if step % 7 == 0 { 30 } else { step % 3 };
+        engine.append(&life::entries(1, next..=last));
+        assert!(engine.flush().expect("nothing fails"));
+        let path = disk.files().into_iter().rfind(|path| is_segment(path)).expect("segments");
+        let at = life::last_nonzero(&disk, &path);
+        engine.mark().expect("nothing fails");
+        let flipped = disk.copy();
+        flipped.tamper(&path, |bytes| bytes[at] ^= 1);
+        let damage = recover(&flipped, "flipped").expect_err("it was safe");
+        assert!(damage.contains("it was synced"), "ops {next} to {last}: {damage}");
+        next = last + 1;
+    }
+}
+
+/// A new log never takes the number, and with it the place, of one that was set aside.
+#[test]
+fn a_new_log_is_told_from_those_that_were_set_aside() {
+    let disk = SimulatedDisk::default();
+    drop(with_log(&disk, 3));
+    // As an operator may do with data that nobody is to use.
+    disk.make_dir(SET_ASIDE).expect("nothing fails");
+    disk.rename("era-000001", &format!("{SET_ASIDE}/era-000001.damaged")).expect("nothing fails");
+    drop(with_log(&disk, 2));
+    let files = disk.files();
+    assert!(files.iter().any(|path| path.starts_with("era-000002/")), "{files:?}");
 }
 
 #[test]
@@ -199,6 +290,22 @@ fn after_a_failed_write_or_sync_nothing_is_acknowledged_and_the_next_start_is_to
         panic!("{found:?}");
     };
     assert!(damage.to_string().contains("simulated fault"), "{damage}");
+}
+
+/// What was read may have been in the memory of the system alone, and is lost for the next start.
+#[test]
+fn a_sync_that_fails_at_a_start_is_told_to_the_next() {
+    for operation in 1..=2 {
+        let disk = SimulatedDisk::default();
+        drop(with_log(&disk, 3));
+        disk.power_cycle(Loss::Nothing);
+        disk.go_wrong(disk.operations() + operation, Fault::Fails);
+        let refused = Engine::open(disk.clone(), options(2)).expect_err("a sync fails");
+        assert!(refused.to_string().contains("cannot sync"), "{refused}");
+        disk.power_cycle(Loss::Everything);
+        let damage = recover(&disk, "the next start").expect_err("it is told");
+        assert!(damage.contains("simulated fault"), "{damage}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use kvserver::journal::engine::Found;
 use kvserver::journal::writer::{DiskJournal, open};
 use kvserver::journal::{Completion, Journal, Work};
 
-use super::life::{State, entries, epoch};
+use super::life::{State, entries, epoch, give_snapshot};
 
 async fn until(journal: &mut DiskJournal, wanted: Completion) {
     journal.hand_over(true);
@@ -54,11 +54,8 @@ async fn a_journal_on_a_real_disk_is_found_again() {
         journal.take(Work::Append(entries(1, first..=first + 9)));
     }
     until(&mut journal, Completion::Safe(state.position(2000))).await;
-    let (head, chunks, end) = state.snapshot(1500);
-    journal.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
-    chunks.into_iter().for_each(|chunk| journal.take(Work::SnapshotChunk(chunk)));
-    journal.take(Work::EndSnapshot(end));
-    until(&mut journal, Completion::Snapshot(head.at)).await;
+    let at = give_snapshot(&mut journal, state.snapshot(1500));
+    until(&mut journal, Completion::Snapshot(at)).await;
     journal.take(Work::Append(entries(1, 2001..=2001)));
     drop(journal);
     assert_eq!(ops(dir.path()), (1500, 2001), "its end waits for what was called");
@@ -66,12 +63,9 @@ async fn a_journal_on_a_real_disk_is_found_again() {
     let (engine, _) = open(dir.path()).expect("ours");
     let mut journal = DiskJournal::start(engine, OpNumber(2001)).expect("threads");
     journal.take(Work::Reset { base: Position::default() });
-    let (head, chunks, end) = state.snapshot(40);
-    journal.take(Work::BeginSnapshot { at: head.at, keys: head.keys });
-    chunks.into_iter().for_each(|chunk| journal.take(Work::SnapshotChunk(chunk)));
-    journal.take(Work::EndSnapshot(end));
-    journal.take(Work::Reset { base: head.at });
-    until(&mut journal, Completion::Safe(head.at)).await;
+    let at = give_snapshot(&mut journal, state.snapshot(40));
+    journal.take(Work::Reset { base: at });
+    until(&mut journal, Completion::Safe(at)).await;
     journal.take(Work::Append(entries(1, 41..=50)));
     until(&mut journal, Completion::Safe(state.position(50))).await;
     drop(journal);
