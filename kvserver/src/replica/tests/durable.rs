@@ -457,6 +457,7 @@ fn a_tail_of_a_generation_that_was_given_up_is_set_aside_with_all_of_its_log() {
     let write = world.put(&a(), "k", "in common");
     world.settle();
     assert!(world.is_done(write));
+    world.run(ms(100));
     world.cut(&a(), &b());
     world.put(&a(), "k", "given up");
     world.run(ms(100));
