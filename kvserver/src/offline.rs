@@ -23,6 +23,7 @@ use crate::journal::survey::{
     Damage, Directory, Era, Refused, Torn, era_without_snapshot, survey, survey_without_identity,
 };
 use crate::replica::recovery::{self, Recovered};
+use crate::storage::left_out;
 use crate::store::Items;
 use account::{account, certainty, covered};
 
@@ -204,15 +205,7 @@ fn rebuild(disk: Files, directory: Directory) -> Result<(Recovered, OpNumber)> {
 
 fn verdict(place: &Path, recovered: &mut Recovered, torn: Option<&Torn>) -> String {
     let (last, _) = recovered.last();
-    let torn = torn.map_or(String::new(), |torn| {
-        format!(
-            "\n{} ended at byte {} in the middle of a write: the {} after it, which nobody was told \
-             is safe, are left out",
-            torn.file,
-            torn.at,
-            Size(torn.bytes)
-        )
-    });
+    let torn = torn.map_or(String::new(), |torn| format!("\n{}", left_out(torn)));
     let (keys, digest) = (recovered.keys(), recovered.digest());
     format!("{}: sound through op {last}: {keys} keys, digest {digest}{torn}\n", place.display())
 }

@@ -199,16 +199,16 @@ pub fn look(path: &Path, program: &'static str) -> Result<Option<File>, DataDirE
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         lock => lock.map_err(refused("open its lock file"))?,
     };
-    match lock.try_lock_shared() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(DataDirError::Taken { path: path.into() }),
-        Err(TryLockError::Error(error)) => return Err(refused("lock it")(error)),
-    }
+    // First, since nobody is to stop a process that is none of this program's.
     let owner = owner(&lock).map_err(refused("read its lock file"))?;
-    if owner.is_empty() || owner == program {
-        return Ok(Some(lock));
+    if !owner.is_empty() && owner != program {
+        return Err(DataDirError::OtherProgram { path: path.into(), owner, program });
     }
-    Err(DataDirError::OtherProgram { path: path.into(), owner, program })
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::Taken { path: path.into() }),
+        Err(TryLockError::Error(error)) => Err(refused("lock it")(error)),
+    }
 }
 
 /// The first thing in a directory that is neither expected there nor put there by the file system;
@@ -360,6 +360,7 @@ mod tests {
         assert_eq!(first_other(root.path(), |_| false).unwrap(), None, "nor was one made");
         let running = DataDir::open(root.path(), "kvserver", kept).unwrap();
         says(look(root.path(), "kvserver"), &["another process uses"]);
+        says(look(root.path(), "viewservice"), &["belongs to a kvserver"]);
         drop(running);
         let looking = look(root.path(), "kvserver").unwrap();
         assert!(looking.is_some());
@@ -367,7 +368,6 @@ mod tests {
         says(DataDir::open(root.path(), "kvserver", kept), &["another process uses"]);
         drop(looking);
         assert!(DataDir::open(root.path(), "kvserver", kept).is_ok());
-        says(look(root.path(), "viewservice"), &["belongs to a kvserver"]);
         says(look(&root.path().join("none"), "kvserver"), &["none: does not exist"]);
         says(look(&root.path().join(LOCK_FILE), "kvserver"), &["no directory"]);
     }

@@ -58,7 +58,7 @@ async fn save(session: &Session, path: &Path, source: Source, force: bool) -> Re
             Failure::failed(format!("what {server} sends is no snapshot: {malformed}"))
         })?;
         if let Some(head) = arrived.head().filter(|_| complete.is_none()) {
-            progress = bar("saving", head.keys, |keys| format!("{keys} keys"));
+            progress = bar("saving", head.keys, |at, of| format!("{at} of {of} keys"));
             holds_data(&server, head)?;
             let is = if is_primary { Complete::Yes } else { judge(view.as_ref(), &server, head) };
             if let Complete::No { others } = &is
@@ -232,12 +232,12 @@ fn size_of(file: &Path) -> u64 {
 }
 
 fn bar_of_bytes(doing: &'static str, size: u64) -> ProgressBar {
-    bar(doing, size, |bytes| Size(bytes).to_string())
+    bar(doing, size, |at, of| format!("{} of {}", Size(at), Size(of)))
 }
 
 /// On a terminal; elsewhere, and for nothing, nothing is drawn. How long it takes is said once
 /// anything is done.
-fn bar(doing: &'static str, size: u64, shown: fn(u64) -> String) -> ProgressBar {
+fn bar(doing: &'static str, size: u64, shown: fn(u64, u64) -> String) -> ProgressBar {
     if size == 0 {
         return ProgressBar::hidden();
     }
@@ -247,7 +247,7 @@ fn bar(doing: &'static str, size: u64, shown: fn(u64) -> String) -> ProgressBar 
             _ => format!(", {:#} left", HumanDuration(state.eta())),
         };
         // A line that cannot be drawn is not worth a failure.
-        let _ = write!(out, "{} of {}{left}", shown(state.pos()), shown(size));
+        let _ = write!(out, "{}{left}", shown(state.pos(), size));
     };
     let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{msg} {wide_bar} {how_far}");
