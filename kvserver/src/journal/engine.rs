@@ -317,6 +317,13 @@ impl<D: Disk> Engine<D> {
         log.map_or(Ok(Vec::new()), |log| log.read(&self.disk, from, bytes_max))
     }
 
+    /// What the log takes on the disk after the snapshot that it begins with, in bytes of files.
+    #[must_use]
+    pub fn bytes_after_snapshot(&self) -> u64 {
+        let op = self.snapshot.as_ref().map_or(OpNumber(0), |snapshot| snapshot.head.at.op);
+        self.log.as_ref().map_or(0, |log| log.bytes_after(op))
+    }
+
     /// An epoch is adopted. Where there is no log, the next one will begin with it.
     pub fn adopt(&mut self, epoch: Epoch) {
         self.adopted = self.adopted.max(epoch);

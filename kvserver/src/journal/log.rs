@@ -27,7 +27,7 @@ const UNFINISHED: &str = "segment";
 /// Sizes of segments, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
-    /// A segment made in a hurry has this.
+    /// A segment made in a hurry has this, or what the write needs if there is no room for more.
     pub min: u64,
     /// One prepared ahead has twice that of the one before, up to this.
     pub max: u64,
@@ -108,6 +108,7 @@ struct Segment {
     number: u64,
     path: String,
     chain: Chain,
+    /// Length of its file.
     size: u64,
 }
 
@@ -169,7 +170,7 @@ impl<D: Disk> Log<D> {
                 number: segment.number,
                 path: segment.path.clone(),
                 chain: segment.header.chain(),
-                size: segment.used,
+                size: segment.header.capacity,
             });
         }
         log.said = Hints { synced_through: log.ended.1, committed: era.committed };
@@ -207,7 +208,7 @@ impl<D: Disk> Log<D> {
     #[must_use]
     pub fn wants_spare(&self) -> Option<u64> {
         let current = self.current.as_ref().filter(|_| self.spare.is_none())?;
-        let size = (2 * current.capacity).min(self.sizes.max);
+        let size = (2 * current.capacity).clamp(self.sizes.min, self.sizes.max);
         (current.written > current.capacity / 2).then_some(size)
     }
 
@@ -275,7 +276,7 @@ impl<D: Disk> Log<D> {
         let path = format!("{}/{}", self.dir, layout::segment(number, after));
         disk.rename(&unfinished, &path)?;
         disk.sync_dir(&self.dir)?;
-        self.segments.push_back(Segment { number, path, chain: header.chain(), size: 0 });
+        self.segments.push_back(Segment { number, path, chain: header.chain(), size: capacity });
         self.current = Some(Current { file, chain, base, written: 0, synced: 0, capacity });
         self.ended.0 = number;
         self.took(HEADER_SIZE as u64, hints, bytes.len() as u64, ops);
@@ -288,20 +289,22 @@ impl<D: Disk> Log<D> {
             return Ok(Some((disk.open(&spare.path)?, spare.path, spare.size)));
         }
         let path = format!("{}/{UNFINISHED}{NEW}", self.dir);
-        let capacity = self.sizes.min.max(needed);
-        let made = disk.create(&path).and_then(|mut file| {
-            file.reserve(capacity)?;
-            Ok(file)
-        });
-        match made {
-            Ok(file) => Ok(Some((file, path, capacity))),
-            Err(error) if is_full(&error) => {
-                // What is left of it would only take room.
-                let _ = disk.remove(&path);
-                Ok(None)
+        // On a disk that is full but for a few kilobytes a primary must still begin its epoch: nobody
+        // could read from it otherwise.
+        for capacity in [self.sizes.min.max(needed), needed] {
+            let made = disk.create(&path).and_then(|mut file| {
+                file.reserve(capacity)?;
+                Ok(file)
+            });
+            match made {
+                Ok(file) => return Ok(Some((file, path, capacity))),
+                Err(error) if is_full(&error) => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
+        // What is left of it would only take room.
+        let _ = disk.remove(&path);
+        Ok(None)
     }
 
     /// Notes what has been written and synced; the first record is at `at`.
@@ -311,7 +314,6 @@ impl<D: Disk> Log<D> {
         };
         current.written += bytes;
         current.synced = current.written;
-        segment.size = current.written;
         self.ended.1 = current.base + current.written;
         self.ended.2 = current.chain.previous();
         self.said = hints;
@@ -344,7 +346,7 @@ impl<D: Disk> Log<D> {
         if !self.fits(size) {
             return Ok(());
         }
-        let (Some(current), Some(segment)) = (&mut self.current, self.segments.back_mut()) else {
+        let Some(current) = &mut self.current else {
             return Ok(());
         };
         let hints = Hints { synced_through: current.base + current.synced, committed };
@@ -355,11 +357,25 @@ impl<D: Disk> Log<D> {
         current.chain.write(hints, &Body::Mark, &mut bytes);
         current.file.write_at(current.written, &bytes)?;
         current.written += size;
-        segment.size = current.written;
         self.ended.1 = current.base + current.written;
         self.ended.2 = current.chain.previous();
         self.said = hints;
         Ok(())
+    }
+
+    /// How many of the oldest segments hold no op after this one.
+    fn covered_by(&self, op: OpNumber) -> usize {
+        let covered = self.segments.iter().take_while(|segment| {
+            let last = self.index.last_through(segment.number);
+            segment.number < self.ended.0 && last.is_none_or(|last| last <= op)
+        });
+        covered.count()
+    }
+
+    /// Length of the files that a snapshot at this op would not make superfluous.
+    #[must_use]
+    pub fn bytes_after(&self, op: OpNumber) -> u64 {
+        self.segments.iter().skip(self.covered_by(op)).map(|segment| segment.size).sum()
     }
 
     /// Removes the oldest segments that hold no op after this one, but keeps the newest of them up
@@ -368,15 +384,7 @@ impl<D: Disk> Log<D> {
     /// # Errors
     /// When the disk fails.
     pub fn remove_through(&mut self, disk: &D, op: OpNumber, retain: u64) -> io::Result<()> {
-        let newest = self.ended.0;
-        let may_go = self
-            .segments
-            .iter()
-            .take_while(|segment| {
-                let last = self.index.last_through(segment.number);
-                segment.number < newest && last.is_none_or(|last| last <= op)
-            })
-            .count();
+        let may_go = self.covered_by(op);
         let mut excess: u64 = self.segments.iter().take(may_go).map(|segment| segment.size).sum();
         for _ in 0..may_go {
             if excess <= retain {

@@ -47,6 +47,10 @@ pub enum Room {
     Full,
 }
 
+/// Entries of the log in order, none if they are no longer there; or what was found in their place: a
+/// start would not get over it, unless a snapshot covers it by then.
+pub type EntriesRead = Result<Vec<Arc<Entry>>, String>;
+
 /// Work that is done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Completion {
@@ -70,9 +74,8 @@ pub enum Completion {
     Read {
         /// The op from which on they were.
         from: OpNumber,
-        /// Them, in order; none if they are no longer there. Or what was found in their place: a start
-        /// would not get over it, unless a snapshot covers it by then.
-        entries: Result<Vec<Arc<Entry>>, String>,
+        /// Them.
+        entries: EntriesRead,
     },
 }
 

@@ -21,7 +21,7 @@ use super::layout::NEW;
 use super::log::{Spare, is_full, prepare};
 use super::pending::{Pending, SnapshotNumber, Ticket};
 use super::snapshots::{ReadError, SnapshotFile, SnapshotWriter};
-use super::{Completion, Journal, Room, Work};
+use super::{Completion, EntriesRead, Journal, Room, Work};
 
 /// Work of the log.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ pub enum Report {
     /// A snapshot of the log was given up for want of room.
     GivenUp(SnapshotNumber),
     /// Entries that were asked for, from this op on, or what is wrong with them.
-    Read(OpNumber, Result<Vec<Arc<Entry>>, String>),
+    Read(OpNumber, EntriesRead),
     /// How much room there is.
     Room(Room),
     /// The journal has failed and will do nothing more.
@@ -121,7 +121,7 @@ pub struct Front<W> {
     idle_polls: u32,
     /// Not reported yet.
     room: Option<Room>,
-    read: VecDeque<(OpNumber, Result<Vec<Arc<Entry>>, String>)>,
+    read: VecDeque<(OpNumber, EntriesRead)>,
 }
 
 impl<W: Workers> Front<W> {

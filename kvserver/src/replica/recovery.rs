@@ -40,7 +40,7 @@ pub struct Recovered {
     pub(super) adopted: Epoch,
     /// The clock of the log goes on from here.
     pub(super) log_time: LogTime,
-    /// Weight of the entries after the snapshot.
+    /// What a snapshot would save: the weight of the entries after the last one, or their files.
     pub(super) unsaved_bytes: u64,
     /// Committed entries are kept in memory up to so much.
     retain_bytes: usize,
@@ -175,6 +175,8 @@ pub fn read<D: Disk>(
     if recovered.log.last() != found.last {
         return Err(Malformed { what: "the log ends with another op" }.into());
     }
+    // Each start begins a segment, however little comes into it.
+    recovered.unsaved_bytes = recovered.unsaved_bytes.max(engine.bytes_after_snapshot());
     Ok(recovered)
 }
 
@@ -303,6 +305,12 @@ impl Recovered {
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.store.digest()
+    }
+
+    /// What a snapshot would save, in bytes.
+    #[must_use]
+    pub fn unsaved_bytes(&self) -> u64 {
+        self.unsaved_bytes
     }
 
     /// The last op, and the last one that is known to be committed.

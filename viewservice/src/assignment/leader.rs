@@ -292,12 +292,11 @@ impl Leader {
                 if reason == RefusedReason::WrongKind {
                     self.notice_mixing(message.clone(), out);
                 }
-                if let Some(older) = self.state.present(&registration.name)
-                    && reason == RefusedReason::NameInUse
-                {
-                    self.liveness.succeeded(&older);
-                }
                 Err((reason, message))
+            }
+            Admission::InUse(older, message) => {
+                self.liveness.succeeded(&older);
+                Err((RefusedReason::NameInUse, message))
             }
             Admission::Begins { former, command } => match self.propose(command, out) {
                 Ok(Applied::Registered(member)) => {

@@ -82,7 +82,7 @@ struct Life {
     moved: Timestamp,
     progress: Option<Progress>,
     suspected: bool,
-    /// A newer process asked for its name since it was last heard.
+    /// A newer process asked for its name, or came with its storage, since it was last heard.
     succeeded: bool,
     /// When it last said that it wants to stop.
     leaving: Option<Timestamp>,
@@ -178,8 +178,8 @@ impl Liveness {
         }
     }
 
-    /// A newer process asks for its name. That proves no death, but explains a silence: this leader is
-    /// not cut off from where the server was.
+    /// A newer process asks for its name, or comes with its storage. That proves no death, but explains
+    /// a silence: this leader is not cut off from where the server was.
     pub fn succeeded(&mut self, member: &Member) {
         if let Some(life) = self.lives.get_mut(member) {
             life.succeeded = true;

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use kvproto::{Member, ServerName, Timestamp, View};
+use kvproto::{Member, OpNumber, ServerName, Timestamp, View};
 
 use super::law::{Command, Kind, Mode, ViewState};
 use super::liveness::{Liveness, State};
@@ -108,42 +108,55 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     let advice = if silent.is_empty() && !state.generation_has_begun() {
         format!(
             "{} ended before generation {} had begun with it, so nobody can tell whether it still \
-             holds what it was chosen for: decide again with `kvctl force {} --accept-data-loss`",
+             holds what it was chosen for: decide again with {}",
             names(&lost),
             view.generation,
-            some_server_alive(state, liveness)
+            force_the_best(state, liveness)
         )
     } else if silent.is_empty() && on_disk {
+        let came_back =
+            |member: &&Member| state.present(&member.name).is_some_and(|it| !liveness.is_dead(&it));
+        let (without, away): (Vec<_>, Vec<_>) = lost.iter().copied().partition(came_back);
+        let start = format!(
+            "start {} again with its data directory: any one of these that comes back whole is enough",
+            names(&away)
+        );
+        let save = format!(
+            "{} came back without all that it held, its log says why: save what its directory has, or \
+             take a backup (docs/backup.md, \"A damaged disk\")",
+            names(&without)
+        );
+        let steps: Vec<_> = [(away, start), (without, save)]
+            .into_iter()
+            .filter_map(|(members, step)| (!members.is_empty()).then_some(step))
+            .collect();
         format!(
-            "start {} again with its data directory: any one of these that comes back whole is \
-             enough; if their disks are lost, accept the loss of what only they hold with \
-             `kvctl force {} --accept-data-loss`",
-            names(&lost),
-            some_server_alive(state, liveness)
+            "{}; if their disks are lost, accept the loss of what only they hold with {}",
+            steps.join("; "),
+            force_the_best(state, liveness)
         )
     } else if silent.is_empty() {
         format!(
             "every complete copy is lost (the processes of {} ended, and data is in memory): \
-             start over with what a running server holds, which is nothing if it is new, with \
-             `kvctl force {} --accept-data-loss`; if nothing was stored yet, that loses nothing",
+             start over from a running server with {}; if nothing was stored yet, that loses nothing",
             names(&lost),
-            some_server_alive(state, liveness)
+            force_the_best(state, liveness)
         )
     } else if on_disk {
         format!(
             "bring back {}: what is acknowledged is in its data directory (start it with it; or, if \
              it runs, resume it, mend its network); only if its disk is lost: \
-             `kvctl force {} --accept-data-loss`",
+             {}",
             names(&silent),
-            some_server_alive(state, liveness)
+            force_the_best(state, liveness)
         )
     } else {
         format!(
             "bring back {}: its process still holds every committed op (resume it, mend its \
              network); or accept the loss of what only it holds with \
-             `kvctl force {} --accept-data-loss`",
+             {}",
             names(&silent),
-            some_server_alive(state, liveness)
+            force_the_best(state, liveness)
         )
     };
     let for_servers = if silent.is_empty() { lost } else { silent };
@@ -168,11 +181,18 @@ fn too_few_copies(state: &ViewState) -> Option<Waiting> {
     })
 }
 
-/// The server to start over from: of those alive, the one that says it holds most.
-fn some_server_alive(state: &ViewState, liveness: &Liveness) -> String {
+/// The command to start over from one server: of those alive, the one that says it holds most.
+fn force_the_best(state: &ViewState, liveness: &Liveness) -> String {
     let alive = state.servers().filter(|server| !liveness.is_dead(server));
     let most = alive.max_by_key(|server| (liveness.appended(server), Reverse(server.incarnation)));
-    most.map_or_else(|| "SERVER".to_owned(), |server| server.name.to_string())
+    let Some(server) = most else {
+        return "`kvctl force SERVER --accept-data-loss`".to_owned();
+    };
+    let holds = match liveness.appended(&server) {
+        OpNumber(0) => ", which holds nothing",
+        _ => "",
+    };
+    format!("`kvctl force {} --accept-data-loss`{holds}", server.name)
 }
 
 fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {
@@ -270,8 +290,8 @@ fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
 }
 
 /// Fills up the backups with spares: those that hold everything first, since they came back with
-/// their data, then those that died least, then the senior ones. One that
-/// has died too often is taken only when nobody else holds a second copy: a bad copy is better than
+/// their data, then those that say they hold most, which have least to be sent, then those that died
+/// least, then the senior ones. One that has died too often is taken only when nobody else holds a second copy: a bad copy is better than
 /// none, and nothing is better than moving all the data again and again.
 fn recruit(
     state: &ViewState,
@@ -289,7 +309,8 @@ fn recruit(
         .collect();
     let eligible = &state.view().eligible;
     spares.sort_by_key(|spare| {
-        (!eligible.contains(spare), liveness.deaths(&spare.name), spare.incarnation)
+        let holds = (!eligible.contains(spare), Reverse(liveness.appended(spare)));
+        (holds, liveness.deaths(&spare.name), spare.incarnation)
     });
     let (barred, ready): (Vec<_>, Vec<_>) =
         spares.into_iter().partition(|spare| liveness.is_barred(spare, now));

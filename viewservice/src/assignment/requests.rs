@@ -42,6 +42,8 @@ pub enum Admission {
     Resumes(Member),
     /// It must not attend.
     Refused(RefusedReason, String),
+    /// It must not attend as long as this one lives, which has its name or its storage.
+    InUse(Member, String),
 }
 
 /// VIEW-6: whether a server may attend. A new life is refused while the older one lives.
@@ -93,14 +95,14 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
             RefusedReason::StaleIncarnation,
             format!("{name}#{life} is over: a newer process stands under this name, stop this one"),
         ),
-        (None, Some(member)) if !liveness.is_dead(&member) => refused(
-            RefusedReason::NameInUse,
-            format!(
+        (None, Some(member)) if !liveness.is_dead(&member) => {
+            let message = format!(
                 "{member} attends under this name and is not known to be dead: stop it, choose \
                  another --advertise, or try again when it was silent for {:?}",
                 state.view().settings.dead_after
-            ),
-        ),
+            );
+            Admission::InUse(member, message)
+        }
         (None, former) => Admission::Begins {
             command: Command::Register {
                 name: name.clone(),
@@ -171,14 +173,12 @@ fn refused_for_its_data(
     // Not only of one that could stand for it: two lives of one storage are told apart by nobody.
     let of_same_storage = |other: &Member| state.storage(other) == Some(held.storage);
     let holder = others.iter().find(|other| of_same_storage(other) && !liveness.is_dead(other))?;
-    refused(
-        RefusedReason::NameInUse,
-        format!(
-            "{holder} lives and has the same storage {}: a data directory must not be copied; stop \
-             one of the two, or start {name} with another --data-dir",
-            held.storage
-        ),
-    )
+    let message = format!(
+        "{holder} lives and has the same storage {}: a data directory must not be copied; stop \
+         one of the two, or start {name} with another --data-dir",
+        held.storage
+    );
+    Some(Admission::InUse(holder.clone(), message))
 }
 
 /// What becomes of a wish.

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use kvclient::{ClusterStatus, ServerStatus};
+use kvproto::OpNumber;
 use kvproto::limits::SILENCE_BEFORE_FORCE as SILENCE;
 
 use crate::commands::Session;
@@ -29,6 +30,13 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
     }
     let mut status = session.client.status().await?;
     check(&status, server).map_err(Failure::failed)?;
+    if yes && would_empty_disks(&status, server) {
+        return Err(Failure::failed(format!(
+            "{server} holds nothing, so all data would be given up: save what the disks hold first \
+             (docs/backup.md, \"A damaged disk\"). To begin empty all the same, leave out --yes, and \
+             confirm it at a terminal; nothing was changed"
+        )));
+    }
     let mut announced = false;
     let mut before: Vec<Rival> = Vec::new();
     loop {
@@ -42,7 +50,7 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
         let rest = rivals.iter().map(|it| SILENCE.saturating_sub(it.silent_for.unwrap_or(SILENCE)));
         let rest = rest.max().unwrap_or_default();
         if !announced {
-            announce(session, server, &rivals, rest);
+            announce(session, &status, server, &rivals, rest);
             announced = true;
         }
         if rest.is_zero() {
@@ -80,6 +88,18 @@ fn check(status: &ClusterStatus, server: &str) -> Result<(), String> {
         return Err(format!("{server} is not alive: start it first; nothing was changed"));
     }
     Ok(())
+}
+
+/// The last op that the server to go on from holds, and the highest that any server said is committed.
+fn kept(status: &ClusterStatus, server: &str) -> (OpNumber, OpNumber) {
+    let target = status.servers.iter().find(|it| it.member.name.as_str() == server);
+    let committed = status.servers.iter().map(|it| it.committed).max();
+    (target.map_or(OpNumber(0), |it| it.appended), committed.unwrap_or_default())
+}
+
+/// Whether nothing would be kept, where something may still be on a disk.
+fn would_empty_disks(status: &ClusterStatus, server: &str) -> bool {
+    status.storage == "durable" && kept(status, server).0 == OpNumber(0)
 }
 
 /// A server that might still be serving the old generation.
@@ -120,10 +140,22 @@ fn heard_again<'a>(before: &[Rival], now: &'a [Rival]) -> Option<&'a str> {
     now.iter().find(shorter).map(|rival| rival.name.as_str())
 }
 
-fn announce(session: &Session, server: &str, rivals: &[Rival], rest: Duration) {
+fn announce(
+    session: &Session,
+    status: &ClusterStatus,
+    server: &str,
+    rivals: &[Rival],
+    rest: Duration,
+) {
+    let data = match kept(status, server) {
+        (OpNumber(0), _) => "nothing: it holds none of the data".to_owned(),
+        (held, committed) if committed > held => {
+            format!("its ops through {held}, of {committed} that are known to be committed")
+        }
+        (held, _) => format!("its ops through {held}"),
+    };
     session.output.remark(&format!(
-        "A new generation will start from the data of {server}. Whatever only others hold is given \
-         up."
+        "A new generation will start from {server}, with {data}. Whatever only others hold is given up."
     ));
     for rival in rivals {
         let heard = match rival.silent_for {
@@ -159,7 +191,7 @@ async fn confirmed(session: &Session, server: &str) -> Result<bool, Failure> {
 mod tests {
     use super::*;
     use kvclient::View;
-    use kvproto::{ClusterId, Incarnation, Member, OpNumber, Settings};
+    use kvproto::{ClusterId, Incarnation, Member, Settings};
 
     fn rival(name: &str, seconds: u64) -> Rival {
         Rival { name: name.into(), silent_for: Some(Duration::from_secs(seconds)) }
@@ -214,6 +246,18 @@ mod tests {
             let needless = check(&status, name).expect_err("b is complete");
             assert!(needless.starts_with("b:1 is heard and holds every"), "{name}: {needless}");
         }
+    }
+
+    /// The server had found its disk damaged and come back empty; what the disk held was saved nowhere.
+    #[test]
+    fn a_script_does_not_give_up_what_is_on_disks_for_a_server_that_holds_nothing() {
+        let mut status = status(vec![server(member("a:1", 3), "alive")]);
+        assert!(would_empty_disks(&status, "a:1"));
+        status.servers[0].appended = OpNumber(7);
+        assert!(!would_empty_disks(&status, "a:1"));
+        assert_eq!(kept(&status, "a:1"), (OpNumber(7), OpNumber(0)));
+        let in_memory = ClusterStatus { storage: "in memory".into(), ..status };
+        assert!(!would_empty_disks(&in_memory, "b:1"), "there the data is gone already");
     }
 
     #[test]

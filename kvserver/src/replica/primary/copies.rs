@@ -117,7 +117,12 @@ impl Primary {
         let on_disk =
             copy.options.durable && common > OpNumber(0) && copy.log.position_at(common).is_some();
         let reachable = common >= copy.log.base().op || on_disk;
-        progress.phase = if usable && common >= opened.committed && reachable {
+        // VIEW-7: a tail that was given up is set aside as a whole, not dropped like another epoch's.
+        let last_epoch = opened.epochs.last().map(|start| start.epoch);
+        let given_up = copy.options.durable
+            && opened.last > common
+            && last_epoch.is_some_and(|epoch| epoch.generation < self.epoch.generation);
+        progress.phase = if usable && common >= opened.committed && reachable && !given_up {
             Phase::Streaming { next: common.next() }
         } else {
             Phase::NeedsTransfer

@@ -450,6 +450,29 @@ fn data_of_a_generation_that_was_given_up_is_no_beginning_of_the_next() {
     assert!(!nothing.was_given_up(&forced, &member("b", 2)));
 }
 
+/// VIEW-7: a live copy of the old generation had its tail, perhaps acknowledged, dropped in its place.
+#[test]
+fn a_tail_of_a_generation_that_was_given_up_is_set_aside_with_all_of_its_log() {
+    let mut world = World::durable().formed(a(), &[b()]);
+    let write = world.put(&a(), "k", "in common");
+    world.settle();
+    assert!(world.is_done(write));
+    world.run(ms(100));
+    world.cut(&a(), &b());
+    world.put(&a(), "k", "given up");
+    world.run(ms(100));
+    world.force(b());
+    world.run(ms(500));
+    world.heal();
+    world.propose(b(), &[a()]);
+    world.run(ms(500));
+    world.settle();
+    assert!(world.view.eligible.contains(&a()), "{:?}", world.view);
+    let dropped = |work: &Work| matches!(work, Work::Truncate { .. });
+    let begun_anew = |work: &Work| matches!(work, Work::Reset { base } if base.op > OpNumber(0));
+    assert!(world.kept[&a()].iter().any(begun_anew) && !world.kept[&a()].iter().any(dropped));
+}
+
 #[test]
 fn what_contradicts_itself_is_not_taken_for_a_log() {
     let world = World::durable().formed(a(), &[b()]);

@@ -13,7 +13,7 @@ use kvproto::time::LogTime;
 use kvserver::journal::disk::{Disk, DiskFile};
 use kvserver::journal::engine::{Engine, Failed, Found, Options};
 use kvserver::journal::log::{Sizes, prepare};
-use kvserver::journal::snapshots::SnapshotWriter;
+use kvserver::journal::snapshots::{SnapshotFile, SnapshotWriter};
 use kvserver::replica::recovery;
 use kvserver::store::Items;
 use testclient::random::Random;
@@ -130,6 +130,20 @@ pub(crate) enum Ended {
     Whole,
     /// The disk failed on the way.
     Short,
+}
+
+/// Writes a snapshot of this state at an op, beside the log.
+pub(crate) fn write_snapshot(
+    disk: &SimulatedDisk,
+    state: &State,
+    op: u64,
+) -> Result<SnapshotFile, Box<dyn std::error::Error>> {
+    let (head, chunks, end) = state.snapshot(op);
+    let mut writer = SnapshotWriter::begin(disk, "snapshot.new".to_owned(), head)?;
+    for chunk in &chunks {
+        writer.chunk(chunk)?;
+    }
+    Ok(writer.end(end)?)
 }
 
 /// An engine that is used at random, and the states in which it may be found.
@@ -276,13 +290,7 @@ impl Life {
         if !engine.has_log() || self.committed == 0 {
             return Ok(());
         }
-        let (head, chunks, end) = self.now.snapshot(self.committed);
-        let path = "snapshot.new".to_owned();
-        let mut writer = SnapshotWriter::begin(&self.disk, path, head)?;
-        for chunk in &chunks {
-            writer.chunk(chunk)?;
-        }
-        let verified = writer.end(end)?;
+        let verified = write_snapshot(&self.disk, &self.now, self.committed)?;
         if engine.has_work() {
             self.flush(engine)?;
         }

@@ -12,9 +12,11 @@ use kvserver::journal::Room;
 use kvserver::journal::disk::Disk;
 use kvserver::journal::engine::{Engine, Found};
 use kvserver::journal::layout::SET_ASIDE;
+use kvserver::replica::recovery;
+use kvserver::store::Items;
 use testclient::sim::disk::{Fault, Loss, SimulatedDisk};
 
-use life::{Ended, Life, options, recover};
+use life::{Ended, Life, State, options, recover};
 
 /// Runs a test for each seed, or for the one that is asked for, and names the seed that fails.
 fn for_seeds(test: &str, seeds: std::ops::RangeInclusive<u64>, run: impl Fn(u64)) {
@@ -245,6 +247,53 @@ fn a_full_disk_is_waited_for_and_nothing_is_lost_meanwhile() {
     assert!(engine.flush().expect("there is room again"));
     disk.power_cycle(Loss::Everything);
     assert_eq!(recover(&disk, "after the wait").expect("sound").ops.len() as u64, op);
+}
+
+/// A server that was started again and again filled its disk: each life begins a segment, and so little
+/// came into them that no snapshot was ever due.
+#[test]
+fn short_lives_count_as_what_their_files_take_and_go_with_a_snapshot() {
+    let disk = SimulatedDisk::default();
+    let files = || disk.files().iter().filter(|file| file.ends_with(".journal")).count() as u64;
+    let mut before = 0;
+    for op in 1..=40 {
+        let (mut engine, found) = Engine::open(disk.clone(), options(op)).expect("sound");
+        if let Found::Sound(found) = found {
+            let read = recovery::read(&engine, &found, Items::default(), 0).expect("sound");
+            assert!(read.unsaved_bytes() >= files() * options(op).sizes.min, "after {op} lives");
+            assert!(read.unsaved_bytes() > before, "after {op} lives");
+            before = read.unsaved_bytes();
+        }
+        engine.append(&life::entries(1, op..=op));
+        assert!(engine.flush().expect("the disk is sound"), "and has room");
+        if op == 40 {
+            let state = State { ops: vec![life::epoch(1); 40], ..State::default() };
+            let verified = life::write_snapshot(&disk, &state, 40).expect("the disk is sound");
+            assert!(engine.install(&verified).expect("the disk is sound"), "and has room");
+            assert_eq!(engine.bytes_after_snapshot(), options(op).sizes.min, "what is written to");
+        }
+    }
+    let kept = options(1).retain / options(1).sizes.min + 1;
+    assert!(files() <= kept, "{:?}", disk.files());
+    disk.power_cycle(Loss::Everything);
+    assert_eq!(recover(&disk, "after the last life").expect("sound").ops.len(), 40);
+}
+
+/// Somebody else had filled the disk of a primary that was then started again: its epoch could not begin,
+/// and nobody could read.
+#[test]
+fn on_a_disk_that_is_full_but_for_a_little_an_epoch_can_still_begin() {
+    let disk = SimulatedDisk::default();
+    let (mut engine, _) = Engine::open(disk.clone(), options(1)).expect("an empty disk");
+    engine.append(&life::entries(1, 1..=1));
+    assert!(engine.flush().expect("the disk is sound"), "and has room");
+    disk.set_capacity(disk.used() + options(1).sizes.min / 2);
+    let (mut engine, _) = Engine::open(disk.clone(), options(2)).expect("sound");
+    engine.adopt(life::epoch(2));
+    engine.append(&life::entries(2, 2..=2));
+    assert!(engine.flush().expect("want of room is no failure"), "there is enough for this");
+    disk.power_cycle(Loss::Everything);
+    assert_eq!(recover(&disk, "after it").expect("sound").adopted, life::epoch(2));
 }
 
 #[test]

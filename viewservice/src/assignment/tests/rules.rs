@@ -123,10 +123,7 @@ fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
     let old = world.present("s1");
     let refused = requests::register(&world.leader.state, &world.leader.liveness, &newcomer("s1"));
-    assert!(matches!(
-        refused,
-        Admission::Refused(kvproto::registration::RefusedReason::NameInUse, _)
-    ));
+    assert!(matches!(refused, Admission::InUse(_, _)));
     let view = world.view();
     world.habit("s2", Habit::Silent);
     world.kill("s1");
@@ -243,6 +240,17 @@ fn of_two_complete_backups_the_one_that_holds_more_is_promoted() {
     world.pass(PING_INTERVAL * 2);
     world.kill("s1");
     world.check("s3", "s2", 4);
+}
+
+/// After a power cut a copy that lacked nearly everything was filled, and a complete one looked on.
+#[test]
+fn of_two_spares_the_one_that_holds_more_is_recruited() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3", "s4"]);
+    world.appended("s3", 10);
+    world.appended("s4", 12);
+    world.pass(PING_INTERVAL * 2);
+    world.kill("s2");
+    world.check("s1", "s4", 3);
 }
 
 #[test]
@@ -477,6 +485,39 @@ fn a_copy_of_the_directory_of_a_server_that_lives_is_refused() {
     world.kill("s2");
     world.pass(A_WHILE);
     assert!(world.brings("s3", spare()), "the disk has moved");
+}
+
+/// Status named a server that was there already, and the command that gave up all that its disk held.
+#[test]
+fn who_came_back_without_its_data_is_not_asked_to_come_back_with_it() {
+    let mut world = World::on_disk(1, &["s1"]);
+    world.kill("s1");
+    assert!(world.brings("s1", Held::nothing(StorageId([8; 16]))));
+    let advice = planner::waiting(&world.leader.state, &world.leader.liveness).unwrap().advice;
+    assert!(advice.contains("s1 came back without"), "{advice}");
+    assert!(advice.contains("\"A damaged disk\""), "{advice}");
+    assert!(advice.contains("--accept-data-loss`, which holds nothing"), "{advice}");
+    assert!(!advice.contains("start s1"), "{advice}");
+}
+
+/// Machines that came back with other addresses were waited for twice.
+#[test]
+fn a_silence_is_explained_by_who_comes_with_the_name_or_with_the_storage() {
+    for names in [["s1", "s2", "s3"], ["t1", "t2", "t3"]] {
+        let mut world = World::on_disk(3, &["s1", "s2", "s3"]);
+        let old: Vec<_> = ["s1", "s2", "s3"].map(|name| world.present(name)).into();
+        let storages: Vec<_> =
+            old.iter().map(|member| world.leader.state.storage(member).unwrap()).collect();
+        world.restart_views();
+        world.servers.clear();
+        for (name, storage) in names.into_iter().zip(&storages) {
+            assert!(!world.brings(name, Held::nothing(*storage)), "{name} may live");
+        }
+        world.pass(DEAD_AFTER);
+        for (name, storage) in names.into_iter().zip(&storages) {
+            assert!(world.brings(name, Held::nothing(*storage)), "{name}");
+        }
+    }
 }
 
 #[test]
