@@ -301,6 +301,13 @@ async fn a_backup_is_saved_inspected_and_restored() {
         offline(&["snapshot", "restore", &file, "--data-dir", &data]).await;
     assert_eq!((code, &stderr[..]), (0, ""));
     assert!(stdout.contains(&format!("kvserver --data-dir {data} --vs {away}")), "{stdout}");
+    // Which the environment names is the old one.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
+    command.env("KVCTL_VS", &away).args(["snapshot", "restore", &file, "--data-dir"]);
+    command.arg(path("other"));
+    let (code, stdout, stderr) = finished(output(command).await);
+    assert_eq!((code, &stderr[..]), (0, ""));
+    assert!(stdout.contains("--vs NEW-VIEW-SERVICE") && !stdout.contains(&away), "{stdout}");
     let restored = std::fs::read(dir.path().join("data/restore.snapshot")).unwrap();
     assert_eq!(restored, std::fs::read(&file).unwrap());
     let (code, _, stderr) = offline(&["snapshot", "restore", &file, "--data-dir", &data]).await;
@@ -372,6 +379,15 @@ async fn a_backup_is_replaced_only_when_asked_and_only_by_a_whole_one() {
     let (code, _, stderr) = run(&cluster, &["snapshot", "save", &name]).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("exists already; --force replaces it"), "{stderr}");
+    let folder = dir.path().display().to_string();
+    for args in [&["snapshot", "save", &folder][..], &["snapshot", "save", &folder, "--force"]] {
+        let (code, _, stderr) = run(&cluster, args).await;
+        assert_eq!(code, 1);
+        assert!(stderr.contains("is a directory: give the name of a file in it"), "{stderr}");
+    }
+    let (code, _, stderr) = run(&cluster, &["snapshot", "save", "-"]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("save it into a file"), "{stderr}");
     server.script([Act::CutShort]);
     let (code, _, stderr) = run(&cluster, &["snapshot", "save", &name, "--force"]).await;
     assert_eq!(code, 1);

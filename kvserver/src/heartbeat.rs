@@ -49,6 +49,8 @@ pub struct Heartbeat {
     me: Option<Member>,
     pause: Duration,
     told_at: Option<Instant>,
+    /// Since when another life counts as alive under this name.
+    name_in_use_since: Option<Instant>,
 }
 
 /// Why an attempt to attend has ended.
@@ -87,6 +89,7 @@ impl Heartbeat {
             me: None,
             pause: PAUSES.0,
             told_at: None,
+            name_in_use_since: None,
         }
     }
 
@@ -107,8 +110,7 @@ impl Heartbeat {
         for address in servers.iter().cycle() {
             match self.attend_at(address, views).await {
                 Ended::Refused(RefusedReason::NameInUse, message) => {
-                    let what = format!("waiting to register as {}: {message}", self.name);
-                    self.tell(&what);
+                    self.tell_of_other_life(&message);
                     self.pause = self.pause.min(NAME_PAUSE_MAX);
                 }
                 Ended::Refused(reason, _) if self.goes_on_after(reason) => {
@@ -137,6 +139,7 @@ impl Heartbeat {
                 info!("Connected to view service at {address}");
                 self.pause = PAUSES.0;
                 self.told_at = None;
+                self.name_in_use_since = None;
                 match self.exchange(&up, down, views).await {
                     Ok(()) => Ended::Broken(anyhow!("it closed the stream")),
                     Err(ended) => ended,
@@ -251,6 +254,20 @@ impl Heartbeat {
         if self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             warn!("{what}");
             self.told_at = Some(Instant::now());
+        }
+    }
+
+    /// After a restart it is this server's own former life, and soon counts as dead: only when it does
+    /// not there is something to do for somebody.
+    fn tell_of_other_life(&mut self, message: &str) {
+        let Some(since) = self.name_in_use_since else {
+            info!("waiting until the former life of {} counts as dead", self.name);
+            self.name_in_use_since = Some(Instant::now());
+            return;
+        };
+        if since.elapsed() >= TELL_EVERY {
+            let what = format!("waiting to register as {}: {message}", self.name);
+            self.tell(&what);
         }
     }
 

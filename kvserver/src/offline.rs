@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use kvprocess::data_dir::DataDir;
+use kvprocess::data_dir::{LOCK_FILE, look};
+use kvprocess::logging::say;
 use kvprocess::size::Size;
 use kvprocess::snapshot_file::{NewSnapshotFile, verify};
 use kvproto::snapshot::{RESTORE_FILE, Verified, Writer};
@@ -22,8 +23,9 @@ use crate::journal::survey::{
     Damage, Directory, Era, Refused, Torn, era_without_snapshot, survey, survey_without_identity,
 };
 use crate::replica::recovery::{self, Recovered};
+use crate::storage::left_out;
 use crate::store::Items;
-use account::{account, certainty};
+use account::{account, certainty, covered};
 
 /// Bytes of records in one block of an export.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -41,7 +43,8 @@ pub enum Command {
 pub enum JournalCommand {
     /// Print what is in it: the log, its snapshot, epochs, dropped tails, damage.
     Inspect(Place),
-    /// Read all of it. Exit code 1, and the place, if anything is damaged.
+    /// Read all of it. Exit code 1, and the place, if anything is damaged, also what the snapshot
+    /// covers so that nothing is lost.
     Verify(Place),
     /// Save the state at the end of its log as a snapshot, for `kvctl snapshot restore`.
     Export {
@@ -79,15 +82,21 @@ pub fn run(command: Command) -> Result<()> {
         | JournalCommand::Export { place, .. } => place.data_dir.clone(),
     };
     let about = || format!("--data-dir {}", place.display());
-    let disk = Files::new(&place);
+    // Keeps servers away.
+    let lock = look(&place, "kvserver")?;
+    let disk = Files::to_read(&place);
     let names = disk.list("").with_context(about)?;
     let holds = |name: &str| names.iter().any(|it| it == name);
     let holds_era = names.iter().any(|name| era_number(name).is_some());
     if !holds(IDENTITY) && !holds(RESTORE_FILE) && !holds_era {
         bail!("{}: there is no data of a kvserver", about());
     }
-    // Keeps everybody else away.
-    let _dir = DataDir::open(&place, "kvserver")?;
+    if lock.is_none() {
+        say(format!(
+            "{}: there is no {LOCK_FILE}, so nothing keeps a server from beginning here meanwhile",
+            about()
+        ));
+    }
     let surveyed = survey(&disk);
     let identity_is_lost = matches!(surveyed, Err(Refused::NoIdentity));
     let surveyed = if identity_is_lost { survey_without_identity(&disk) } else { surveyed };
@@ -109,14 +118,24 @@ pub fn run(command: Command) -> Result<()> {
             ))
         }
         JournalCommand::Verify(_) => {
-            let torn = directory.era.as_ref().and_then(|era| era.torn.clone());
+            let era = directory.era.as_mut();
+            let (torn, damage) =
+                era.map_or((None, None), |era| (era.torn.take(), era.damage_covered.take()));
             let (mut recovered, _) = rebuild(disk, directory).with_context(about)?;
             print(&verdict(&place, &mut recovered, torn.as_ref()))?;
             if identity_is_lost {
                 return Err(Refused::NoIdentity).with_context(about);
             }
-            Ok(())
+            match damage {
+                Some(damage) => bail!("{}: damaged: {}", about(), covered(&damage)),
+                None => Ok(()),
+            }
         }
+        JournalCommand::Export { .. } if waits_to_restore => bail!(
+            "{}: it holds no log yet, but a backup that waits for the first start: copy {}",
+            about(),
+            place.join(RESTORE_FILE).display()
+        ),
         JournalCommand::Export { file, force, accept_data_loss, .. } => {
             let cluster =
                 directory.identity.map_or(ClusterId::default(), |identity| identity.cluster);
@@ -186,13 +205,7 @@ fn rebuild(disk: Files, directory: Directory) -> Result<(Recovered, OpNumber)> {
 
 fn verdict(place: &Path, recovered: &mut Recovered, torn: Option<&Torn>) -> String {
     let (last, _) = recovered.last();
-    let torn = torn.map_or(String::new(), |torn| {
-        format!(
-            "\n{} bytes after byte {} of {} were left unfinished by a crash, and were never \
-             promised to anybody: the next write goes over them",
-            torn.bytes, torn.at, torn.file
-        )
-    });
+    let torn = torn.map_or(String::new(), |torn| format!("\n{}", left_out(torn)));
     let (keys, digest) = (recovered.keys(), recovered.digest());
     format!("{}: sound through op {last}: {keys} keys, digest {digest}{torn}\n", place.display())
 }

@@ -18,8 +18,9 @@ use tracing::{error, info, warn};
 use crate::journal::disk::Disk;
 use crate::journal::engine::{Engine, Found};
 use crate::journal::files::Files;
-use crate::journal::layout::{SET_ASIDE, set_aside_generation};
+use crate::journal::layout::{SET_ASIDE, is_kept, set_aside_generation};
 use crate::journal::snapshots::SnapshotReader;
+use crate::journal::survey::Torn;
 use crate::journal::writer::{self, DiskJournal};
 use crate::replica::recovery::{Begun, OwnData, Recovered};
 use crate::store::Items;
@@ -40,7 +41,7 @@ impl Storage {
     /// counts as empty until another copy fills it.
     pub fn open(path: &Path, items: Items, retain_bytes: usize) -> anyhow::Result<Storage> {
         let about = || format!("the data directory {}", path.display());
-        let dir = DataDir::open(path, "kvserver")?;
+        let dir = DataDir::open(path, "kvserver", is_kept)?;
         let (mut engine, mut found) = writer::open(dir.path()).with_context(about)?;
         let backup = dir.path().join(RESTORE_FILE);
         if matches!(found, Found::Nothing) && backup.exists() {
@@ -109,6 +110,18 @@ impl Storage {
     }
 }
 
+/// What becomes of an end that a crash left.
+#[must_use]
+pub fn left_out(torn: &Torn) -> String {
+    format!(
+        "{} ended at byte {} in the middle of a write: the {} after it, which nobody was told is \
+         safe, are left out",
+        torn.file,
+        torn.at,
+        Size(torn.bytes)
+    )
+}
+
 /// What people want to know of what was found.
 fn tell(found: &Found, path: &Path) {
     let found = match found {
@@ -126,13 +139,7 @@ fn tell(found: &Found, path: &Path) {
         }
     };
     if let Some(torn) = &found.torn {
-        warn!(
-            "{} ended at byte {} in the middle of a write: the {} after it, which nobody was told \
-             is safe, are cut off",
-            torn.file,
-            torn.at,
-            Size(torn.bytes)
-        );
+        warn!("{}", left_out(torn));
     }
     if let Some(damage) = &found.damage_covered {
         error!(

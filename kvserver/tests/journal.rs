@@ -15,6 +15,7 @@ use kvproto::{
 };
 use kvserver::journal::engine::{Engine, Options};
 use kvserver::journal::files::Files;
+use kvserver::journal::layout::is_kept;
 use kvserver::journal::log::Sizes;
 use kvserver::journal::writer::{self, DiskJournal};
 use kvserver::journal::{Journal, Work};
@@ -51,7 +52,7 @@ fn entry(view: u64, op: u64) -> Arc<Entry> {
 fn server() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("data");
-    let _owned = DataDir::open(&path, "kvserver").expect("it is new");
+    let _owned = DataDir::open(&path, "kvserver", is_kept).expect("it is new");
     let (mut engine, _) = Engine::open(Files::new(&path), OPTIONS).expect("it can be used");
     engine.claim(ClusterId([9; 16])).expect("it belongs to nobody");
     let flush = |engine: &mut Engine<Files>| {
@@ -163,6 +164,32 @@ fn damage_is_named_with_its_place_and_nothing_is_exported() {
     assert!(said.contains("DAMAGE"), "{said}");
 }
 
+/// A failing disk would otherwise be noticed by nobody, until the next server on it begins.
+#[test]
+fn damage_that_the_snapshot_covers_is_told_and_fails_a_check() {
+    let (_dir, data) = server();
+    let place = data.to_str().expect("text");
+    let snapshot = data.join("era-000001/00000000000000000020.snapshot");
+    let name = snapshot.to_str().expect("text");
+    assert_eq!(kvserver(&["journal", "export", name, "--data-dir", place]).0, 0);
+    assert_eq!(kvserver(&["journal", "verify", "--data-dir", place]).0, 0);
+    let first = segments(&data).remove(0);
+    let mut bytes = fs::read(&first).expect("a segment");
+    bytes[900] ^= 1;
+    fs::write(&first, bytes).expect("it can be written");
+
+    let (code, said, errors) = kvserver(&["journal", "verify", "--data-dir", place]);
+    assert_eq!(code, 1);
+    assert!(said.contains("sound through op 1.4/20: 20 keys"), "{said}");
+    let name = first.file_name().and_then(|name| name.to_str()).expect("text");
+    assert!(errors.contains("damaged: ") && errors.contains(name), "{errors}");
+    assert!(errors.contains("nothing is lost") && errors.contains("this disk"), "{errors}");
+    let (code, said, _) = kvserver(&["journal", "inspect", "--data-dir", place]);
+    assert_eq!(code, 0);
+    assert!(said.contains("DAMAGE") && said.contains("nothing is lost"), "{said}");
+    assert!(said.contains(&format!("leftover   {name}, not needed any more")), "{said}");
+}
+
 /// Puts something that is no snapshot where the log would begin with one.
 fn add_damaged_snapshot(data: &Path) {
     let path = data.join("era-000001/00000000000000000010.snapshot");
@@ -174,6 +201,10 @@ fn a_log_that_reaches_back_to_its_beginning_needs_no_snapshot() {
     let (dir, data) = server();
     add_damaged_snapshot(&data);
     let (place, file) = (data.to_str().expect("text"), dir.path().join("rescued"));
+    let (code, said, _) = kvserver(&["journal", "inspect", "--data-dir", place]);
+    assert_eq!(code, 0);
+    assert!(said.contains("what lies beyond the damage is not known"), "{said}");
+    assert!(!said.contains("known to be committed"), "{said}");
     let name = file.to_str().expect("text");
     assert_eq!(kvserver(&["journal", "export", name, "--data-dir", place]).0, 1);
     let args = ["journal", "export", name, "--data-dir", place, "--accept-data-loss"];
@@ -222,7 +253,7 @@ fn a_directory_that_waits_for_its_first_start_is_verified_by_its_backup() {
     let (dir, data) = server();
     let place = data.to_str().expect("text");
     let restored = dir.path().join("restored");
-    drop(DataDir::open(&restored, "kvserver").expect("it is new"));
+    drop(DataDir::open(&restored, "kvserver", is_kept).expect("it is new"));
     let file = restored.join("restore.snapshot");
     let name = file.to_str().expect("text");
     assert_eq!(kvserver(&["journal", "export", name, "--data-dir", place]).0, 0);
@@ -230,6 +261,11 @@ fn a_directory_that_waits_for_its_first_start_is_verified_by_its_backup() {
     let (code, said, errors) = kvserver(&args);
     assert_eq!((code, &errors[..]), (0, ""));
     assert!(said.contains("sound: a backup through op 1.4/20"), "{said}");
+    let (again, place) = (dir.path().join("again"), args[3]);
+    let args_of_export = ["journal", "export", again.to_str().expect("text"), "--data-dir", place];
+    let (code, _, errors) = kvserver(&args_of_export);
+    assert_eq!(code, 1);
+    assert!(errors.contains(name), "it names the backup that is there: {errors}");
     fs::write(&file, "no snapshot").expect("it can be written");
     assert_eq!(kvserver(&args).0, 1);
 }
@@ -242,7 +278,7 @@ fn a_backup_goes_when_its_data_is_in_place_also_after_a_crash_between_the_two() 
     let (name, place) = (backup.to_str().expect("text"), data.to_str().expect("text"));
     assert_eq!(kvserver(&["journal", "export", name, "--data-dir", place]).0, 0);
     let restored = dir.path().join("restored");
-    drop(DataDir::open(&restored, "kvserver").expect("it is new"));
+    drop(DataDir::open(&restored, "kvserver", is_kept).expect("it is new"));
     let there = restored.join("restore.snapshot");
     for start in ["the first", "after the crash"] {
         fs::copy(&backup, &there).expect("it is there");
@@ -264,14 +300,14 @@ fn a_torn_end_is_sound() {
     let (code, said, errors) = kvserver(&["journal", "verify", "--data-dir", place]);
     assert_eq!((code, &errors[..]), (0, ""));
     assert!(said.contains("sound through op 1.4/19"), "{said}");
-    assert!(said.contains("left unfinished by a crash"), "{said}");
+    assert!(said.contains("in the middle of a write") && said.contains("are left out"), "{said}");
 }
 
 #[test]
 fn the_directory_of_a_running_server_and_what_is_none_are_left_alone() {
     let (dir, data) = server();
     let place = data.to_str().expect("text");
-    let _running = DataDir::open(&data, "kvserver").expect("nobody has it");
+    let _running = DataDir::open(&data, "kvserver", is_kept).expect("nobody has it");
     let (code, said, errors) = kvserver(&["journal", "inspect", "--data-dir", place]);
     assert_eq!((code, &said[..]), (1, ""));
     assert!(errors.contains("another process uses this directory"), "{errors}");
@@ -280,6 +316,46 @@ fn the_directory_of_a_running_server_and_what_is_none_are_left_alone() {
     assert_eq!(code, 1);
     assert!(errors.contains("no data of a kvserver"), "{errors}");
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing was put there");
+    let missing = dir.path().join("missing");
+    let args = ["journal", "inspect", "--data-dir", missing.to_str().expect("text")];
+    let (code, _, errors) = kvserver(&args);
+    assert_eq!(code, 1);
+    assert!(errors.contains("does not exist"), "{errors}");
+    let views = dir.path().join("views");
+    drop(DataDir::open(&views, "viewservice", |_| false).expect("it is new"));
+    let args = ["journal", "inspect", "--data-dir", views.to_str().expect("text")];
+    let (code, _, errors) = kvserver(&args);
+    assert_eq!(code, 1);
+    assert!(errors.contains("belongs to a viewservice"), "{errors}");
+}
+
+/// Needs namespaces of users, as the tests of small disks do.
+#[test]
+fn a_directory_where_nothing_can_be_written_is_looked_at_all_the_same() {
+    let (dir, data) = server();
+    let place = data.to_str().expect("text");
+    let file = dir.path().join("rescued");
+    let name = file.to_str().expect("text");
+    let read_only = |args: &[&str]| {
+        let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, place]);
+        command.arg(env!("CARGO_BIN_EXE_kvserver")).arg("journal").args(args);
+        let output = command.args(["--data-dir", place]).output().expect("unshare, of util-linux");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    for args in [&["inspect"][..], &["verify"], &["export", name]] {
+        let (code, said, errors) = read_only(args);
+        assert_eq!((code, &errors[..]), (Some(0), ""), "{args:?}");
+        assert!(said.contains("1.4/20") || said.contains("op 20 "), "{said}");
+    }
+    assert!(verify(&file, |_| {}).is_ok());
+    // As somebody copied it who did not think of the lock.
+    fs::remove_file(data.join("process.lock")).expect("it is there");
+    let (code, _, errors) = read_only(&["verify"]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.contains("there is no process.lock"), "{errors}");
 }
 
 /// It once waited for its other thread, which waited for the one that had panicked, while its heartbeat

@@ -49,6 +49,19 @@ fn a_taken_port_ends_it_with_1_and_names_the_flag() {
 }
 
 #[test]
+fn a_directory_that_is_in_use_for_something_else_is_refused_and_left_as_it_is() {
+    let backups = tempfile::tempdir().expect("a folder");
+    std::fs::write(backups.path().join("nightly"), "a backup").expect("it can be written");
+    let place = backups.path().to_str().expect("text");
+    let args = ["--addr", "localhost:0", "--vs", "localhost:1", "--data-dir", place];
+    let output = kvserver(&args).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("it is not empty (there is nightly)"), "{said}");
+    assert_eq!(std::fs::read_dir(place).expect("a folder").count(), 1);
+}
+
+#[test]
 fn it_says_where_it_listens_and_stops_at_the_first_signal() {
     let child = kvserver(&["-addr", "localhost:0", "-vs=localhost:1", "--in-memory"])
         .spawn()

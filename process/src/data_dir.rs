@@ -2,8 +2,9 @@
 //! program and, while it runs, to one process: two of them on the same files would destroy what
 //! each has promised to keep.
 //!
-//! It never looks at what a program keeps there. Its caller keeps the [`DataDir`] for as long as it
-//! touches the files.
+//! It never looks into the files, only at their names: a directory without a lock file that holds
+//! anything else than what the program keeps is none of its. Its caller keeps the [`DataDir`] for as
+//! long as it touches the files.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,6 +15,9 @@ use thiserror::Error;
 /// Holds the name of the program; the process that runs has it locked. The lock goes with the
 /// process, however that ends, so a leftover file means nothing.
 pub const LOCK_FILE: &str = "process.lock";
+
+/// What a new file system has at its root.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A program's name is short; more than this is not one.
 const NAME_SIZE_MAX: u64 = 64;
@@ -44,6 +48,26 @@ pub enum DataDirError {
         owner: String,
         /// Who asked.
         program: &'static str,
+    },
+    /// It has no lock file, and something that no such program put there.
+    #[error(
+        "--data-dir {path}: it is not empty (there is {name}), and has no data of a {program}: choose \
+         an empty directory, or one that does not exist yet, with --data-dir",
+        path = .path.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// One of the things in it.
+        name: String,
+        /// Who asked.
+        program: &'static str,
+    },
+    /// There is no such directory to look at.
+    #[error("--data-dir {path}: does not exist", path = .path.display())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
     },
     /// There is a file in the way.
     #[error(
@@ -88,17 +112,27 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Takes the directory for this process; creates it, and what leads to it, if it is missing.
+    /// Takes the directory for this process; creates it, and what leads to it, if it is missing. One
+    /// that has lost its lock file is taken when all the names in it are such as the program `keeps`.
     ///
     /// # Errors
     /// Who has it, or what is wrong with it, and what to do.
-    pub fn open(path: impl Into<PathBuf>, program: &'static str) -> Result<DataDir, DataDirError> {
+    pub fn open(
+        path: impl Into<PathBuf>,
+        program: &'static str,
+        keeps: impl Fn(&str) -> bool,
+    ) -> Result<DataDir, DataDirError> {
         let path = path.into();
         let refused = |doing| {
             let path = path.clone();
             move |error: io::Error| explain(path, doing, error)
         };
         create(&path).map_err(refused("create it"))?;
+        if !path.join(LOCK_FILE).exists()
+            && let Some(name) = first_other(&path, keeps).map_err(refused("read it"))?
+        {
+            return Err(DataDirError::NotEmpty { path, name, program });
+        }
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -111,12 +145,8 @@ impl DataDir {
             Err(TryLockError::WouldBlock) => return Err(DataDirError::Taken { path }),
             Err(TryLockError::Error(error)) => return Err(refused("lock it")(error)),
         }
-        let mut owner = String::new();
-        (&lock)
-            .take(NAME_SIZE_MAX)
-            .read_to_string(&mut owner)
-            .map_err(refused("read its lock file"))?;
-        match owner.trim_end() {
+        let owner = owner(&lock).map_err(refused("read its lock file"))?;
+        match &owner[..] {
             // New, or the power went before the name was on disk: then nothing else is either.
             "" => {
                 writeln!(lock, "{program}").map_err(refused("write its lock file"))?;
@@ -124,10 +154,7 @@ impl DataDir {
                 sync(&path).map_err(refused("write it"))?;
             }
             owner if owner == program => {}
-            owner => {
-                let owner = owner.to_owned();
-                return Err(DataDirError::OtherProgram { path, owner, program });
-            }
+            _ => return Err(DataDirError::OtherProgram { path, owner, program }),
         }
         Ok(DataDir { path, _lock: lock })
     }
@@ -146,6 +173,68 @@ impl DataDir {
     pub fn sync(&self) -> io::Result<()> {
         sync(&self.path)
     }
+}
+
+/// Keeps the program away from one of its directories for as long as the file is held, to look at what
+/// is there: nothing is written, and nobody needs the right to. `None` when there is no lock file, as
+/// in a copy of some of the files: then nobody is kept away.
+///
+/// # Errors
+/// Who has it, or what is wrong with it.
+pub fn look(path: &Path, program: &'static str) -> Result<Option<File>, DataDirError> {
+    let refused = |doing| {
+        move |error: io::Error| match error {
+            error if error.kind() == ErrorKind::NotADirectory => explain(path.into(), doing, error),
+            error => DataDirError::Failed { path: path.into(), doing, error },
+        }
+    };
+    match std::fs::read_dir(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(DataDirError::Missing { path: path.into() });
+        }
+        Err(error) => return Err(refused("read it")(error)),
+    }
+    let lock = match File::open(path.join(LOCK_FILE)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        lock => lock.map_err(refused("open its lock file"))?,
+    };
+    // First, since nobody is to stop a process that is none of this program's.
+    let owner = owner(&lock).map_err(refused("read its lock file"))?;
+    if !owner.is_empty() && owner != program {
+        return Err(DataDirError::OtherProgram { path: path.into(), owner, program });
+    }
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::Taken { path: path.into() }),
+        Err(TryLockError::Error(error)) => Err(refused("lock it")(error)),
+    }
+}
+
+/// The first thing in a directory that is neither expected there nor put there by the file system;
+/// `None` also when there is no directory.
+///
+/// # Errors
+/// What the operating system said.
+pub fn first_other(path: &Path, expected: impl Fn(&str) -> bool) -> io::Result<Option<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != LOST_AND_FOUND && !expected(&name) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// The program that a lock file names.
+fn owner(lock: &File) -> io::Result<String> {
+    let mut owner = String::new();
+    lock.take(NAME_SIZE_MAX).read_to_string(&mut owner)?;
+    Ok(owner.trim_end().to_owned())
 }
 
 /// Creates the directory and those above it, so that they are there after a power cut.
@@ -185,7 +274,11 @@ fn explain(path: PathBuf, doing: &'static str, error: io::Error) -> DataDirError
 mod tests {
     use super::*;
 
-    fn says(outcome: Result<DataDir, DataDirError>, parts: &[&str]) {
+    fn kept(name: &str) -> bool {
+        name.starts_with("era-")
+    }
+
+    fn says<T: std::fmt::Debug>(outcome: Result<T, DataDirError>, parts: &[&str]) {
         let message = outcome.unwrap_err().to_string();
         for part in parts {
             assert!(message.contains(part), "{message}");
@@ -196,8 +289,8 @@ mod tests {
     fn a_directory_is_made_with_all_above_it_and_taken_again_later() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b/c");
-        drop(DataDir::open(&path, "kvserver").unwrap());
-        let again = DataDir::open(&path, "kvserver").unwrap();
+        drop(DataDir::open(&path, "kvserver", kept).unwrap());
+        let again = DataDir::open(&path, "kvserver", kept).unwrap();
         assert_eq!(again.path(), path);
         again.sync().unwrap();
     }
@@ -205,22 +298,25 @@ mod tests {
     #[test]
     fn a_second_process_is_told_that_the_directory_is_in_use_and_what_to_do() {
         let root = tempfile::tempdir().unwrap();
-        let first = DataDir::open(root.path(), "kvserver").unwrap();
+        let first = DataDir::open(root.path(), "kvserver", kept).unwrap();
         let path = root.path().display().to_string();
         says(
-            DataDir::open(root.path(), "kvserver"),
+            DataDir::open(root.path(), "kvserver", kept),
             &[&path, "another process uses", "fuser", "--data-dir"],
         );
         drop(first);
-        assert!(DataDir::open(root.path(), "kvserver").is_ok(), "the lock goes with its holder");
+        assert!(
+            DataDir::open(root.path(), "kvserver", kept).is_ok(),
+            "the lock goes with its holder"
+        );
     }
 
     #[test]
     fn the_directory_of_another_program_is_refused() {
         let root = tempfile::tempdir().unwrap();
-        drop(DataDir::open(root.path(), "kvserver").unwrap());
+        drop(DataDir::open(root.path(), "kvserver", kept).unwrap());
         says(
-            DataDir::open(root.path(), "viewservice"),
+            DataDir::open(root.path(), "viewservice", kept),
             &["belongs to a kvserver, not to a viewservice", "--data-dir"],
         );
     }
@@ -229,8 +325,51 @@ mod tests {
     fn a_directory_whose_lock_file_lost_its_name_to_a_power_cut_is_a_new_one() {
         let root = tempfile::tempdir().unwrap();
         File::create(root.path().join(LOCK_FILE)).unwrap();
-        drop(DataDir::open(root.path(), "kvserver").unwrap());
-        says(DataDir::open(root.path(), "viewservice"), &["kvserver"]);
+        drop(DataDir::open(root.path(), "kvserver", kept).unwrap());
+        says(DataDir::open(root.path(), "viewservice", kept), &["kvserver"]);
+    }
+
+    #[test]
+    fn a_directory_with_anything_of_somebody_else_is_refused_and_left_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("lost+found")).unwrap();
+        std::fs::create_dir(root.path().join("era-000001")).unwrap();
+        std::fs::write(root.path().join("nightly"), "a backup").unwrap();
+        says(
+            DataDir::open(root.path(), "kvserver", kept),
+            &["not empty (there is nightly)", "no data of a kvserver", "--data-dir"],
+        );
+        assert!(!root.path().join(LOCK_FILE).exists());
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_lock_file_alone_and_a_new_disk_are_taken() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("lost+found")).unwrap();
+        drop(DataDir::open(root.path(), "kvserver", kept).unwrap());
+        std::fs::create_dir(root.path().join("era-000001")).unwrap();
+        std::fs::remove_file(root.path().join(LOCK_FILE)).unwrap();
+        drop(DataDir::open(root.path(), "kvserver", kept).unwrap());
+        says(DataDir::open(root.path(), "viewservice", kept), &["belongs to a kvserver"]);
+    }
+
+    #[test]
+    fn who_looks_keeps_others_away_and_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(look(root.path(), "kvserver").unwrap().is_none(), "there is no lock file");
+        assert_eq!(first_other(root.path(), |_| false).unwrap(), None, "nor was one made");
+        let running = DataDir::open(root.path(), "kvserver", kept).unwrap();
+        says(look(root.path(), "kvserver"), &["another process uses"]);
+        says(look(root.path(), "viewservice"), &["belongs to a kvserver"]);
+        drop(running);
+        let looking = look(root.path(), "kvserver").unwrap();
+        assert!(looking.is_some());
+        assert!(look(root.path(), "kvserver").is_ok(), "two may look");
+        says(DataDir::open(root.path(), "kvserver", kept), &["another process uses"]);
+        drop(looking);
+        assert!(DataDir::open(root.path(), "kvserver", kept).is_ok());
+        says(look(&root.path().join("none"), "kvserver"), &["none: does not exist"]);
+        says(look(&root.path().join(LOCK_FILE), "kvserver"), &["no directory"]);
     }
 
     #[test]
@@ -238,14 +377,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         File::create(&file).unwrap();
-        says(DataDir::open(&file, "kvserver"), &["no directory", "file"]);
-        says(DataDir::open(file.join("below"), "kvserver"), &["no directory", "below"]);
+        says(DataDir::open(&file, "kvserver", kept), &["no directory", "file"]);
+        says(DataDir::open(file.join("below"), "kvserver", kept), &["no directory", "below"]);
     }
 
     #[test]
     fn a_directory_that_this_user_may_not_write_is_named() {
         // A place where even the superuser may create nothing.
-        says(DataDir::open("/proc/self/data", "kvserver"), &["--data-dir /proc/self/data"]);
+        says(DataDir::open("/proc/self/data", "kvserver", kept), &["--data-dir /proc/self/data"]);
         let denied = io::Error::from(ErrorKind::PermissionDenied);
         let message = explain(PathBuf::from("/data"), "create it", denied).to_string();
         assert!(message.contains("/data") && message.contains("may not write"), "{message}");

@@ -19,6 +19,15 @@ const READ_SIZE: usize = 1 << 20;
 /// Why there is no sound snapshot under a name. Every message names the file.
 #[derive(Debug, Error)]
 pub enum SnapshotFileError {
+    /// It is not for a file.
+    #[error("{path}: is a directory: give the name of a file in it", path = .0.display())]
+    Directory(PathBuf),
+    /// It was meant for stdout.
+    #[error(
+        "`-`: a snapshot is read back before it counts, which a pipe cannot do: save it into a file, \
+         then send that (./- is a file of this name)"
+    )]
+    Stdout,
     /// There is something already.
     #[error("{path}: exists already; --force replaces it", path = .0.display())]
     Exists(PathBuf),
@@ -85,6 +94,12 @@ impl NewSnapshotFile {
     /// # Errors
     /// If it may not, if another process is at it, or if nothing can be written there.
     pub fn create(path: &Path, replace: bool) -> Result<NewSnapshotFile, SnapshotFileError> {
+        if path == Path::new("-") {
+            return Err(SnapshotFileError::Stdout);
+        }
+        if path.is_dir() {
+            return Err(SnapshotFileError::Directory(path.to_owned()));
+        }
         if !replace && path.symlink_metadata().is_ok() {
             return Err(SnapshotFileError::Exists(path.to_owned()));
         }
@@ -200,6 +215,18 @@ mod tests {
         file.write(&empty_state()).unwrap();
         file.finish(|_| {}).unwrap();
         assert_eq!(fs::read(&path).unwrap(), empty_state());
+    }
+
+    #[test]
+    fn a_directory_and_stdout_are_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for replace in [false, true] {
+            let refused = NewSnapshotFile::create(dir.path(), replace).unwrap_err().to_string();
+            assert!(refused.contains("is a directory"), "{refused}");
+            let refused = NewSnapshotFile::create(Path::new("-"), replace).unwrap_err().to_string();
+            assert!(refused.contains("into a file"), "{refused}");
+        }
+        assert_eq!(names(dir.path()), [""; 0]);
     }
 
     #[test]

@@ -23,6 +23,8 @@ mod tests;
 
 const LOG: &str = "views.redb";
 const IDENTITY: &str = "identity.json";
+/// Not finished; the next one replaces it.
+const IDENTITY_NEW: &str = "identity.json.new";
 
 /// Format of everything in the directory. Rises with every change that an older program would
 /// misread.
@@ -114,7 +116,7 @@ impl Home {
             // Before anything is made: what is refused leaves nothing behind.
             founding_settings(given)?;
         }
-        let dir = DataDir::open(path, "viewservice")?;
+        let dir = DataDir::open(path, "viewservice", is_kept)?;
         let identity = read_identity(path)?;
         if let (Some(identity), false) = (&identity, file.exists()) {
             return Err(HomeError::Wiped { path: path.into(), cluster: identity.cluster });
@@ -177,6 +179,11 @@ async fn settle(
     Ok(state)
 }
 
+/// Whether a directory of ours has something of this name.
+fn is_kept(name: &str) -> bool {
+    [LOG, IDENTITY, IDENTITY_NEW].contains(&name)
+}
+
 /// What a new cluster is set to.
 fn founding_settings(given: &SettingFlags) -> Result<Settings, HomeError> {
     let settings = given.over(&Settings::default());
@@ -208,7 +215,7 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, HomeError> {
 
 /// The file is there as a whole or not at all; with it the names of all files become durable.
 fn write_identity(dir: &DataDir, identity: &Identity) -> io::Result<()> {
-    let unfinished = dir.path().join("identity.json.new");
+    let unfinished = dir.path().join(IDENTITY_NEW);
     let mut file = File::create(&unfinished)?;
     file.write_all(&serde_json::to_vec(identity)?)?;
     file.sync_all()?;

@@ -16,6 +16,7 @@ use super::disk::{Disk, DiskFile, Space};
 #[derive(Clone, Debug)]
 pub struct Files {
     root: Arc<Path>,
+    writes: bool,
 }
 
 /// A file in it.
@@ -30,7 +31,13 @@ impl Files {
     /// The files in this directory, which the caller has for itself.
     #[must_use]
     pub fn new(root: &Path) -> Files {
-        Files { root: root.into() }
+        Files { root: root.into(), writes: true }
+    }
+
+    /// The files in this directory, of which the caller changes none and need not be allowed to.
+    #[must_use]
+    pub fn to_read(root: &Path) -> Files {
+        Files { root: root.into(), writes: false }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -62,7 +69,7 @@ impl Disk for Files {
     }
 
     fn open(&self, path: &str) -> io::Result<OpenFile> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(path))?;
+        let file = OpenOptions::new().read(true).write(self.writes).open(self.path(path))?;
         Ok(OpenFile { file, has_other_size: true })
     }
 

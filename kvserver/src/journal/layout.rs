@@ -11,6 +11,7 @@
 //! ```
 
 use kvproto::ids::{ClusterId, Generation, OpNumber, StorageId};
+use kvproto::snapshot::RESTORE_FILE;
 
 use crate::store::StoreLimits;
 
@@ -26,6 +27,13 @@ pub const NEW: &str = ".new";
 const SEGMENT: &str = ".journal";
 const SNAPSHOT: &str = ".snapshot";
 const ERA: &str = "era-";
+
+/// Whether the directory of a server has something of this name, finished or not.
+#[must_use]
+pub fn is_kept(name: &str) -> bool {
+    let name = name.strip_suffix(NEW).unwrap_or(name);
+    name.starts_with(ERA) || [IDENTITY, SET_ASIDE, RESTORE_FILE].contains(&name)
+}
 
 /// Directory of an era.
 #[must_use]

@@ -58,7 +58,8 @@ pub enum Completion {
     /// truncations included. After a reset its base is named: the state that reflects it is safe,
     /// and what was there before is gone.
     Safe(Position),
-    /// The adoption of this epoch is safe.
+    /// The adoption of this epoch is safe. Where there is no log yet it is only in memory, which is
+    /// enough: a new incarnation learns the view when it registers.
     Adopted(Epoch),
     /// This many chunks of the snapshot under way have been written. For pacing only.
     ChunksWritten(u64),

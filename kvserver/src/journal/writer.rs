@@ -26,7 +26,8 @@ use super::{Completion, Journal, Work};
 
 /// How often somebody looks how much room the disk has when nothing is written.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
-/// After so long without work the log rests.
+/// After so long without work the log rests. Lone writes that others do themselves wake nobody: they
+/// are followed by the rest when the thread looks for room the next time.
 const REST_AFTER: Duration = Duration::from_millis(10);
 /// When a write took less, the next one may be waited for.
 const QUICK: Duration = Duration::from_millis(1);

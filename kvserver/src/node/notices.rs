@@ -84,6 +84,9 @@ pub(super) fn log(notice: &Notice, view: &View, dir: Option<&Path>) {
             warn!("{}: writes are refused until there is more, reads go on", fullness(dir));
         }
         Notice::DiskFull(false) => info!("the disk has room again: writes go on"),
+        Notice::SnapshotSaved { at } => {
+            info!("saved a snapshot of the data at op {at}: the next start begins with it");
+        }
         Notice::SnapshotGivenUp => warn!(
             "the disk has no room for a snapshot of the data, so the log before it has to stay: \
              make room, or the disk will be full"

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use kvprocess::size::Size;
 use kvproto::OpNumber;
 
-use crate::journal::survey::{Directory, Era, Segment};
+use crate::journal::survey::{Damage, Directory, Era, Segment};
 
 /// One line for each thing, for people.
 #[must_use]
@@ -53,6 +53,12 @@ pub(super) fn certainty(last: OpNumber, committed: OpNumber) -> String {
     }
 }
 
+/// Damage that costs nothing but trust in the disk.
+#[must_use]
+pub(super) fn covered(damage: &Damage) -> String {
+    format!("{damage}; nothing is lost: the snapshot covers it; look after this disk")
+}
+
 #[derive(Default)]
 struct Lines {
     text: String,
@@ -74,10 +80,14 @@ impl Lines {
             self.line("segment", words_on(segment));
         }
         for path in &era.leftovers {
-            self.line("leftover", format!("{}, an older snapshot", file_name(path)));
+            self.line("leftover", format!("{}, not needed any more", file_name(path)));
         }
         let last = era.last();
-        self.line("log", format!("through op {last}; {}", certainty(last.op, era.committed)));
+        let rest = match era.damage {
+            None => certainty(last.op, era.committed),
+            Some(_) => "what lies beyond the damage is not known".to_owned(),
+        };
+        self.line("log", format!("through op {last}; {rest}"));
         for start in era.epochs() {
             self.line("epoch", format!("{} from op {}", start.epoch, start.op));
         }
@@ -91,6 +101,9 @@ impl Lines {
                 "torn end",
                 format!("{} bytes after byte {} of {}", torn.bytes, torn.at, torn.file),
             );
+        }
+        if let Some(damage) = &era.damage_covered {
+            self.line("DAMAGE", covered(damage));
         }
         if let Some(damage) = &era.damage {
             self.line("DAMAGE", format!("{damage}; nothing after it was looked at"));

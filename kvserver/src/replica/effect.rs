@@ -164,6 +164,11 @@ pub enum Notice {
     RoomAgain(Memory),
     /// Whether this server's disk is nearly full, which stops writes.
     DiskFull(bool),
+    /// A snapshot of the data at this op is on this server's disk, verified.
+    SnapshotSaved {
+        /// Which.
+        at: OpNumber,
+    },
     /// This server's disk has no room for a snapshot, which would let the log be shorter.
     SnapshotGivenUp,
     /// Of what this server's disk has of the log something cannot be read. A snapshot takes its place.

@@ -410,7 +410,10 @@ impl Replica {
                     primary.on_entries_read(&mut self.copy, now, from, entries, out);
                 }
             }
-            Completion::Snapshot(at) => self.copy.snapshots.note_done(at),
+            Completion::Snapshot(at) => {
+                self.copy.snapshots.note_done(at);
+                out.push(Effect::Notice(Notice::SnapshotSaved { at: at.op }));
+            }
             Completion::SnapshotGivenUp => {
                 self.copy.snapshots.note_given_up(&mut self.copy.store);
                 out.push(Effect::Notice(Notice::SnapshotGivenUp));

@@ -137,13 +137,26 @@ async fn a_file_that_is_no_log_and_an_identity_that_is_none_are_refused() {
 }
 
 #[tokio::test]
-async fn the_directory_of_a_server_or_of_a_running_process_is_refused() {
+async fn the_directory_of_a_server_of_a_running_process_or_of_other_files_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    drop(DataDir::open(directory.path(), "kvserver").unwrap());
+    drop(DataDir::open(directory.path(), "kvserver", |_| false).unwrap());
     says(&refusal(&directory).await, &["belongs to a kvserver"]);
 
     let directory = tempfile::tempdir().unwrap();
     let home = open(&directory).await.unwrap();
     says(&refusal(&directory).await, &["another process uses"]);
     drop(home);
+
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("nightly"), "a backup").unwrap();
+    says(&refusal(&directory).await, &["not empty (there is nightly)", "no data of a viewservice"]);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_lost_its_lock_file_alone_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = founded(&directory).await;
+    std::fs::remove_file(directory.path().join("process.lock")).unwrap();
+    assert_eq!(open(&directory).await.unwrap().state, state);
 }

@@ -179,6 +179,14 @@ pub(crate) struct Cas {
     pub(crate) delete: bool,
 }
 
+/// Whether a long flag is on the command line, rather than in the environment or a file.
+pub(crate) fn is_typed(flag: &str) -> bool {
+    std::env::args_os().filter_map(|word| word.into_string().ok()).any(|word| {
+        let name = word.strip_prefix("--").or(word.strip_prefix('-'));
+        name.is_some_and(|name| name.split('=').next() == Some(flag))
+    })
+}
+
 /// A number and its unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let rule = || format!("{text:?} is not a duration: write 500ms, 10s or 2m, more than zero");

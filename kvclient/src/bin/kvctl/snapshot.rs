@@ -1,18 +1,19 @@
 //! Backups: save, look at, restore.
 
-use std::io::{self, ErrorKind, Read};
+use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kvprocess::data_dir::{DataDir, LOCK_FILE};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use kvprocess::data_dir::{DataDir, LOCK_FILE, first_other};
 use kvprocess::size::Size;
 use kvprocess::snapshot_file::{NewSnapshotFile, SnapshotFileError, verify};
 use kvproto::snapshot::{RESTORE_FILE, SnapshotHead, Verified, Verifier};
 use kvproto::{OpNumber, View};
 use serde_json::{Value, json};
 
-use crate::cli::Snapshot;
+use crate::cli::{Snapshot, is_typed};
 use crate::commands::{Session, acting_primary};
 use crate::output::Failure;
 
@@ -46,7 +47,7 @@ async fn save(session: &Session, path: &Path, source: Source, force: bool) -> Re
         None => (acting_primary(&session.client.status().await?)?, None, true),
     };
     let mut snapshot = session.client.snapshot(Some(&server)).await?;
-    let bar = bar("saving", "{human_pos}/{human_len} keys");
+    let mut progress = ProgressBar::hidden();
     let mut arrived = Verifier::default();
     let (mut complete, mut size) = (None, 0);
     while let Some(piece) = snapshot.next().await? {
@@ -57,7 +58,7 @@ async fn save(session: &Session, path: &Path, source: Source, force: bool) -> Re
             Failure::failed(format!("what {server} sends is no snapshot: {malformed}"))
         })?;
         if let Some(head) = arrived.head().filter(|_| complete.is_none()) {
-            bar.set_length(head.keys);
+            progress = bar("saving", head.keys, |at, of| format!("{at} of {of} keys"));
             holds_data(&server, head)?;
             let is = if is_primary { Complete::Yes } else { judge(view.as_ref(), &server, head) };
             if let Complete::No { others } = &is
@@ -70,9 +71,9 @@ async fn save(session: &Session, path: &Path, source: Source, force: bool) -> Re
             }
             complete = Some(is);
         }
-        bar.set_position(arrived.counts().keys);
+        progress.set_position(arrived.counts().keys);
     }
-    bar.finish_and_clear();
+    progress.finish_and_clear();
     let bar = bar_of_bytes("verifying", size);
     let read = bar.clone();
     let written = blocking(move || file.finish(|bytes| read.inc(bytes))).await?;
@@ -149,7 +150,9 @@ async fn restore(session: &Session, path: PathBuf, data_dir: PathBuf) -> Result<
     let (from, to) = (path.clone(), data_dir.clone());
     let restored = tokio::task::spawn_blocking(move || put_into(&from, &to)).await;
     let restored = restored.map_err(|error| Failure::failed(error.to_string()))??;
-    let start = format!("kvserver --data-dir {} --vs {}", data_dir.display(), session.vs);
+    // The one that commands go to usually is still that of the old cluster.
+    let vs = if is_typed("vs") { &session.vs } else { "NEW-VIEW-SERVICE" };
+    let start = format!("kvserver --data-dir {} --vs {vs}", data_dir.display());
     let text = || {
         format!(
             "{} is ready in {}: {}\nstart it as the first server of a cluster whose view service is \
@@ -179,14 +182,16 @@ fn put_into(from: &Path, to: &Path) -> Result<Verified, Failure> {
         let what = "it holds no data, not even the beginning of a cluster: restore another one";
         return Err(Failure::failed(format!("{}: {what}", from.display())));
     }
-    if let Some(name) =
-        first_name(to).map_err(|error| refused(format!("cannot read it: {error}")))?
-    {
+    // What a restore leaves that failed is in nobody's way.
+    let partial = format!("{RESTORE_FILE}.partial");
+    let other = first_other(to, |name| name == LOCK_FILE || name == partial);
+    if let Some(name) = other.map_err(|error| refused(format!("cannot read it: {error}")))? {
         return Err(refused(format!(
             "it is not empty (there is {name}): restore into a new directory"
         )));
     }
-    let dir = DataDir::open(to, OWNER).map_err(|error| Failure::failed(error.to_string()))?;
+    let dir = DataDir::open(to, OWNER, |name| name == partial)
+        .map_err(|error| Failure::failed(error.to_string()))?;
     let mut file =
         NewSnapshotFile::create(&dir.path().join(RESTORE_FILE), false).map_err(failed)?;
     let bar = bar_of_bytes("copying", size_of(from));
@@ -214,22 +219,6 @@ fn copy(from: &Path, to: &mut NewSnapshotFile, bar: &ProgressBar) -> Result<(), 
     }
 }
 
-/// What is in a directory, if it is there and anything is but what a restore leaves that failed.
-fn first_name(dir: &Path) -> io::Result<Option<String>> {
-    let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        entries => entries?,
-    };
-    let left = [LOCK_FILE.to_owned(), format!("{RESTORE_FILE}.partial")];
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if !left.contains(&name) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
-}
-
 fn verify_shown(path: &Path) -> Result<Verified, SnapshotFileError> {
     let bar = bar_of_bytes("verifying", size_of(path));
     let verified = verify(path, |bytes| bar.inc(bytes));
@@ -243,17 +232,26 @@ fn size_of(file: &Path) -> u64 {
 }
 
 fn bar_of_bytes(doing: &'static str, size: u64) -> ProgressBar {
-    let bar = bar(doing, "{bytes}/{total_bytes}");
-    bar.set_length(size);
-    bar
+    bar(doing, size, |at, of| format!("{} of {}", Size(at), Size(of)))
 }
 
-/// On a terminal; elsewhere nothing is drawn.
-fn bar(doing: &'static str, count: &str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style =
-        ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {count}, {{eta}} left"));
-    bar.set_style(style.expect("a template of ours"));
+/// On a terminal; elsewhere, and for nothing, nothing is drawn. How long it takes is said once
+/// anything is done.
+fn bar(doing: &'static str, size: u64, shown: fn(u64, u64) -> String) -> ProgressBar {
+    if size == 0 {
+        return ProgressBar::hidden();
+    }
+    let how_far = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let left = match state.pos() {
+            0 => String::new(),
+            _ => format!(", {:#} left", HumanDuration(state.eta())),
+        };
+        // A line that cannot be drawn is not worth a failure.
+        let _ = write!(out, "{}{left}", shown(state.pos(), size));
+    };
+    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {how_far}");
+    bar.set_style(style.expect("a template of ours").with_key("how_far", how_far));
     bar.set_message(doing);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
@@ -294,10 +292,10 @@ fn rows(path: &Path, snapshot: &Verified) -> Vec<(&'static str, String)> {
         ("op", head.at.op.to_string()),
         ("log time", format!("{:?}", Duration::from_millis(end.log_time.millis))),
         ("keys", counts.keys.to_string()),
-        ("bytes of keys and values", counts.bytes.to_string()),
+        ("keys and values", Size(counts.bytes).to_string()),
         ("sessions", counts.sessions.to_string()),
         ("answers remembered", counts.answers.to_string()),
-        ("size of the file", bytes.to_string()),
+        ("size of the file", Size(*bytes).to_string()),
         ("digest", end.digest.to_string()),
         ("verified", "whole and sound".to_owned()),
     ]
