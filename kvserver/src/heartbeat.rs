@@ -261,7 +261,7 @@ impl Heartbeat {
     /// not there is something to do for somebody.
     fn tell_of_other_life(&mut self, message: &str) {
         let Some(since) = self.name_in_use_since else {
-            info!("waiting until the former life of {} counts as dead", self.name);
+            info!("waiting until the former life of {} counts as dead ({message})", self.name);
             self.name_in_use_since = Some(Instant::now());
             return;
         };

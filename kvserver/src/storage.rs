@@ -16,7 +16,7 @@ use kvproto::{ClusterId, Generation, Member, OpNumber, View};
 use tracing::{error, info, warn};
 
 use crate::journal::disk::Disk;
-use crate::journal::engine::{Engine, Found};
+use crate::journal::engine::{Engine, Found, FoundLog};
 use crate::journal::files::Files;
 use crate::journal::layout::{SET_ASIDE, is_kept, set_aside_generation};
 use crate::journal::snapshots::SnapshotReader;
@@ -48,10 +48,10 @@ impl Storage {
             restore(engine).with_context(about)?;
             (engine, found) = writer::open(dir.path()).with_context(about)?;
         }
-        // The last start may have ended just before this.
-        if matches!(found, Found::Sound(_)) && backup.exists() {
-            let removed = std::fs::remove_file(&backup).and_then(|()| dir.sync());
-            removed.with_context(|| format!("remove the restored backup {}", backup.display()))?;
+        if let Found::Sound(found) = &found
+            && backup.exists()
+        {
+            tidy_up(&backup, found, engine.disk(), &dir).with_context(about)?;
         }
         let what = if matches!(found, Found::Nothing) {
             "new".to_owned()
@@ -188,6 +188,24 @@ fn size_of(path: &Path) -> io::Result<u64> {
         size += if metadata.is_dir() { size_of(&entry.path())? } else { metadata.len() };
     }
     Ok(size)
+}
+
+/// Removes a backup that has become the data, also when the start that made it so ended just before
+/// this. Any other one is none of ours.
+fn tidy_up(backup: &Path, found: &FoundLog, disk: &Files, dir: &DataDir) -> anyhow::Result<()> {
+    let head = SnapshotReader::open(disk, RESTORE_FILE).map_err(Into::into);
+    let head = head.and_then(|mut backup| backup.head());
+    let begins_with = found.snapshot.as_ref().map(|snapshot| snapshot.head.at);
+    if head.ok().map(|head| head.at) != begins_with {
+        warn!(
+            "{} is not what the data here began with, so it is left alone: to restore it, use a new \
+             directory",
+            backup.display()
+        );
+        return Ok(());
+    }
+    std::fs::remove_file(backup).context("remove the restored backup")?;
+    dir.sync().context("remove the restored backup")
 }
 
 /// Makes a backup the first state of a new directory.

@@ -270,6 +270,23 @@ fn a_directory_that_waits_for_its_first_start_is_verified_by_its_backup() {
     assert_eq!(kvserver(&args).0, 1);
 }
 
+/// What a process that was killed left unfinished was taken for somebody else's.
+#[test]
+fn a_directory_that_has_lost_its_lock_file_is_taken_with_what_was_not_finished() {
+    let (_dir, data) = server();
+    fs::remove_file(data.join("process.lock")).expect("it is there");
+    let unfinished = ["segment-3.new", "snapshot-2.new", "identity.new", "era-000002.new"]
+        .map(|name| data.join(name));
+    unfinished.iter().for_each(|file| fs::write(file, "half").expect("it can be written"));
+    drop(Storage::open(&data, Items::default(), 0).expect("it is sound"));
+    assert!(unfinished.iter().all(|file| !file.exists()));
+    fs::remove_file(data.join("process.lock")).expect("it is there");
+    fs::write(data.join("notes.new"), "somebody's").expect("it can be written");
+    let refused = Storage::open(&data, Items::default(), 0).err().expect("it is not ours");
+    assert!(refused.to_string().contains("notes.new"), "{refused:#}");
+    assert!(data.join("notes.new").exists());
+}
+
 /// A process that ended between the two left the backup there for ever.
 #[test]
 fn a_backup_goes_when_its_data_is_in_place_also_after_a_crash_between_the_two() {
@@ -286,6 +303,9 @@ fn a_backup_goes_when_its_data_is_in_place_also_after_a_crash_between_the_two() 
         assert_eq!(storage.held().0.last.op, OpNumber(20), "{start}");
         assert!(!there.exists(), "{start}");
     }
+    fs::copy(&backup, data.join("restore.snapshot")).expect("it is there");
+    drop(Storage::open(&data, Items::default(), 0).expect("it is sound"));
+    assert!(data.join("restore.snapshot").exists(), "the data here did not begin with it");
 }
 
 #[test]

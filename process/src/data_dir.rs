@@ -129,7 +129,8 @@ impl DataDir {
         };
         create(&path).map_err(refused("create it"))?;
         if !path.join(LOCK_FILE).exists()
-            && let Some(name) = first_other(&path, keeps).map_err(refused("read it"))?
+            && let Some(name) = first_other(&path, |name| name == LOCK_FILE || keeps(name))
+                .map_err(refused("read it"))?
         {
             return Err(DataDirError::NotEmpty { path, name, program });
         }

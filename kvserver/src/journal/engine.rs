@@ -395,6 +395,22 @@ impl<D: Disk> Engine<D> {
         Ok(wrote)
     }
 
+    /// What follows goes into a new segment, so that a snapshot can stand before it. Without room, the
+    /// next write begins it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn begin_segment(&mut self) -> Result<(), Failed> {
+        self.check()?;
+        let nonce = self.nonce();
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        log.end_segment();
+        let began = log.write(&self.disk, &[], self.committed, self.adopted, nonce);
+        self.sound("write the journal", began).map(drop)
+    }
+
     /// To be called when nothing more is to be flushed for now: see [`Log::mark`].
     ///
     /// # Errors

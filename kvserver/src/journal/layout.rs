@@ -13,6 +13,7 @@
 use kvproto::ids::{ClusterId, Generation, OpNumber, StorageId};
 use kvproto::snapshot::RESTORE_FILE;
 
+use super::pending::SnapshotNumber;
 use crate::store::StoreLimits;
 
 /// Whose directory it is.
@@ -27,12 +28,29 @@ pub const NEW: &str = ".new";
 const SEGMENT: &str = ".journal";
 const SNAPSHOT: &str = ".snapshot";
 const ERA: &str = "era-";
+const SPARE: &str = "segment-";
+const UNDER_WAY: &str = "snapshot-";
 
 /// Whether the directory of a server has something of this name, finished or not.
 #[must_use]
 pub fn is_kept(name: &str) -> bool {
-    let name = name.strip_suffix(NEW).unwrap_or(name);
-    name.starts_with(ERA) || [IDENTITY, SET_ASIDE, RESTORE_FILE].contains(&name)
+    let Some(unfinished) = name.strip_suffix(NEW) else {
+        return name.starts_with(ERA) || [IDENTITY, SET_ASIDE, RESTORE_FILE].contains(&name);
+    };
+    let begins = |with: &&str| unfinished.starts_with(*with);
+    [ERA, SPARE, UNDER_WAY].iter().any(begins) || unfinished == IDENTITY
+}
+
+/// Name of a file for a segment, made ahead.
+#[must_use]
+pub fn spare_segment(number: u64) -> String {
+    format!("{SPARE}{number}{NEW}")
+}
+
+/// Name of a snapshot as long as it is not whole.
+#[must_use]
+pub fn new_snapshot(number: SnapshotNumber) -> String {
+    format!("{UNDER_WAY}{number}{NEW}")
 }
 
 /// Directory of an era.

@@ -222,6 +222,13 @@ impl<D: Disk> Log<D> {
         self.spare.take()
     }
 
+    /// Nothing more goes into the segment that is written.
+    pub fn end_segment(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.capacity = current.written;
+        }
+    }
+
     /// Whether these fit in the segment that is written.
     fn fits(&self, size: u64) -> bool {
         self.current.as_ref().is_some_and(|current| current.written + size <= current.capacity)

@@ -229,6 +229,17 @@ impl<D: Disk> SnapshotReader<D> {
         Ok(head.zip(end).expect("what was read to its end has a head and an end"))
     }
 
+    /// How it begins. To be asked first.
+    ///
+    /// # Errors
+    /// When the disk fails, or the file does not begin like a snapshot.
+    pub fn head(&mut self) -> Result<SnapshotHead, ReadError> {
+        match self.next()? {
+            Some(Item::Head(head)) => Ok(head),
+            _ => Err(Malformed::Incomplete { bytes: self.read }.into()),
+        }
+    }
+
     /// The next item; `None` after the end, when nothing follows it.
     fn next(&mut self) -> Result<Option<Item>, ReadError> {
         loop {

@@ -17,7 +17,7 @@ use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 
 use super::disk::Disk;
 use super::engine::{Engine, Failed};
-use super::layout::NEW;
+use super::layout;
 use super::log::{Spare, is_full, prepare};
 use super::pending::{Pending, SnapshotNumber, Ticket};
 use super::snapshots::{ReadError, SnapshotFile, SnapshotWriter};
@@ -382,7 +382,7 @@ impl<D: Disk> LogWorker<D> {
         if let Some(size) = self.engine.wants_spare() {
             self.spare_wanted = true;
             self.spares += 1;
-            let path = format!("segment-{}{NEW}", self.spares);
+            let path = layout::spare_segment(self.spares);
             side.push(SideJob::Prepare { path, size });
         }
     }
@@ -415,6 +415,10 @@ impl<D: Disk> LogWorker<D> {
                 // What is not to be read is no reason to go: this may be the last complete copy, and
                 // all of what it has is in memory.
                 let entries = engine.read(*from, *bytes_max).map_err(|error| error.to_string());
+                if entries.is_err() {
+                    // A start does without the segments before the last one that a snapshot reaches.
+                    engine.begin_segment()?;
+                }
                 reports.push(Report::Read(*from, entries));
             }
             LogJob::Reset(_) => engine.reset(),
@@ -545,7 +549,7 @@ impl<D: Disk> SideWorker<D> {
         match job {
             SnapshotJob::Begin(number, head) => {
                 self.abandon()?;
-                let path = format!("snapshot-{number}{NEW}");
+                let path = layout::new_snapshot(*number);
                 let writer = SnapshotWriter::begin(&self.disk, path, *head)?;
                 self.writer = Some((*number, writer));
             }

@@ -175,7 +175,7 @@ impl Copy {
             return;
         }
         let tuning = &self.options.tuning;
-        let is_due = self.snapshots.is_due(tuning, &self.store, self.room);
+        let is_due = self.snapshots.is_due(tuning, &self.store, self.committed, self.room);
         if is_due && self.committed > OpNumber(0) {
             let (head, end) = self.snapshot();
             self.snapshots.begin(&head, end, self.store.begin_scan(), out);

@@ -402,7 +402,7 @@ impl Replica {
             }
             Completion::Read { from, entries } => {
                 let entries = entries.unwrap_or_else(|what| {
-                    self.copy.snapshots.note_unreadable();
+                    self.copy.snapshots.note_unreadable(self.copy.log.last().op);
                     out.push(Effect::Notice(Notice::LogUnreadable { from, what }));
                     Vec::new()
                 });

@@ -43,8 +43,8 @@ pub struct Snapshots {
     unsaved_bytes: u64,
     /// One was given up for want of room; the next is not begun before so much is unsaved.
     not_before_bytes: u64,
-    /// The log that no snapshot covers cannot be read from the disk.
-    urgent: bool,
+    /// Of the log something through here cannot be read from the disk.
+    unreadable: Option<OpNumber>,
 }
 
 /// A snapshot under way.
@@ -64,7 +64,7 @@ impl Snapshots {
     /// None yet, of a log with so much in it after its beginning.
     #[must_use]
     pub fn new(unsaved_bytes: u64) -> Snapshots {
-        Snapshots { running: None, unsaved_bytes, not_before_bytes: 0, urgent: false }
+        Snapshots { running: None, unsaved_bytes, not_before_bytes: 0, unreadable: None }
     }
 
     /// An entry was added to the log.
@@ -84,6 +84,7 @@ impl Snapshots {
         if let Some(running) = self.running.take_if(|running| running.at == at) {
             self.unsaved_bytes = self.unsaved_bytes.saturating_sub(running.saves_bytes);
             self.not_before_bytes = 0;
+            self.unreadable = self.unreadable.filter(|through| *through > at.op);
         }
     }
 
@@ -92,13 +93,14 @@ impl Snapshots {
     pub fn note_given_up(&mut self, store: &mut Store) {
         if let Some(running) = self.running.take() {
             store.end_scan(running.scan);
-            self.not_before_bytes = self.unsaved_bytes + self.unsaved_bytes / 2;
+            self.not_before_bytes = self.unsaved_bytes + (self.unsaved_bytes / 2).max(1);
         }
     }
 
-    /// Some of the log turned out unreadable: the next start needs a snapshot in its place.
-    pub fn note_unreadable(&mut self) {
-        self.urgent = true;
+    /// Some of the log, which ends with this op, turned out unreadable: the next start needs a snapshot
+    /// in the place of all of it.
+    pub fn note_unreadable(&mut self, last: OpNumber) {
+        self.unreadable = Some(last);
     }
 
     /// The disk has room again.
@@ -106,17 +108,22 @@ impl Snapshots {
         self.not_before_bytes = 0;
     }
 
-    /// Whether there is enough to save, or all of it has to be saved anew. Where room is scarce the log is kept shorter, and when the disk
-    /// is nearly full half of what the data takes is enough, however little it is.
+    /// Whether there is enough to save, or a log that cannot be read to be replaced. Where room is
+    /// scarce the log is kept shorter, and when the disk is nearly full half of what the data takes is
+    /// enough, however little it is.
     #[must_use]
-    pub fn is_due(&self, tuning: &Tuning, store: &Store, room: Room) -> bool {
+    pub fn is_due(&self, tuning: &Tuning, store: &Store, committed: OpNumber, room: Room) -> bool {
         let least = match room {
             Room::Enough => tuning.snapshot_after_bytes,
             Room::Scarce => tuning.snapshot_after_bytes / SHORTER,
             Room::Full => 1,
         };
-        let due = least.max(store.bytes() / 2).max(self.not_before_bytes);
-        self.running.is_none() && (self.urgent || self.unsaved_bytes >= due)
+        let enough = least.max(store.bytes() / 2);
+        let due = match self.unreadable {
+            Some(through) if through <= committed => 0,
+            _ => enough,
+        };
+        self.running.is_none() && self.unsaved_bytes >= due.max(self.not_before_bytes)
     }
 
     /// Begins a snapshot, which this scan of the store yields.
@@ -129,7 +136,6 @@ impl Snapshots {
     ) {
         let SnapshotHead { at, keys, .. } = *head;
         let saves_bytes = self.unsaved_bytes;
-        self.urgent = false;
         self.running = Some(Running { scan, at, end, written: 0, ended: false, saves_bytes });
         out.push(Effect::Journal(Work::BeginSnapshot { at, keys }));
     }

@@ -188,8 +188,8 @@ fn force_the_best(state: &ViewState, liveness: &Liveness) -> String {
     let Some(server) = most else {
         return "`kvctl force SERVER --accept-data-loss`".to_owned();
     };
-    let holds = match liveness.appended(&server) {
-        OpNumber(0) => ", which holds nothing",
+    let holds = match liveness.progress(&server) {
+        Some(progress) if progress.appended == OpNumber(0) => ", which holds nothing",
         _ => "",
     };
     format!("`kvctl force {} --accept-data-loss`{holds}", server.name)
@@ -291,8 +291,9 @@ fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
 
 /// Fills up the backups with spares: those that hold everything first, since they came back with
 /// their data, then those that say they hold most, which have least to be sent, then those that died
-/// least, then the senior ones. One that has died too often is taken only when nobody else holds a second copy: a bad copy is better than
-/// none, and nothing is better than moving all the data again and again.
+/// least, then the senior ones. One that has died too often is taken only when nobody else holds a
+/// second copy: a bad copy is better than none, and nothing is better than moving all the data again
+/// and again.
 fn recruit(
     state: &ViewState,
     liveness: &Liveness,

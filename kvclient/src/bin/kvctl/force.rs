@@ -29,14 +29,7 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
         ));
     }
     let mut status = session.client.status().await?;
-    check(&status, server).map_err(Failure::failed)?;
-    if yes && would_empty_disks(&status, server) {
-        return Err(Failure::failed(format!(
-            "{server} holds nothing, so all data would be given up: save what the disks hold first \
-             (docs/backup.md, \"A damaged disk\"). To begin empty all the same, leave out --yes, and \
-             confirm it at a terminal; nothing was changed"
-        )));
-    }
+    check(&status, server, yes).map_err(Failure::failed)?;
     let mut announced = false;
     let mut before: Vec<Rival> = Vec::new();
     loop {
@@ -60,6 +53,7 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
         tokio::time::sleep(rest.min(LOOK_EVERY)).await;
         status = session.client.status().await?;
     }
+    check(&status, server, yes).map_err(Failure::failed)?;
     if !yes && !confirmed(session, server).await? {
         return Err(Failure::new(FAILED, "not confirmed: nothing was changed"));
     }
@@ -68,7 +62,7 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
 }
 
 /// What the view service would refuse after all the waiting, said at once.
-fn check(status: &ClusterStatus, server: &str) -> Result<(), String> {
+fn check(status: &ClusterStatus, server: &str, yes: bool) -> Result<(), String> {
     let heard = |state: &str| matches!(state, "alive" | "leaving");
     let Some(target) = status.servers.iter().find(|it| it.member.name.as_str() == server) else {
         let known: Vec<_> = status.servers.iter().map(|it| it.member.name.as_str()).collect();
@@ -87,6 +81,18 @@ fn check(status: &ClusterStatus, server: &str) -> Result<(), String> {
     if target.state == "dead" {
         return Err(format!("{server} is not alive: start it first; nothing was changed"));
     }
+    if !target.has_spoken() && !target.plain {
+        return Err(format!(
+            "{server} has not said yet what it holds: try again; nothing was changed"
+        ));
+    }
+    if yes && status.storage == "durable" && target.appended == OpNumber(0) {
+        return Err(format!(
+            "{server} holds nothing, so all data would be given up: save what the disks hold first \
+             (docs/backup.md, \"A damaged disk\"). To begin empty all the same, leave out --yes and \
+             confirm it at a terminal, outside of the prompt of kvctl; nothing was changed"
+        ));
+    }
     Ok(())
 }
 
@@ -95,11 +101,6 @@ fn kept(status: &ClusterStatus, server: &str) -> (OpNumber, OpNumber) {
     let target = status.servers.iter().find(|it| it.member.name.as_str() == server);
     let committed = status.servers.iter().map(|it| it.committed).max();
     (target.map_or(OpNumber(0), |it| it.appended), committed.unwrap_or_default())
-}
-
-/// Whether nothing would be kept, where something may still be on a disk.
-fn would_empty_disks(status: &ClusterStatus, server: &str) -> bool {
-    status.storage == "durable" && kept(status, server).0 == OpNumber(0)
 }
 
 /// A server that might still be serving the old generation.
@@ -236,14 +237,14 @@ mod tests {
     fn what_cannot_be_forced_is_said_before_any_waiting() {
         let servers = vec![server(member("a:1", 1), "dead"), server(member("c:1", 3), "alive")];
         let mut status = status(servers);
-        assert_eq!(check(&status, "c:1"), Ok(()));
-        let unknown = check(&status, "x:1").expect_err("not registered");
+        assert_eq!(check(&status, "c:1", false), Ok(()));
+        let unknown = check(&status, "x:1", true).expect_err("not registered");
         assert!(unknown.contains("registered: a:1, c:1"), "{unknown}");
-        let dead = check(&status, "a:1").expect_err("dead");
+        let dead = check(&status, "a:1", true).expect_err("dead");
         assert!(dead.contains("not alive"), "{dead}");
         status.servers.push(server(member("b:1", 2), "alive"));
         for name in ["a:1", "b:1", "c:1"] {
-            let needless = check(&status, name).expect_err("b is complete");
+            let needless = check(&status, name, false).expect_err("b is complete");
             assert!(needless.starts_with("b:1 is heard and holds every"), "{name}: {needless}");
         }
     }
@@ -252,12 +253,15 @@ mod tests {
     #[test]
     fn a_script_does_not_give_up_what_is_on_disks_for_a_server_that_holds_nothing() {
         let mut status = status(vec![server(member("a:1", 3), "alive")]);
-        assert!(would_empty_disks(&status, "a:1"));
+        let refusal = check(&status, "a:1", true).expect_err("it holds nothing");
+        assert!(refusal.contains("\"A damaged disk\""), "{refusal}");
+        assert_eq!(check(&status, "a:1", false), Ok(()), "a person is asked");
         status.servers[0].appended = OpNumber(7);
-        assert!(!would_empty_disks(&status, "a:1"));
+        assert_eq!(check(&status, "a:1", true), Ok(()));
         assert_eq!(kept(&status, "a:1"), (OpNumber(7), OpNumber(0)));
+        status.servers[0].appended = OpNumber(0);
         let in_memory = ClusterStatus { storage: "in memory".into(), ..status };
-        assert!(!would_empty_disks(&in_memory, "b:1"), "there the data is gone already");
+        assert_eq!(check(&in_memory, "a:1", true), Ok(()), "there the data is gone already");
     }
 
     #[test]

@@ -466,6 +466,35 @@ fn what_goes_for_a_snapshot_never_takes_an_op_after_it() {
     }
 }
 
+/// The damage was told, and the next start gave up all data: a snapshot covers whole segments, and the one
+/// that is written is none of them.
+#[test]
+fn damage_that_is_found_while_the_log_is_written_is_before_the_next_snapshot() {
+    for read_again in [false, true] {
+        let mut journal = Whole::new(SimulatedDisk::default());
+        for first in (1..=21).step_by(10) {
+            journal.front.take(Work::Append(entries(1, first..=first + 9)));
+            journal.log();
+        }
+        let files = journal.disk.files();
+        let written = files.iter().rfind(|file| file.ends_with(".journal")).expect("it is there");
+        journal.disk.tamper(written, |bytes| bytes[200] ^= 1);
+        for _ in 0..=usize::from(read_again) {
+            journal.front.take(Work::Read { from: OpNumber(30), bytes_max: 1 << 20 });
+            journal.log();
+        }
+        journal.snapshot(&state(1, 30), 30);
+        journal.side();
+        journal.log();
+        journal.disk.power_cycle(Loss::Everything);
+        let (_, found) = Engine::open(journal.disk.clone(), options(5)).expect("ours");
+        let Found::Sound(found) = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!(found.last, state(1, 30).position(30));
+    }
+}
+
 /// One rotten byte in a segment that nobody needs any more had ended a healthy primary as soon as a
 /// backup came back, and its next start had given up what the snapshot still held.
 #[test]

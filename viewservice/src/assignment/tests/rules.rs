@@ -493,6 +493,7 @@ fn who_came_back_without_its_data_is_not_asked_to_come_back_with_it() {
     let mut world = World::on_disk(1, &["s1"]);
     world.kill("s1");
     assert!(world.brings("s1", Held::nothing(StorageId([8; 16]))));
+    world.ping("s1");
     let advice = planner::waiting(&world.leader.state, &world.leader.liveness).unwrap().advice;
     assert!(advice.contains("s1 came back without"), "{advice}");
     assert!(advice.contains("\"A damaged disk\""), "{advice}");
