@@ -101,6 +101,14 @@ rules! {
     NewPrimaryKeepsItsTail,
     /// VIEW-7: a forced generation orders anew what it does not know to be committed.
     ForcedTailIsNamedAnew,
+    /// VIEW-7: an op of its tail that speaks of another one there still finds it.
+    ForcedTailKeepsItsNames,
+    /// VIEW-7: a name that was not given yet in a log when an op with it was ordered names nothing there.
+    NamesAreGivenFirst,
+    /// VIEW-7: what the tail refuses, because it ended a session before, is not ordered again.
+    EndedInTheTail,
+    /// VIEW-7: a repeated request is recognised by the names that its client used.
+    RecognisedAsAsked,
     /// REP-5: reconciled is who acknowledged the barrier.
     ReconciledHoldTheBarrier,
     /// REP-5: a primary acts only in an activated view.
