@@ -71,6 +71,8 @@ rules! {
     FailedSyncIsFinal,
     /// Disks: what does not check out is cut off only where nothing proves that it was synced.
     DamageIsNotCut,
+    /// Disks: entries are dropped only together with all that take their place.
+    ReplacedAsOne,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.
