@@ -288,7 +288,7 @@ impl Ledgers {
         let before = self.of.get(&from);
         let is_owed = |entry: &&Arc<Entry>| {
             let op = entry.op().0;
-            before.is_some_and(|ledger| ledger.at(op) == Some(entry) && ledger.did_something(op))
+            before.is_some_and(|ledger| ledger.at(op) == Some(*entry) && ledger.did_something(op))
         };
         let values = tail.iter().filter(is_owed).filter_map(|entry| value_of(&entry.command));
         let values = values.cloned().collect();
