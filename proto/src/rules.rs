@@ -71,6 +71,8 @@ rules! {
     FailedSyncIsFinal,
     /// Disks: what does not check out is cut off only where nothing proves that it was synced.
     DamageIsNotCut,
+    /// Disks: entries are dropped only together with all that take their place.
+    ReplacedAsOne,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.
@@ -101,6 +103,14 @@ rules! {
     NewPrimaryKeepsItsTail,
     /// VIEW-7: a forced generation orders anew what it does not know to be committed.
     ForcedTailIsNamedAnew,
+    /// VIEW-7: an op of its tail that speaks of another one there still finds it.
+    ForcedTailKeepsItsNames,
+    /// VIEW-7: a name that was not given yet in a log when an op with it was ordered names nothing there.
+    NamesAreGivenFirst,
+    /// VIEW-7: what the tail refuses, because it ended a session before, is not ordered again.
+    EndedInTheTail,
+    /// VIEW-7: a repeated request is recognised by the names that its client used.
+    RecognisedAsAsked,
     /// REP-5: reconciled is who acknowledged the barrier.
     ReconciledHoldTheBarrier,
     /// REP-5: a primary acts only in an activated view.

@@ -114,10 +114,14 @@ impl Gen {
         }
     }
     fn expect(&mut self) -> Expect {
-        match self.below(3) {
+        match self.below(4) {
             0 => Expect::Missing,
             1 => Expect::Value(self.bytes().into()),
-            _ => Expect::Version(Version(self.number())),
+            2 => Expect::Version(Version(self.number())),
+            _ => {
+                let (asked, now) = (Version(self.number()), Version(self.number()));
+                Expect::Renamed(Box::new(Renamed { asked, now }))
+            }
         }
     }
     fn change(&mut self) -> Change {

@@ -3,6 +3,7 @@
 
 mod durable;
 mod failover;
+mod forced_tail;
 mod joining;
 mod leaving;
 mod memory;
