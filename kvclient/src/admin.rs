@@ -57,6 +57,8 @@ pub struct ServerStatus {
     pub memory: Memory,
     /// Whether its disk is nearly full.
     pub disk_full: bool,
+    /// Why it was not met at its address, without which it has no part; empty if it was.
+    pub not_met: String,
 }
 
 impl ServerStatus {
@@ -166,5 +168,6 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         plain: server.plain,
         memory: Memory { used: server.memory_used, max: server.memory_max },
         disk_full: server.disk_full,
+        not_met: server.not_met,
     }
 }

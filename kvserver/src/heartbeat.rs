@@ -9,12 +9,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use kvprocess::dial;
+use kvprocess::{dial, meeting};
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
 use kvproto::registration::{FromServer, Held, PROTOCOL_LEVEL, RefusedReason, ToServer, Wish};
 use kvproto::{ClusterId, Member, ServerName, View};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -34,6 +35,9 @@ const NAME_PAUSE_MAX: Duration = Duration::from_millis(200);
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Pings and wishes that wait for the connection; when as many do, the connection has stopped.
 const SENT_QUEUED_MAX: usize = 64;
+
+/// Other servers that this one meets at once, at the view service's wish; of more it asks another.
+const MEETINGS_MAX: usize = 8;
 
 /// What the heartbeat needs of its server.
 pub struct Heartbeat {
@@ -216,6 +220,7 @@ impl Heartbeat {
         views: &watch::Sender<Option<View>>,
     ) -> Result<(), Ended> {
         let mut ping_at = Instant::now();
+        let mut meetings: JoinSet<Option<Process>> = JoinSet::new();
         loop {
             tokio::select! {
                 () = sleep_until(ping_at) => {
@@ -225,19 +230,39 @@ impl Heartbeat {
                     ping_at = Instant::now() + self.ping_interval();
                 }
                 Some(wish) = self.wishes.recv() => up.try_send(FromServer::Wish(wish).into())?,
+                Some(met) = meetings.join_next() => {
+                    if let Ok(Some(process)) = met {
+                        up.try_send(FromServer::Met(process).into())?;
+                    }
+                }
                 message = down.message() => match message? {
-                    Some(message) => self.take(message.try_into()?, views)?,
+                    Some(message) => match message.try_into()? {
+                        ToServer::Meet(process) if meetings.len() < MEETINGS_MAX => {
+                            meetings.spawn(async move {
+                                meeting::meet(&process).await.is_ok().then_some(process)
+                            });
+                        }
+                        message => self.take(message, views)?,
+                    },
                     None => return Ok(()),
                 },
             }
         }
     }
 
-    fn take(&self, message: ToServer, views: &watch::Sender<Option<View>>) -> Result<(), Ended> {
+    fn take(
+        &mut self,
+        message: ToServer,
+        views: &watch::Sender<Option<View>>,
+    ) -> Result<(), Ended> {
         match message {
             ToServer::View(view) => offer(views, *view),
             // Lost if the node has no room for it: the wish, which is repeated, asks again.
             ToServer::NobodyToTakeOver => self.node.try_event(Event::NobodyToTakeOver),
+            ToServer::NotMet { message } => {
+                self.tell(&format!("no part in the cluster before this is mended: {message}"));
+            }
+            ToServer::Meet(_) => debug!("{MEETINGS_MAX} servers are being met: no other now"),
             ToServer::Refused { reason, message } => return Err(Ended::Refused(reason, message)),
             ToServer::Registered { .. } => return Err(anyhow!("it registers twice").into()),
         }

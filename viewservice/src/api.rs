@@ -231,6 +231,7 @@ impl Door {
                         self.monitor.progress(stream, progress).await
                     }
                     Ok(Ok(FromServer::Wish(wish))) => self.monitor.wish(stream, wish).await,
+                    Ok(Ok(FromServer::Met(process))) => self.monitor.met_by(stream, process).await,
                     Ok(Ok(FromServer::Register { .. })) => {
                         return self.refuse("a stream registers once").await;
                     }
@@ -336,6 +337,7 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         memory_used: progress.map_or(0, |progress| progress.memory.used),
         memory_max: progress.map_or(0, |progress| progress.memory.max),
         disk_full: progress.is_some_and(|progress| progress.disk_full),
+        not_met: server.not_met.map(|why| why.to_string()).unwrap_or_default(),
         member: Some(server.member.into()),
     }
 }
