@@ -12,8 +12,10 @@ use anyhow::{Context, anyhow, bail};
 use kvprocess::{dial, meeting};
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
-use kvproto::registration::{FromServer, Held, PROTOCOL_LEVEL, RefusedReason, ToServer, Wish};
-use kvproto::{ClusterId, Member, ServerName, View};
+use kvproto::registration::{
+    FromServer, Held, PROTOCOL_LEVEL, Process, RefusedReason, Registration, ToServer, Wish,
+};
+use kvproto::{ClusterId, LifeId, Member, ServerName, View};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -42,6 +44,7 @@ const MEETINGS_MAX: usize = 8;
 /// What the heartbeat needs of its server.
 pub struct Heartbeat {
     name: ServerName,
+    life: LifeId,
     view_servers: Vec<String>,
     node: NodeHandle,
     wishes: mpsc::Receiver<Wish>,
@@ -53,8 +56,8 @@ pub struct Heartbeat {
     me: Option<Member>,
     pause: Duration,
     told_at: Option<Instant>,
-    /// Since when another life counts as alive under this name.
-    name_in_use_since: Option<Instant>,
+    /// Since when the name is another's, and what the view service said of it last.
+    name_in_use: Option<(Instant, String)>,
 }
 
 /// Why an attempt to attend has ended.
@@ -72,11 +75,11 @@ impl<E: Into<anyhow::Error>> From<E> for Ended {
 }
 
 impl Heartbeat {
-    /// For the server of this name, which gives its number and first view to `registered` and then
+    /// For this process of the server of this name, which gives its number and first view to `registered` and then
     /// every newer view to `node`. On its disk, if it has one, it `found` this, of that cluster.
     #[must_use]
     pub fn new(
-        name: ServerName,
+        (name, life): (ServerName, LifeId),
         view_servers: Vec<String>,
         found: Option<(Held, Option<ClusterId>)>,
         node: NodeHandle,
@@ -85,6 +88,7 @@ impl Heartbeat {
     ) -> Heartbeat {
         Heartbeat {
             name,
+            life,
             view_servers,
             node,
             wishes,
@@ -93,7 +97,7 @@ impl Heartbeat {
             me: None,
             pause: PAUSES.0,
             told_at: None,
-            name_in_use_since: None,
+            name_in_use: None,
         }
     }
 
@@ -143,7 +147,7 @@ impl Heartbeat {
                 info!("Connected to view service at {address}");
                 self.pause = PAUSES.0;
                 self.told_at = None;
-                self.name_in_use_since = None;
+                self.name_in_use = None;
                 match self.exchange(&up, down, views).await {
                     Ok(()) => Ended::Broken(anyhow!("it closed the stream")),
                     Err(ended) => ended,
@@ -163,13 +167,15 @@ impl Heartbeat {
         let (up, queued) = mpsc::channel(SENT_QUEUED_MAX);
         let known = self.node.standing().view;
         let found = self.found.clone();
-        let register = FromServer::Register {
+        let register = FromServer::Register(Registration {
             name: self.name.clone(),
+            life: self.life,
             incarnation: self.me.as_ref().map(|me| me.incarnation),
             cluster: known.map(|view| view.cluster).or(found.as_ref().and_then(|(_, of)| *of)),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
-        };
+            shown: None,
+        });
         up.try_send(register.into())?;
         let mut client = RegistrationClient::new(channel);
         let answer = timeout(ANSWER_WITHIN, client.attend(ReceiverStream::new(queued))).await??;
@@ -283,17 +289,23 @@ impl Heartbeat {
     }
 
     /// After a restart it is this server's own former life, and soon counts as dead: only when it does
-    /// not there is something to do for somebody.
+    /// not, or more is known, there is something to do for somebody.
     fn tell_of_other_life(&mut self, message: &str) {
-        let Some(since) = self.name_in_use_since else {
-            info!("waiting until the former life of {} counts as dead ({message})", self.name);
-            self.name_in_use_since = Some(Instant::now());
-            return;
+        let what = match &self.name_in_use {
+            None => {
+                let former = &self.name;
+                info!("waiting until the former life of {former} counts as dead ({message})");
+                self.name_in_use = Some((Instant::now(), message.to_owned()));
+                return;
+            }
+            Some((since, said)) if said == message && since.elapsed() < TELL_EVERY => return,
+            Some(_) => format!("waiting to register as {}: {message}", self.name),
         };
-        if since.elapsed() >= TELL_EVERY {
-            let what = format!("waiting to register as {}: {message}", self.name);
-            self.tell(&what);
+        if let Some((_, said)) = self.name_in_use.as_mut().filter(|(_, said)| said != message) {
+            message.clone_into(said);
+            self.told_at = None;
         }
+        self.tell(&what);
     }
 
     /// A view service that took this life in and now refuses it has lost its state, or is another

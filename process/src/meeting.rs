@@ -33,11 +33,12 @@ async fn ask(name: &str) -> Result<LifeId, NotMet> {
         DialError::Connect { error, .. } => NotMet::Nobody(innermost(&error)),
     })?;
     let answer = MeetingClient::new(channel).meet(MeetRequest {}).await;
-    let life = answer.map(|answer| answer.into_inner().life).map_err(|status| match status.code() {
-        Code::Unimplemented => NotMet::Stranger,
-        // Also a transport that breaks: somebody listens there who does not speak gRPC.
-        _ => NotMet::Nobody(status.message().to_owned()),
-    })?;
+    let life =
+        answer.map(|answer| answer.into_inner().life).map_err(|status| match status.code() {
+            Code::Unimplemented => NotMet::Stranger,
+            // Also a transport that breaks: somebody listens there who does not speak gRPC.
+            _ => NotMet::Nobody(status.message().to_owned()),
+        })?;
     life[..].try_into().map(LifeId).map_err(|_| NotMet::Stranger)
 }
 

@@ -1,9 +1,11 @@
 //! What a full server and the view service say to each other. Meanings of the fields:
 //! `viewservice.proto`.
 
+use std::fmt;
+
 use crate::ids::{
-    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Position, ServerName, StorageId,
-    ViewNumber,
+    ClusterId, Epoch, Generation, History, Incarnation, LifeId, Member, OpNumber, Position,
+    ServerName, StorageId, ViewNumber,
 };
 use crate::view::{Role, View, ViewOrder};
 use serde::{Deserialize, Serialize};
@@ -16,22 +18,70 @@ pub const PROTOCOL_LEVEL: u32 = 1;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FromServer {
     /// First message of a stream.
-    Register {
-        /// Address of the server in views.
-        name: ServerName,
-        /// `None` for a new life, otherwise the stream of this life is resumed.
-        incarnation: Option<Incarnation>,
-        /// The cluster the server belongs to, if any.
-        cluster: Option<ClusterId>,
-        /// Highest level the server speaks.
-        protocol_level: u32,
-        /// What it found on its disk; `None` if it keeps its data in memory.
-        held: Option<Held>,
-    },
+    Register(Registration),
     /// Sign of life.
     Ping(Progress),
     /// A wish that only the view service can grant.
     Wish(Wish),
+    /// It met this very process at its address.
+    Met(Process),
+}
+
+/// One process of a server: its address, and the id that it drew at its start.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Process {
+    /// Its address in views.
+    pub name: ServerName,
+    /// Which process it is.
+    pub life: LifeId,
+}
+
+/// Why a process was not met at its address. In words: "*address*, where …".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotMet {
+    /// Nobody answers.
+    Nobody(String),
+    /// Another process answers, of this server or of another.
+    Another,
+    /// Something else than a server of this release answers.
+    Stranger,
+}
+
+impl fmt::Display for NotMet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotMet::Nobody(what) => write!(f, "nobody answers ({what})"),
+            NotMet::Another => f.write_str("another server answers"),
+            NotMet::Stranger => f.write_str("something else than a kvserver answers"),
+        }
+    }
+}
+
+/// A server that wants to attend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registration {
+    /// Its address in views.
+    pub name: ServerName,
+    /// Which process it is.
+    pub life: LifeId,
+    /// `None` for a new life; otherwise the stream of this one is resumed.
+    pub incarnation: Option<Incarnation>,
+    /// The cluster that it belongs to, if any.
+    pub cluster: Option<ClusterId>,
+    /// Highest protocol level that it speaks.
+    pub protocol_level: u32,
+    /// What it found on its disk; `None` if it keeps its data in memory.
+    pub held: Option<Held>,
+    /// VIEW-8: the newest record that it knows, from this life or, on disk, from a former one.
+    pub shown: Option<Box<View>>,
+}
+
+impl Registration {
+    /// Which process asks.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        Process { name: self.name.clone(), life: self.life }
+    }
 }
 
 /// What a server found in its data directory when it started. What is damaged counts as not there.
@@ -94,6 +144,8 @@ pub enum Wish {
 pub struct Progress {
     /// Newest view record adopted.
     pub view: ViewOrder,
+    /// What led to that record.
+    pub history: History,
     /// Appended in this copy.
     pub appended: OpNumber,
     /// Committed.
@@ -141,6 +193,13 @@ pub enum ToServer {
     },
     /// Answer to [`Wish::Leave`]: no other eligible server could take over.
     NobodyToTakeOver,
+    /// Please meet this process at its address, where the view service gets no answer.
+    Meet(Process),
+    /// Nobody met this server at its address, so it has no part.
+    NotMet {
+        /// Why, and what to do.
+        message: String,
+    },
 }
 
 /// Why a registration is refused.
@@ -156,6 +215,13 @@ pub enum RefusedReason {
     WrongKind,
     /// The cluster keeps its data elsewhere: on disk, or in memory.
     WrongMode,
+    /// VIEW-8: somebody showed what this view service does not know, so it decides nothing: try again.
+    Doubt,
+    /// A view service without any server listens first who knocks: try again.
+    Listening,
+    /// This life is of a past that is not that of the view service: it must not serve, and must not
+    /// throw away what it holds either.
+    OtherPast,
     /// The protocol level does not fit, or the message made no sense.
     Incompatible,
 }

@@ -1,29 +1,25 @@
 //! What a full server and the view service say to each other.
 
+use super::view::history;
 use super::{
     Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, op, required,
     sixteen,
 };
-use crate::ids::{Epoch, Incarnation, Member, Position, Revision, StorageId, ViewNumber};
+use crate::ids::{Epoch, Incarnation, LifeId, Member, Position, Revision, StorageId, ViewNumber};
 use crate::pb::viewservice as pb;
-use crate::registration::{FromServer, Held, Memory, Progress, RefusedReason, ToServer, Wish};
+use crate::registration::{
+    FromServer, Held, Memory, Process, Progress, RefusedReason, Registration, ToServer, Wish,
+};
 use crate::view::{Role, View, ViewOrder};
 
 impl From<FromServer> for pb::FromServer {
     fn from(message: FromServer) -> Self {
         use pb::from_server::Body;
         let body = match message {
-            FromServer::Register { name, incarnation, cluster, protocol_level, held } => {
-                Body::Register(pb::Register {
-                    held: held.map(Into::into),
-                    name: name.as_str().to_owned(),
-                    incarnation: incarnation.unwrap_or_default().0,
-                    cluster_id: cluster_bytes(cluster.unwrap_or_default()),
-                    protocol_level,
-                })
-            }
+            FromServer::Register(registration) => Body::Register(registration.into()),
             FromServer::Ping(progress) => Body::Ping(progress.into()),
             FromServer::Wish(wish) => wish.into(),
+            FromServer::Met(process) => Body::Met(process.into()),
         };
         Self { body: Some(body) }
     }
@@ -37,8 +33,9 @@ impl TryFrom<pb::FromServer> for FromServer {
             required(server, "a wish names no server")?.try_into()
         };
         let wish = match required(message.body, "a server's message is of no known kind")? {
-            Body::Register(register) => return register.try_into(),
+            Body::Register(register) => return Ok(FromServer::Register(register.try_into()?)),
             Body::Ping(ping) => return Ok(FromServer::Ping(ping.try_into()?)),
+            Body::Met(process) => return Ok(FromServer::Met(process.try_into()?)),
             Body::Activate(activate) => Wish::Activate {
                 generation: generation(activate.generation)?,
                 number: ViewNumber(activate.view_number),
@@ -61,19 +58,50 @@ impl TryFrom<pb::FromServer> for FromServer {
     }
 }
 
-impl TryFrom<pb::Register> for FromServer {
+impl From<Registration> for pb::Register {
+    fn from(registration: Registration) -> Self {
+        Self {
+            name: registration.name.as_str().to_owned(),
+            incarnation: registration.incarnation.unwrap_or_default().0,
+            cluster_id: cluster_bytes(registration.cluster.unwrap_or_default()),
+            protocol_level: registration.protocol_level,
+            held: registration.held.map(Into::into),
+            life: registration.life.0.to_vec().into(),
+            shown: registration.shown.map(|view| (*view).into()),
+        }
+    }
+}
+
+impl TryFrom<pb::Register> for Registration {
     type Error = Malformed;
     fn try_from(register: pb::Register) -> Result<Self, Malformed> {
         if register.name.is_empty() {
             return malformed("a registration names no server");
         }
-        Ok(FromServer::Register {
+        let life = sixteen(&register.life, "the id of a process has 16 bytes")?;
+        Ok(Registration {
             name: register.name.into(),
+            life: LifeId(life.unwrap_or_default()),
             incarnation: (register.incarnation != 0).then_some(Incarnation(register.incarnation)),
             cluster: cluster(&register.cluster_id)?,
             protocol_level: register.protocol_level,
             held: register.held.map(Held::try_from).transpose()?,
+            shown: register.shown.map(View::try_from).transpose()?.map(Box::new),
         })
+    }
+}
+
+impl From<Process> for pb::Process {
+    fn from(process: Process) -> Self {
+        Self { name: process.name.as_str().to_owned(), life: process.life.0.to_vec().into() }
+    }
+}
+
+impl TryFrom<pb::Process> for Process {
+    type Error = Malformed;
+    fn try_from(process: pb::Process) -> Result<Self, Malformed> {
+        let life = sixteen(&process.life, "the id of a process has 16 bytes")?;
+        Ok(Process { name: process.name.into(), life: LifeId(life.unwrap_or_default()) })
     }
 }
 
@@ -153,6 +181,7 @@ impl From<Progress> for pb::ServerPing {
             memory_used: progress.memory.used,
             memory_max: progress.memory.max,
             disk_full: progress.disk_full,
+            history: progress.history.0.to_vec().into(),
         }
     }
 }
@@ -166,6 +195,7 @@ impl TryFrom<pb::ServerPing> for Progress {
                 number: ViewNumber(ping.view_number),
                 revision: Revision(ping.revision),
             },
+            history: history(&ping.history)?,
             appended: op(ping.appended)?,
             committed: op(ping.committed)?,
             applied: op(ping.applied)?,
@@ -191,6 +221,8 @@ impl From<ToServer> for pb::ToServer {
                 message,
             }),
             ToServer::NobodyToTakeOver => Body::NobodyToTakeOver(pb::NobodyToTakeOver {}),
+            ToServer::Meet(process) => Body::Meet(process.into()),
+            ToServer::NotMet { message } => Body::NotMet(pb::NotMet { message }),
         };
         Self { body: Some(body) }
     }
@@ -214,6 +246,8 @@ impl TryFrom<pb::ToServer> for ToServer {
                 ToServer::Refused { reason: refused.reason().into(), message: refused.message }
             }
             Body::NobodyToTakeOver(_) => ToServer::NobodyToTakeOver,
+            Body::Meet(process) => ToServer::Meet(process.try_into()?),
+            Body::NotMet(not_met) => ToServer::NotMet { message: not_met.message },
         })
     }
 }
@@ -226,6 +260,9 @@ impl From<RefusedReason> for pb::refused::Reason {
             RefusedReason::StaleIncarnation => Self::StaleIncarnation,
             RefusedReason::WrongKind => Self::WrongKind,
             RefusedReason::WrongMode => Self::WrongMode,
+            RefusedReason::Doubt => Self::Doubt,
+            RefusedReason::Listening => Self::Listening,
+            RefusedReason::OtherPast => Self::OtherPast,
             RefusedReason::Incompatible => Self::Incompatible,
         }
     }
@@ -241,6 +278,9 @@ impl From<pb::refused::Reason> for RefusedReason {
             Reason::StaleIncarnation => Self::StaleIncarnation,
             Reason::WrongKind => Self::WrongKind,
             Reason::WrongMode => Self::WrongMode,
+            Reason::Doubt => Self::Doubt,
+            Reason::Listening => Self::Listening,
+            Reason::OtherPast => Self::OtherPast,
             Reason::Incompatible | Reason::Unspecified => Self::Incompatible,
         }
     }

@@ -110,6 +110,7 @@ impl Gen {
             backups: self.several(Self::member),
             eligible: self.several(Self::member).into_iter().collect(),
             settings: self.settings(),
+            history: History(self.cluster().0),
         }
     }
     fn expect(&mut self) -> Expect {
@@ -288,10 +289,11 @@ impl Gen {
     }
     fn server_message(&mut self) -> FromServer {
         let (generation, number) = (self.generation(), ViewNumber(self.number()));
-        FromServer::Wish(match self.below(6) {
+        FromServer::Wish(match self.below(7) {
             0 => {
-                return FromServer::Register {
+                return FromServer::Register(Registration {
                     name: self.member().name,
+                    life: LifeId(self.cluster().0),
                     incarnation: self.maybe(|g| Incarnation(g.number() | 1)),
                     cluster: self.maybe(Self::cluster),
                     protocol_level: self.small(),
@@ -300,9 +302,11 @@ impl Gen {
                         last: g.position(),
                         epochs: g.several(Self::epoch),
                     }),
-                };
+                    shown: self.maybe(Self::view).map(Box::new),
+                });
             }
             1 => return FromServer::Ping(self.progress()),
+            6 => return FromServer::Met(self.process()),
             2 => Wish::Activate { generation, number, reconciled: self.several(Self::member) },
             3 => Wish::Synced { generation, number, server: self.member() },
             4 => Wish::Evict {
@@ -314,6 +318,9 @@ impl Gen {
             _ => Wish::Leave,
         })
     }
+    fn process(&mut self) -> Process {
+        Process { name: self.member().name, life: LifeId(self.cluster().0) }
+    }
     fn progress(&mut self) -> Progress {
         let roles = [Role::Primary, Role::Backup, Role::Joining, Role::Spare];
         Progress {
@@ -322,6 +329,7 @@ impl Gen {
                 number: ViewNumber(self.number()),
                 revision: Revision(self.number()),
             },
+            history: History(self.cluster().0),
             appended: self.op(),
             committed: self.op(),
             applied: self.op(),
@@ -338,8 +346,11 @@ impl Gen {
             RefusedReason::StaleIncarnation,
             RefusedReason::WrongKind,
             RefusedReason::Incompatible,
+            RefusedReason::Doubt,
+            RefusedReason::Listening,
+            RefusedReason::OtherPast,
         ];
-        match self.below(4) {
+        match self.below(6) {
             0 => ToServer::Registered {
                 incarnation: Incarnation(self.number()),
                 view: Box::new(self.view()),
@@ -349,6 +360,8 @@ impl Gen {
                 reason: reasons[self.below(5) as usize],
                 message: "start it elsewhere".into(),
             },
+            3 => ToServer::Meet(self.process()),
+            4 => ToServer::NotMet { message: "check --advertise".into() },
             _ => ToServer::NobodyToTakeOver,
         }
     }
@@ -436,7 +449,7 @@ fn a_message_with_nothing_in_it_is_malformed() {
     assert!(View::try_from(pb::viewservice::View::default()).is_err());
     assert!(Progress::try_from(pb::viewservice::ServerPing::default()).is_err());
     assert!(FromServer::try_from(pb::viewservice::FromServer::default()).is_err());
-    assert!(FromServer::try_from(pb::viewservice::Register::default()).is_err());
+    assert!(Registration::try_from(pb::viewservice::Register::default()).is_err());
     assert!(ToServer::try_from(pb::viewservice::ToServer::default()).is_err());
     assert!(Query::try_from(pb::kvserver::Query::default()).is_err());
     assert!(Command::try_from(pb::kvserver::Command::default()).is_err());

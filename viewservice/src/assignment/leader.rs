@@ -12,7 +12,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{NotMet, Process, Progress, RefusedReason, ToServer, Wish};
+use kvproto::registration::{
+    NotMet, Process, Progress, RefusedReason, Registration, ToServer, Wish,
+};
 use kvproto::{Member, ServerName, Timestamp, View, ViewNumber};
 
 use super::law::{Applied, Command, Kind, Mode, Refusal, ViewState};
@@ -20,7 +22,7 @@ use super::liveness::{Liveness, State};
 use super::notice::Notice;
 use super::plain::{self, Meaning};
 use super::planner::{self, Waiting};
-use super::requests::{self, Admission, Granted, Registration};
+use super::requests::{self, Admission, Granted};
 
 /// Changes of view that one event may lead to. One death leads to one; the bound is for a planner
 /// that contradicts itself.
@@ -198,12 +200,12 @@ impl Leader {
                 self.wish(&stream, wish, now, out);
             }
             Event::Broken(stream) if self.is_open(&stream) => self.broken(stream, out),
+            Event::MetBy(stream, process) if self.is_open(&stream) => self.met(&process, out),
             // From a stream that was replaced.
             Event::Ping(..) | Event::Wish(..) | Event::Broken(_) | Event::MetBy(..) => {}
             Event::Gone(stream) => self.gone(&stream.member, now, out),
             Event::Met(process) => self.met(&process, out),
             Event::NotMet(process, why) => self.not_met(&process, &why, out),
-            Event::MetBy(stream, process) if self.is_open(&stream) => self.met(&process, out),
             Event::Force { server } => return self.force(&server, now, out),
         }
         self.settle(now, out);
@@ -342,7 +344,8 @@ impl Leader {
         let Some(stream) = self.attending.remove(&former.name) else {
             return;
         };
-        let message = format!("a newer process than {former} stands under this name: stop this one");
+        let message =
+            format!("a newer process than {former} stands under this name: stop this one");
         let refused = ToServer::Refused { reason: RefusedReason::StaleIncarnation, message };
         out.push(Effect::Tell(stream.clone(), refused));
         out.push(Effect::Close(stream));
@@ -432,7 +435,8 @@ impl Leader {
             out.push(Effect::Notice(Notice::NotMet(name, why.clone())));
         }
         let attending = self.attending.get(&process.name);
-        let stream = attending.filter(|it| self.state.process(&it.member).as_ref() == Some(process));
+        let stream =
+            attending.filter(|it| self.state.process(&it.member).as_ref() == Some(process));
         if let Some(stream) = stream.filter(|_| failures >= FAILURES_TOLD) {
             let message = requests::not_met(&process.name, why);
             out.push(Effect::Tell(stream.clone(), ToServer::NotMet { message }));

@@ -157,6 +157,7 @@ mod tests {
     fn who_is_met_is_this_very_process_and_no_later_one_at_its_address() {
         let (mut meetings, first, second) = (Meetings::default(), process(1), process(2));
         let now = Timestamp::from_nanos(7);
+        meetings.tick(now, |_| true);
         meetings.came(&first, now);
         assert_eq!(meetings.met(&second), None, "it has not come");
         assert_eq!(meetings.met(&first), Some(0));

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use kvproto::registration::Process;
-use kvproto::{Member, OpNumber, Rule, ServerName, Timestamp, View, keeps};
+use kvproto::{Member, OpNumber, Rule, ServerName, Timestamp, keeps};
 
 use super::law::{Command, Kind, Mode, ViewState};
 use super::liveness::{Liveness, State};
@@ -110,11 +110,14 @@ pub struct Waiting {
 pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     let view = state.view();
     let Some(primary) = &view.primary else {
-        return Some(none_was_met(state, liveness).unwrap_or_else(|| Waiting {
-            for_servers: Vec::new(),
-            advice: "no server has come yet: start a kvserver whose --vs names this view service"
-                .into(),
-        }));
+        return Some(
+            none_was_met(state, liveness).unwrap_or_else(|| Waiting {
+                for_servers: Vec::new(),
+                advice:
+                    "no server has come yet: start a kvserver whose --vs names this view service"
+                        .into(),
+            }),
+        );
     };
     // An heir that was not met yet soon will be, or leads all the same.
     if can_lead(state, liveness, primary) || heirs(state, liveness).next().is_some() {
@@ -367,13 +370,9 @@ fn recruit(
 }
 
 fn to_forget(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {
-    let view: &View = state.view();
-    let needed = |server: &Member| {
-        let mut needed = view.members().chain(&view.eligible);
-        needed.any(|member| member.name == server.name)
-    };
     let server = state.servers().find(|server| {
-        liveness.dead_for(server, now).is_some_and(|time| time > FORGET_AFTER) && !needed(server)
+        let dead_for = liveness.dead_for(server, now);
+        dead_for.is_some_and(|time| time > FORGET_AFTER) && !state.is_needed(&server.name)
     })?;
     Some(Command::Forget { server })
 }

@@ -4,38 +4,12 @@
 use std::time::Duration;
 
 use kvproto::limits::SILENCE_BEFORE_FORCE;
-use kvproto::registration::{Held, NotMet, PROTOCOL_LEVEL, Process, RefusedReason, Wish};
-use kvproto::{
-    ClusterId, Generation, Incarnation, Member, OpNumber, Rule, ServerName, Timestamp, ViewNumber,
-    keeps,
-};
+use kvproto::registration::{NotMet, PROTOCOL_LEVEL, RefusedReason, Registration, Wish};
+use kvproto::{Generation, Member, OpNumber, Rule, ServerName, Timestamp, ViewNumber, keeps};
 
 use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, ViewId, ViewState};
 use super::liveness::{Liveness, State};
 use super::planner;
-
-/// A server at the door.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Registration {
-    /// Its address.
-    pub name: ServerName,
-    /// `None` for a new life; otherwise the stream of this life is resumed.
-    pub incarnation: Option<Incarnation>,
-    /// The cluster that it belongs to, if any.
-    pub cluster: Option<ClusterId>,
-    /// The protocol level that it speaks.
-    pub protocol_level: u32,
-    /// What it found on its disk; `None` if it keeps its data in memory.
-    pub held: Option<Held>,
-}
-
-impl Registration {
-    /// Which process asks.
-    #[must_use]
-    pub fn process(&self) -> Process {
-        Process { name: self.name.clone(), life: self.life }
-    }
-}
 
 /// What becomes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -99,7 +73,13 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
     }
     let present = state.present(name);
     match (asked.incarnation, present) {
-        (Some(life), Some(member)) if member.incarnation == life => Admission::Resumes(member),
+        // Without its number it is a process that never heard the answer to its registration.
+        (claimed, Some(member))
+            if state.life(&member) == Some(asked.life)
+                && claimed.map_or(!asked.life.is_none(), |it| it == member.incarnation) =>
+        {
+            Admission::Resumes(member)
+        }
         (Some(life), _) => refused(
             RefusedReason::StaleIncarnation,
             format!("{name}#{life} is over: a newer process stands under this name, stop this one"),
@@ -113,6 +93,7 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
                 name: name.clone(),
                 kind: Kind::Full,
                 replaces: former.as_ref().map(|member| member.incarnation),
+                life: asked.life,
                 held: asked.held.clone(),
             },
             former,
@@ -137,7 +118,7 @@ fn gives_its_name(
         return true;
     }
     // Nobody misses a server that has no part, least of all where it never was.
-    let has_no_part = !state.is_needed(former) && !planner::was_met(state, liveness, former);
+    let has_no_part = !state.is_needed(&former.name) && !planner::was_met(state, liveness, former);
     let may_come = is_met || brings_it || !keeps(Rule::AnotherStorageIsMet);
     may_come && (is_over(state, liveness, former) || is_met && has_no_part)
 }
@@ -152,16 +133,13 @@ fn is_over(state: &ViewState, liveness: &Liveness, life: &Member) -> bool {
 }
 
 /// What a newcomer waits for whose name is taken, in words for its operator.
-fn in_use(
-    state: &ViewState,
-    liveness: &Liveness,
-    former: &Member,
-    asked: &Registration,
-) -> String {
+fn in_use(state: &ViewState, liveness: &Liveness, former: &Member, asked: &Registration) -> String {
     let dead_after = state.view().settings.dead_after;
     let taken = if liveness.is_dead(former) {
-        format!("{former} has this name: another gets it when it was met there, and {former} silent \
-                 for {dead_after:?}")
+        format!(
+            "{former} has this name: another gets it when it was met there, and {former} silent \
+                 for {dead_after:?}"
+        )
     } else {
         format!(
             "{former} attends under this name and is not known to be dead: stop it, choose another \
@@ -237,9 +215,8 @@ fn refused_for_its_data(
     }
     // Not only of one that could stand for it: two lives of one storage are told apart by nobody.
     let of_same_storage = |other: &Member| state.storage(other) == Some(held.storage);
-    let holder = others
-        .iter()
-        .find(|other| of_same_storage(other) && !is_over(state, liveness, other))?;
+    let holder =
+        others.iter().find(|other| of_same_storage(other) && !is_over(state, liveness, other))?;
     let message = format!(
         "{holder} lives and has the same storage {}: a data directory must not be copied; stop \
          one of the two, or start {name} with another --data-dir",
