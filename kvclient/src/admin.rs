@@ -59,6 +59,8 @@ pub struct ServerStatus {
     pub disk_full: bool,
     /// How long its disk has been given something without doing any of it; zero while it moves.
     pub disk_waits: Duration,
+    /// Why it was not met at its address, without which it has no part; empty if it was.
+    pub not_met: String,
 }
 
 impl ServerStatus {
@@ -169,5 +171,6 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         memory: Memory { used: server.memory_used, max: server.memory_max },
         disk_full: server.disk_full,
         disk_waits: Duration::from_millis(server.disk_waits_ms),
+        not_met: server.not_met,
     }
 }

@@ -81,7 +81,7 @@ pub async fn run_watched(
     let (registered, registration) = oneshot::channel();
     let node_task = TaskTracker::new();
 
-    let (services, reporter) = api::services(&node, config.calls)?;
+    let (services, reporter) = api::services(&node, life, config.calls)?;
     info!(
         "memory: {} (--max-memory), of which {} are for data",
         Size(config.memory_max),

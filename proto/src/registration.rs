@@ -1,6 +1,8 @@
 //! What a full server and the view service say to each other. Meanings of the fields:
 //! `viewservice.proto`.
 
+use std::fmt;
+
 use crate::ids::{
     ClusterId, Epoch, Generation, History, Incarnation, LifeId, Member, OpNumber, Position,
     ServerName, StorageId, ViewNumber,
@@ -22,6 +24,38 @@ pub enum FromServer {
     Ping(Progress),
     /// A wish that only the view service can grant.
     Wish(Wish),
+    /// It met this very process at its address.
+    Met(Process),
+}
+
+/// One process of a server: its address, and the id that it drew at its start.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Process {
+    /// Its address in views.
+    pub name: ServerName,
+    /// Which process it is.
+    pub life: LifeId,
+}
+
+/// Why a process was not met at its address. In words: "*address*, where …".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotMet {
+    /// Nobody answers.
+    Nobody(String),
+    /// Another process answers, of this server or of another.
+    Another,
+    /// Something else than a server of this release answers.
+    Stranger,
+}
+
+impl fmt::Display for NotMet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotMet::Nobody(what) => write!(f, "nobody answers ({what})"),
+            NotMet::Another => f.write_str("another server answers"),
+            NotMet::Stranger => f.write_str("something else than a kvserver answers"),
+        }
+    }
 }
 
 /// A server that wants to attend.
@@ -41,6 +75,14 @@ pub struct Registration {
     pub held: Option<Held>,
     /// VIEW-8: the newest record that it knows, from this life or, on disk, from a former one.
     pub shown: Option<Box<View>>,
+}
+
+impl Registration {
+    /// Which process asks.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        Process { name: self.name.clone(), life: self.life }
+    }
 }
 
 /// What a server found in its data directory when it started. What is damaged counts as not there.
@@ -166,6 +208,13 @@ pub enum ToServer {
     },
     /// Answer to [`Wish::Leave`]: no other eligible server could take over.
     NobodyToTakeOver,
+    /// Please meet this process at its address, where the view service gets no answer.
+    Meet(Process),
+    /// Nobody met this server at its address, so it has no part.
+    NotMet {
+        /// Why, and what to do.
+        message: String,
+    },
 }
 
 /// Why a registration is refused.

@@ -49,6 +49,16 @@ rules! {
     ReturnIsComplete,
     /// VIEW-6: data of a server that was not eligible does not count, however fresh it looks.
     FormerMembersStayOut,
+    /// VIEW-6: a server has no part before it was met at its address.
+    MetBeforeItsPart,
+    /// VIEW-6: but an eligible one leads unmet if no other eligible server could.
+    UnmetLeadsIfNobodyElse,
+    /// VIEW-6: a meeting ends a life at once only for a newcomer that brings its storage.
+    MeetingEndsItsOwnStorage,
+    /// VIEW-6: to any other newcomer an eligible life is lost by silence only.
+    EligibleEndsBySilence,
+    /// VIEW-6: another storage gets a name only where it was met.
+    AnotherStorageIsMet,
     /// A name that registered through the full protocol is driven only by it.
     PlainPingIsInert,
     /// REP-1: entries are taken only after the very position that they name.

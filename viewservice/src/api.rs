@@ -228,6 +228,7 @@ impl Door {
                         self.monitor.progress(stream, progress).await
                     }
                     Ok(Ok(FromServer::Wish(wish))) => self.monitor.wish(stream, wish).await,
+                    Ok(Ok(FromServer::Met(process))) => self.monitor.met_by(stream, process).await,
                     Ok(Ok(FromServer::Register(_))) => {
                         return self.refuse("a stream registers once").await;
                     }
@@ -336,6 +337,7 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         disk_waits_ms: progress.map_or(0, |progress| {
             u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX)
         }),
+        not_met: server.not_met.map(|why| why.to_string()).unwrap_or_default(),
         member: Some(server.member.into()),
     }
 }

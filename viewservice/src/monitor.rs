@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use kvprocess::clock;
 use kvprocess::dial::{self, Probe};
-use kvproto::registration::{Progress, RefusedReason, Registration, ToServer, Wish};
+use kvprocess::meeting;
+use kvproto::registration::{
+    NotMet, Process, Progress, RefusedReason, Registration, ToServer, Wish,
+};
 use kvproto::{ServerName, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -69,6 +72,10 @@ enum Request {
     Broken(Stream),
     /// The address of the server refuses connections.
     Gone(Stream),
+    /// What became of an attempt to meet a process.
+    Meeting(Process, Result<(), NotMet>),
+    /// The server on this stream met a process.
+    MetBy(Stream, Process),
     Report(oneshot::Sender<Report>),
     Force {
         server: ServerName,
@@ -139,6 +146,14 @@ impl Handle {
     /// [`Stopping`].
     pub async fn wish(&self, stream: &Stream, wish: Wish) -> Result<(), Stopping> {
         self.send(Request::Wish(stream.clone(), wish)).await
+    }
+
+    /// The server on this stream met this process at its address.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn met_by(&self, stream: &Stream, process: Process) -> Result<(), Stopping> {
+        self.send(Request::MetBy(stream.clone(), process)).await
     }
 
     /// The stream has ended.
@@ -275,6 +290,9 @@ impl Monitor {
                 self.step(Event::Broken(stream)).await?;
             }
             Request::Gone(stream) => self.step(Event::Gone(stream)).await?,
+            Request::Meeting(process, Ok(())) => self.step(Event::Met(process)).await?,
+            Request::Meeting(process, Err(why)) => self.step(Event::NotMet(process, why)).await?,
+            Request::MetBy(stream, process) => self.step(Event::MetBy(stream, process)).await?,
             Request::Report(answer) => {
                 let _caller_gone = answer.send(self.leader.report(clock::now()));
             }
@@ -334,6 +352,14 @@ impl Monitor {
                 let probe = tokio::spawn(probe(stream, patience, self.mailbox.clone()));
                 self.stop_probing(&name);
                 self.probing.insert(name, probe.abort_handle());
+            }
+            Effect::Meet(process) => {
+                let mailbox = self.mailbox.clone();
+                // Ends by itself, soon: the next attempt waits for its answer.
+                tokio::spawn(async move {
+                    let met = meeting::meet(&process).await;
+                    let _stopping = mailbox.send(Request::Meeting(process, met)).await;
+                });
             }
             Effect::Forced(verdict) => {
                 if let Asking::Operator(answer) = self.take_asking() {

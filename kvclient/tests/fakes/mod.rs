@@ -430,6 +430,7 @@ impl ViewService for Views {
             memory_max: 1 << 30,
             disk_full: false,
             disk_waits_ms: 0,
+            not_met: String::new(),
         });
         let backup = vs::ServerStatus {
             member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
@@ -444,6 +445,7 @@ impl ViewService for Views {
             memory_max: 1 << 30,
             disk_full: false,
             disk_waits_ms: 0,
+            not_met: String::new(),
         };
         Ok(Response::new(vs::StatusResponse {
             view: Some(view.into()),

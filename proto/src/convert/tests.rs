@@ -310,6 +310,7 @@ impl Gen {
                 });
             }
             1 => return FromServer::Ping(self.progress()),
+            6 => return FromServer::Met(self.process()),
             2 => Wish::Activate { generation, number, reconciled: self.several(Self::member) },
             3 => Wish::Synced { generation, number, server: self.member() },
             4 => Wish::Evict {
@@ -326,6 +327,9 @@ impl Gen {
             },
             _ => Wish::Leave,
         })
+    }
+    fn process(&mut self) -> Process {
+        Process { name: self.member().name, life: LifeId(self.cluster().0) }
     }
     fn progress(&mut self) -> Progress {
         let roles = [Role::Primary, Role::Backup, Role::Joining, Role::Spare];
@@ -357,7 +361,7 @@ impl Gen {
             RefusedReason::Listening,
             RefusedReason::OtherPast,
         ];
-        match self.below(4) {
+        match self.below(6) {
             0 => ToServer::Registered {
                 incarnation: Incarnation(self.number()),
                 view: Box::new(self.view()),
@@ -367,6 +371,8 @@ impl Gen {
                 reason: reasons[self.below(5) as usize],
                 message: "start it elsewhere".into(),
             },
+            3 => ToServer::Meet(self.process()),
+            4 => ToServer::NotMet { message: "check --advertise".into() },
             _ => ToServer::NobodyToTakeOver,
         }
     }

@@ -117,6 +117,7 @@ impl<'a> Story<'a> {
             options: ReplicaOptions { reads: stage.reads, tuning: stage.tuning, durable: false },
             starts: vec![None; stage.servers],
             twins: Vec::new(),
+            astray: false,
             clients: stage.clients,
             clocks,
             journal_delay: random.pick(&[1, 200, 2 * MS]).unwrap_or(1),

@@ -59,6 +59,8 @@ paths! {
     ViewsRestartedProposed must "the view service restarted while its view was only proposed"
     NameInUse must "a second process at an address was refused while the first lived"
     NameTaken must "a second process took the place of one that was silent for too long"
+    NotMet must "a server was not met at its address"
+    MetByAPeer must "a server that the view service could not meet was met by another server"
     StaleLifeEnded must "a process heard that a newer one stands under its name, and ended"
     PauseInStep must "a process paused between deciding and acting"
     OldStream must "a message of a stream that was over arrived"

@@ -146,6 +146,7 @@ impl<'a> World<'a> {
         let machine = |node: Node, twin_of: Option<Node>| Machine {
             name: format!("s{}:1", twin_of.unwrap_or(node)).into(),
             twin_of,
+            is_astray: twin_of.is_some() && plan.astray,
             gone: false,
             clock: plan.clocks[node],
             process: None,

@@ -11,6 +11,8 @@ use kvproto::registration::Progress;
 use kvproto::rules::{Rule, keeps};
 use kvproto::{Member, OpNumber, ServerName, Settings, Timestamp, View};
 
+use super::meetings::Meetings;
+
 #[cfg(test)]
 mod tests;
 
@@ -115,6 +117,8 @@ pub struct Liveness {
     grace_until: Timestamp,
     /// Many servers fell silent at once, and that was put down to this process.
     suspects_itself: bool,
+    /// Who was met at its address. Ticked by the leader, which knows who attends.
+    pub(super) meetings: Meetings,
 }
 
 impl Liveness {
@@ -133,6 +137,7 @@ impl Liveness {
             ticked: now,
             grace_until: now,
             suspects_itself: false,
+            meetings: Meetings::default(),
         };
         for member in known {
             liveness.observe(&member, None, now);
@@ -264,14 +269,17 @@ impl Liveness {
     }
 
     fn overdue(&self, life: &Life, now: Timestamp) -> Option<Death> {
-        let over = |since: Timestamp| (since + self.dead_after).max(self.grace_until) <= now;
-        if over(life.heard) {
+        if self.is_over(life.heard, now) {
             Some(Death::Silent)
-        } else if over(life.moved) {
+        } else if self.is_over(life.moved, now) {
             Some(Death::Stuck)
         } else {
             None
         }
+    }
+
+    fn is_over(&self, since: Timestamp, now: Timestamp) -> bool {
+        (since + self.dead_after).max(self.grace_until) <= now
     }
 
     fn die(&mut self, member: &Member, death: Death, now: Timestamp) {
@@ -337,6 +345,24 @@ impl Liveness {
     #[must_use]
     pub fn is_dead(&self, member: &Member) -> bool {
         self.state(member) == State::Dead
+    }
+
+    /// Whether its registration stream is broken, or never stood.
+    #[must_use]
+    pub fn has_no_stream(&self, member: &Member) -> bool {
+        self.lives.get(member).is_none_or(|life| life.suspected)
+    }
+
+    /// Whether the server was not heard for `dead-after`, whatever else is known of it.
+    #[must_use]
+    pub fn is_silent(&self, member: &Member) -> bool {
+        self.lives.get(member).is_none_or(|life| self.is_over(life.heard, self.ticked))
+    }
+
+    /// `dead-after`, which is how long a server is given for anything that it should do soon.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.dead_after
     }
 
     /// Everyone who was heard once and is dead.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use kvproto::registration::NotMet;
 use kvproto::{Generation, Member, OpNumber, ServerName, View, ViewNumber};
 
 use super::law::{Command, Refusal};
@@ -35,6 +36,10 @@ pub enum Notice {
     Died(Member, Death),
     /// A server is dead by the word of its address.
     Gone(Member),
+    /// A server was not met at its address.
+    NotMet(ServerName, NotMet),
+    /// It was met there after all.
+    Met(ServerName),
     /// A primary wants a view without a backup.
     AsksWithout {
         /// The sender.
@@ -113,6 +118,7 @@ impl Notice {
             Notice::Refused(..) => Level::Debug,
             Notice::Mixing(_)
             | Notice::Disk { hangs: true, .. }
+            | Notice::NotMet(..)
             | Notice::NobodyToTakeOver(_)
             | Notice::Forced { .. }
             | Notice::Waiting(_) => Level::Warn,
@@ -159,6 +165,11 @@ impl fmt::Display for Notice {
             Notice::Gone(member) => {
                 write!(f, "Server {member} declared dead: its address refuses")
             }
+            Notice::NotMet(name, why) => write!(
+                f,
+                "a server announces {name}, where {why}: it has no part before it is met there"
+            ),
+            Notice::Met(name) => write!(f, "the server {name} was met at its address"),
             Notice::AsksWithout { by, server, reason } => {
                 write!(f, "{by} asks for a view without {server}: {reason:?}")
             }

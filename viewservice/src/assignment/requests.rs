@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use kvproto::limits::SILENCE_BEFORE_FORCE;
-use kvproto::registration::{PROTOCOL_LEVEL, RefusedReason, Registration, Wish};
-use kvproto::{Generation, Member, OpNumber, ServerName, Timestamp, ViewNumber};
+use kvproto::registration::{NotMet, PROTOCOL_LEVEL, RefusedReason, Registration, Wish};
+use kvproto::{Generation, Member, OpNumber, Rule, ServerName, Timestamp, ViewNumber, keeps};
 
 use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, ViewId, ViewState};
 use super::liveness::{Liveness, State};
@@ -84,12 +84,8 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
             RefusedReason::StaleIncarnation,
             format!("{name}#{life} is over: a newer process stands under this name, stop this one"),
         ),
-        (None, Some(member)) if !liveness.is_dead(&member) => {
-            let message = format!(
-                "{member} attends under this name and is not known to be dead: stop it, choose \
-                 another --advertise, or try again when it was silent for {:?}",
-                state.view().settings.dead_after
-            );
+        (None, Some(member)) if !gives_its_name(state, liveness, &member, asked) => {
+            let message = in_use(state, liveness, &member, asked);
             Admission::InUse(member, message)
         }
         (None, former) => Admission::Begins {
@@ -103,6 +99,63 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
             former,
         },
     }
+}
+
+/// VIEW-6: whether this life is over for a newcomer under its name. That the newcomer answers at the
+/// address ends a life whose stream is broken and whose storage it brings: nobody else can be there who
+/// has it. Any other has to be dead, and is succeeded by another storage only where that is met.
+fn gives_its_name(
+    state: &ViewState,
+    liveness: &Liveness,
+    former: &Member,
+    asked: &Registration,
+) -> bool {
+    let is_met = liveness.meetings.is_met(&asked.process());
+    let storage = asked.held.as_ref().map(|held| held.storage);
+    let brings_it = storage.is_some() && storage == state.storage(former)
+        || !keeps(Rule::MeetingEndsItsOwnStorage);
+    if is_met && brings_it && liveness.has_no_stream(former) {
+        return true;
+    }
+    // Nobody misses a server that has no part, least of all where it never was.
+    let has_no_part = !state.is_needed(&former.name) && !planner::was_met(state, liveness, former);
+    let may_come = is_met || brings_it || !keeps(Rule::AnotherStorageIsMet);
+    may_come && (is_over(state, liveness, former) || is_met && has_no_part)
+}
+
+/// Whether a life is dead, of an eligible one: by its silence, which an address that refuses does not
+/// prove, since it may have moved.
+fn is_over(state: &ViewState, liveness: &Liveness, life: &Member) -> bool {
+    let is_silent = !state.view().eligible.contains(life)
+        || liveness.is_silent(life)
+        || !keeps(Rule::EligibleEndsBySilence);
+    liveness.is_dead(life) && is_silent
+}
+
+/// What a newcomer waits for whose name is taken, in words for its operator.
+fn in_use(state: &ViewState, liveness: &Liveness, former: &Member, asked: &Registration) -> String {
+    let dead_after = state.view().settings.dead_after;
+    let taken = if liveness.is_dead(former) {
+        format!(
+            "{former} has this name: another gets it when it was met there, and {former} silent \
+                 for {dead_after:?}"
+        )
+    } else {
+        format!(
+            "{former} attends under this name and is not known to be dead: stop it, choose another \
+             --advertise, or try again when it was silent for {dead_after:?}"
+        )
+    };
+    match liveness.meetings.why_not(&asked.process()) {
+        Some(why) => format!("{taken}; {}", not_met(&asked.name, why)),
+        None => taken,
+    }
+}
+
+/// Why a server has no part, in words for its operator.
+#[must_use]
+pub fn not_met(name: &ServerName, why: &NotMet) -> String {
+    format!("this server announces {name}, where {why}: check --advertise")
 }
 
 /// What the server holds does not fit the cluster, or somebody who lives holds it.
@@ -162,7 +215,8 @@ fn refused_for_its_data(
     }
     // Not only of one that could stand for it: two lives of one storage are told apart by nobody.
     let of_same_storage = |other: &Member| state.storage(other) == Some(held.storage);
-    let holder = others.iter().find(|other| of_same_storage(other) && !liveness.is_dead(other))?;
+    let holder =
+        others.iter().find(|other| of_same_storage(other) && !is_over(state, liveness, other))?;
     let message = format!(
         "{holder} lives and has the same storage {}: a data directory must not be copied; stop \
          one of the two, or start {name} with another --data-dir",

@@ -7,6 +7,7 @@
 mod disks;
 mod holes;
 mod lab;
+mod meeting;
 #[cfg(debug_assertions)]
 mod mutants;
 mod rules;
@@ -16,7 +17,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Held, Memory, PROTOCOL_LEVEL, Progress, Registration, Wish};
+use kvproto::registration::{Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, Registration, Wish};
 use kvproto::{
     ClusterId, LifeId, Member, OpNumber, Role, ServerName, Settings, StorageId, Timestamp, View,
     ViewNumber,
@@ -46,6 +47,7 @@ enum Habit {
 }
 
 struct Process {
+    life: LifeId,
     member: Option<Member>,
     stream: Option<Stream>,
     habit: Habit,
@@ -71,11 +73,16 @@ struct World {
     now: Timestamp,
     steps: u64,
     servers: BTreeMap<&'static str, Process>,
+    /// Processes started so far.
+    lives: u128,
+    /// Where nobody answers, or somebody else; everybody else is met at once.
+    misled: BTreeMap<&'static str, NotMet>,
 }
 
 impl Process {
-    fn new(habit: Habit) -> Process {
+    fn new(life: LifeId, habit: Habit) -> Process {
         Process {
+            life,
             member: None,
             stream: None,
             habit,
@@ -114,6 +121,8 @@ impl World {
             now,
             steps: 0,
             servers: BTreeMap::new(),
+            lives: 0,
+            misled: BTreeMap::new(),
         }
     }
 
@@ -170,13 +179,24 @@ impl World {
 
     /// A process starts at this address, as if there never was another.
     fn start(&mut self, name: &'static str) {
-        self.servers.insert(name, Process::new(Habit::Follows));
+        self.begin(name, Habit::Follows);
         self.ping(name);
+    }
+
+    fn begin(&mut self, name: &'static str, habit: Habit) {
+        self.lives += 1;
+        let life = LifeId(self.lives.to_be_bytes());
+        self.servers.insert(name, Process::new(life, habit));
+    }
+
+    /// From now on whoever is asked for at this address is not met there, for this reason.
+    fn mislead(&mut self, name: &'static str, why: NotMet) {
+        self.misled.insert(name, why);
     }
 
     /// A process comes with these data, and so far does nothing else. False if it is refused.
     fn brings(&mut self, name: &'static str, held: Held) -> bool {
-        self.servers.insert(name, Process::new(Habit::Zero));
+        self.begin(name, Habit::Zero);
         self.attend(name, Registration { held: Some(held), ..newcomer(name) });
         let admitted = self.servers[name].member.is_some();
         if !admitted {
@@ -191,9 +211,26 @@ impl World {
         self.servers.values_mut().for_each(|process| process.stream = None);
     }
 
-    /// One step of the view service. Whatever the planner wants the law allows, and it comes to rest.
-    /// Its commits make of what the log held what the leader holds.
+    /// One step of the view service, and those that follow since it asks addresses who answers.
     fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = self.step_once(event);
+        let mut at = 0;
+        while let Some(effect) = effects.get(at) {
+            if let Effect::Meet(process) = effect.clone() {
+                let more = self.step_once(match self.misled.get(process.name.as_str()) {
+                    None => Event::Met(process),
+                    Some(why) => Event::NotMet(process, why.clone()),
+                });
+                effects.extend(more);
+            }
+            at += 1;
+        }
+        effects
+    }
+
+    /// Whatever the planner wants the law allows, and it comes to rest. What the view service commits
+    /// makes of what the log held what the leader holds.
+    fn step_once(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         for command in self.leader.step(self.now, event, &mut effects) {
             self.kept.apply(command).expect("a commit is allowed");
@@ -364,12 +401,17 @@ impl World {
         self.attend(name, Registration { incarnation, ..newcomer(name) });
     }
 
+    /// Like a server, it knocks again soon: it may be met meanwhile.
     fn attend(&mut self, name: &'static str, registration: Registration) {
-        self.streams += 1;
-        let effects = self.step(Event::Register { stream: self.streams, registration });
-        let admitted = effects.into_iter().find_map(|effect| match effect {
-            Effect::Admitted(stream, _) => Some(stream),
-            _ => None,
+        let registration = Registration { life: self.servers[name].life, ..registration };
+        let admitted = (0..2).find_map(|_| {
+            self.streams += 1;
+            let (stream, registration) = (self.streams, registration.clone());
+            let effects = self.step(Event::Register { stream, registration });
+            effects.into_iter().find_map(|effect| match effect {
+                Effect::Admitted(stream, _) => Some(stream),
+                _ => None,
+            })
         });
         if let Some(stream) = admitted {
             let process = self.servers.get_mut(name).unwrap();

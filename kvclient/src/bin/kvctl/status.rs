@@ -180,7 +180,11 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
         )
     });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
-    [told, memory, disk, hangs].into_iter().flatten().collect()
+    let unmet = status.servers.iter().filter(|server| !server.not_met.is_empty()).map(|server| {
+        let (member, why) = (&server.member, &server.not_met);
+        format!("{member} announces {}, where {why}: check --advertise.", member.name)
+    });
+    [told, memory, disk, hangs].into_iter().flatten().chain(unmet).collect()
 }
 
 fn age(server: &ServerStatus) -> String {
@@ -232,6 +236,7 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "memory_max": server.memory.max,
             "disk_full": server.disk_full,
             "disk_waits_ms": u64::try_from(server.disk_waits.as_millis()).unwrap_or(u64::MAX),
+            "not_met": (!server.not_met.is_empty()).then_some(&server.not_met),
         })
     };
     json!({
@@ -280,6 +285,7 @@ mod tests {
             memory: Memory { used: 420 << 20, max: 1 << 30 },
             disk_full: false,
             disk_waits: Duration::ZERO,
+            not_met: String::new(),
         }
     }
 
@@ -382,6 +388,17 @@ Wait until s3:1 has caught up.";
         status.servers[0].disk_waits = Duration::from_millis(12_300);
         assert!(screen(&status, None).contains("The disk hangs at s1:1 (12 s):"));
         assert_eq!(status_json(&status)["servers"][0]["disk_waits_ms"], 12_300);
+    }
+
+    #[test]
+    fn the_screen_says_who_was_not_met_at_its_address() {
+        let mut status = status();
+        status.servers[3].not_met = "nobody answers (connection refused)".into();
+        let told = "s4:1#1 announces s4:1, where nobody answers (connection refused): check";
+        assert!(screen(&status, None).contains(told), "{}", screen(&status, None));
+        let json = status_json(&status);
+        assert_eq!(json["servers"][3]["not_met"], "nobody answers (connection refused)");
+        assert_eq!(json["servers"][0]["not_met"], Value::Null);
     }
 
     #[test]
