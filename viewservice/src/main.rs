@@ -27,7 +27,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let signals = Signals::install().context("listen to signals")?;
     let listeners = listen::bind(&config.addr, config.insecure)?;
     let directory = config.data_dir(listeners.port());
-    let home = match Home::open(&directory, &config.settings).await {
+    let home = match Home::open(&directory, &config.settings, config.new).await {
         Err(HomeError::Flags(wrong)) => {
             Config::command().error(ErrorKind::ValueValidation, wrong).exit()
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use kvproto::{Generation, Member, OpNumber, ServerName, View, ViewNumber};
 
-use super::law::{Command, Refusal};
+use super::law::{Command, Refusal, Shown};
 use super::liveness::Death;
 use super::planner::Waiting;
 
@@ -66,6 +66,8 @@ pub enum Notice {
         /// Highest op of the old one that was heard to be committed.
         heard: OpNumber,
     },
+    /// A server shows a past that is not this one's.
+    Doubts(Shown),
     /// A backup takes over.
     Promoting(ServerName),
     /// A server that was no backup becomes primary.
@@ -100,6 +102,7 @@ impl Notice {
             Notice::Mixing(_)
             | Notice::NobodyToTakeOver(_)
             | Notice::Forced { .. }
+            | Notice::Doubts(_)
             | Notice::Waiting(_) => Level::Warn,
             _ => Level::Info,
         }
@@ -160,6 +163,12 @@ impl fmt::Display for Notice {
                 "the operator starts generation {generation} from {server}'s copy; what only [{}] \
                  held is given up, the highest committed op heard of was {heard}",
                 list(given_up)
+            ),
+            Notice::Doubts(Shown { name, order, .. }) => write!(
+                f,
+                "{name} shows view {}, revision {}, of generation {}, which is not in the history of \
+                 this view service: it decides nothing more until an operator has",
+                order.number, order.revision, order.generation
             ),
             Notice::Promoting(name) => write!(f, "Promoting backup {name} to primary"),
             Notice::Assigning(name) => write!(f, "Assigning {name} as new primary"),

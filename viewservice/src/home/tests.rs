@@ -11,7 +11,7 @@ fn defaults() -> SettingFlags {
 }
 
 async fn open(directory: &TempDir) -> Result<Home, HomeError> {
-    Home::open(directory.path(), &defaults()).await
+    Home::open(directory.path(), &defaults(), false).await
 }
 
 /// A cluster with one server.
@@ -41,7 +41,7 @@ fn says(message: &str, parts: &[&str]) {
 async fn a_cluster_keeps_its_identity_its_settings_and_its_servers() {
     let directory = tempfile::tempdir().unwrap();
     let given = SettingFlags { copies: Some(3), ..defaults() };
-    let home = Home::open(directory.path(), &given).await.unwrap();
+    let home = Home::open(directory.path(), &given, false).await.unwrap();
     let cluster = home.state.view().cluster;
     assert_eq!(home.state.view().settings.copies, 3);
     home.log.close().await;
@@ -59,16 +59,16 @@ async fn flags_that_contradict_the_cluster_or_each_other_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let nonsense = SettingFlags { copies: Some(1), min_copies: Some(2), ..defaults() };
     let new = directory.path().join("new");
-    let refused = Home::open(&new, &nonsense).await.err().unwrap();
+    let refused = Home::open(&new, &nonsense, true).await.err().unwrap();
     says(&refused.to_string(), &["--min-copies 2", "--copies 1"]);
     assert!(!new.exists(), "what is refused leaves nothing behind");
 
     founded(&directory).await;
     let other = SettingFlags { copies: Some(3), ..defaults() };
-    let refused = Home::open(directory.path(), &other).await.err().unwrap();
+    let refused = Home::open(directory.path(), &other, false).await.err().unwrap();
     says(&refused.to_string(), &["--copies 3 contradicts the 2", "first start", "--data-dir"]);
     let same = SettingFlags { copies: Some(2), ..defaults() };
-    assert!(Home::open(directory.path(), &same).await.is_ok());
+    assert!(Home::open(directory.path(), &same, false).await.is_ok());
 }
 
 #[tokio::test]
