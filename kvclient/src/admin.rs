@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use kvproto::pb::viewservice as pb;
 use kvproto::registration::Memory;
-use kvproto::{
-    Generation, Incarnation, Member, OpNumber, Revision, View, ViewNumber, ViewOrder,
-};
+use kvproto::{Generation, Incarnation, Member, OpNumber, Revision, View, ViewNumber, ViewOrder};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 

@@ -10,6 +10,7 @@ mod copies;
 mod handover;
 mod histories;
 mod limits;
+mod older_past;
 mod primary_backup_6824;
 mod scenes;
 mod small_disk;

@@ -5,6 +5,7 @@
 mod exploration;
 #[cfg(debug_assertions)]
 mod mutants;
+mod older_past;
 mod simulation;
 mod storage;
 mod tales;

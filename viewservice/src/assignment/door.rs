@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvproto::limits::SILENCE_BEFORE_FORCE;
-use kvproto::registration::RefusedReason;
+use kvproto::registration::{RefusedReason, Registration};
 use kvproto::{
     ClusterId, Incarnation, LifeId, Rule, ServerName, Settings, Timestamp, ViewOrder, keeps,
 };
 
 use super::law::{SERVERS_MAX, Storage};
-use super::requests::Registration;
 
 /// Servers that are refused come again at least this often; three of these are missed before one
 /// counts as gone.
@@ -136,9 +135,9 @@ impl Door {
     ) -> impl Iterator<Item = (&ServerName, ClusterId)> + '_ {
         let of = move |knock: &Knock| knock.cluster.filter(|other| *other != cluster);
         let there = move |knock: &&Knock| now.since(knock.at) < self.counts_for;
-        self.knocks.iter().filter_map(move |(name, knock)| {
-            Some((name, of(Some(knock).filter(there)?)?))
-        })
+        self.knocks
+            .iter()
+            .filter_map(move |(name, knock)| Some((name, of(Some(knock).filter(there)?)?)))
     }
 
     /// Whether the first who comes founds the cluster, whoever else may come.

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Progress, RefusedReason, ToServer, Wish};
+use kvproto::registration::{Progress, RefusedReason, Registration, ToServer, Wish};
 use kvproto::{Member, ServerName, Timestamp, View, ViewNumber};
 
 use super::door::{Door, Knock};
@@ -20,9 +20,9 @@ use super::law::{Applied, Command, Kind, Mode, Refusal, Shown, ViewState};
 use super::liveness::{Liveness, State};
 use super::notice::Notice;
 use super::plain::{self, Meaning};
-use super::proof;
 use super::planner::{self, Waiting};
-use super::requests::{self, Admission, Granted, Registration};
+use super::proof;
+use super::requests::{self, Admission, Granted};
 
 /// Changes of view that one event may lead to. One death leads to one; the bound is for a planner
 /// that contradicts itself.
@@ -340,11 +340,13 @@ impl Leader {
         let (state, liveness, door) = (&self.state, &self.liveness, &self.door);
         match requests::register(state, liveness, door, registration, now) {
             Admission::Resumes(member) => Ok(member),
-            Admission::Doubts(command) => {
-                self.doubt(command, out);
-                let why = proof::waiting(&self.state, &self.door, now).map(|it| it.advice);
-                Err((RefusedReason::Doubt, why.unwrap_or_default()))
-            }
+            Admission::Doubts(shown) => match self.doubt(*shown, out) {
+                Ok(()) => {
+                    let why = proof::waiting(&self.state, &self.door, now).map(|it| it.advice);
+                    Err((RefusedReason::Doubt, why.unwrap_or_default()))
+                }
+                Err(refusal) => Err((RefusedReason::Incompatible, refusal.to_string())),
+            },
             Admission::Refused(reason, message) => {
                 if reason == RefusedReason::WrongKind {
                     self.notice_mixing(message.clone(), out);
@@ -386,21 +388,20 @@ impl Leader {
     }
 
     /// VIEW-8: somebody shows what this state does not descend from.
-    fn doubt(&mut self, command: Command, out: &mut Vec<Effect>) {
-        let Command::Doubt { shown } = &command else {
-            return;
-        };
-        let notice = Notice::Doubts(shown.clone());
-        if self.propose(command, out) == Ok(Applied::Changed) {
-            out.push(Effect::Notice(notice));
+    fn doubt(&mut self, shown: Shown, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let applied = self.propose(Command::Doubt { shown: shown.clone() }, out)?;
+        if applied == Applied::Changed {
+            out.push(Effect::Notice(Notice::Doubts(shown)));
         }
+        Ok(())
     }
 
     fn ping(&mut self, member: &Member, progress: Progress, now: Timestamp, out: &mut Vec<Effect>) {
         self.liveness.observe(member, Some(progress), now);
         let shown = proof::shown_by_ping(&self.state, member, progress.view, progress.history);
-        if let Some(command) = shown {
-            return self.doubt(command, out);
+        if let Some(shown) = shown {
+            let _noticed = self.doubt(shown, out);
+            return;
         }
         let view = self.state.view();
         if view.is_primary(member)

@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kvproto::limits::SILENCE_BEFORE_FORCE;
-use kvproto::registration::RefusedReason;
-use kvproto::{History, Member, Revision, Rule, ServerName, Timestamp, View, ViewOrder, keeps};
+use kvproto::registration::{RefusedReason, Registration};
+use kvproto::{
+    History, Incarnation, Member, Revision, Rule, ServerName, Timestamp, View, ViewOrder, keeps,
+};
 
 use super::door::{Door, Knock};
 use super::law::{Believed, Command, Doubt, Shown, ViewState};
 use super::liveness::{Liveness, State};
 use super::planner::Waiting;
-use super::requests::{Admission, Registration};
+use super::requests::Admission;
 
 /// What becomes of a server before anything else is asked about it; `None` if its past is this one's.
 #[must_use]
@@ -33,7 +35,7 @@ pub fn gate(
         return founding.then_some(Admission::Refused(RefusedReason::Listening, message));
     }
     if let Some(shown) = proof(state, asked) {
-        return Some(Admission::Doubts(Command::Doubt { shown }));
+        return Some(Admission::Doubts(Box::new(shown)));
     }
     if let Some(doubt) = state.doubt() {
         return refused(RefusedReason::Doubt, what_is_doubted(state, doubt));
@@ -45,9 +47,11 @@ pub fn gate(
                 "this view service is empty and founds no cluster while {name} of cluster {other} \
                  comes: {TO_BRING_BACK}"
             ),
-            None => "this view service is empty: before it founds a cluster it listens for servers of \
+            None => {
+                "this view service is empty: before it founds a cluster it listens for servers of \
                      another one (`viewservice --new` founds at once)"
-                .into(),
+                    .into()
+            }
         };
         return refused(RefusedReason::Listening, message);
     }
@@ -99,45 +103,48 @@ pub fn shown_by_ping(
     member: &Member,
     order: ViewOrder,
     history: History,
-) -> Option<Command> {
+) -> Option<Shown> {
     let life = state.life(member)?;
     let (name, incarnation) = (member.name.clone(), Some(member.incarnation));
     let shown = Shown { name, incarnation, life, order, history, record: None };
-    state.contradicts(order, history).then_some(Command::Doubt { shown })
+    state.contradicts(order, history).then_some(shown)
 }
 
-/// A life that goes on, and is not the present one of its name. It is ended only by a state that knows
-/// how it ended.
+/// Whether a present life goes on with its part. One that was believed shows a past that is not this
+/// one until it has heard of that.
 #[must_use]
-pub fn not_present(state: &ViewState, asked: &Registration) -> Admission {
+pub fn may_resume(state: &ViewState, asked: &Registration, member: &Member) -> bool {
+    let of_this_past = asked.shown.as_deref().is_none_or(|record| is_known(state, record));
+    of_this_past || state.view().eligible.contains(member) || !keeps(Rule::OtherPastIsNotResumed)
+}
+
+/// What a life is told that goes on and has no part here. It is ended only by a state that knows how it
+/// ended.
+#[must_use]
+pub fn not_resumed(state: &ViewState, asked: &Registration, life: Incarnation) -> Admission {
     let name = &asked.name;
-    let life = asked.incarnation.unwrap_or_default();
-    let known = |record: &View| state.knows(record.order(), record.history);
-    match &asked.shown {
-        Some(record)
-            if known(record) && state.has_given(life) || !keeps(Rule::StaleNeedsItsRecord) =>
-        {
-            Admission::Refused(
-                RefusedReason::StaleIncarnation,
-                format!("{name}#{life} is over: a newer process stands under this name, stop this one"),
-            )
-        }
-        Some(record) => Admission::Refused(
-            RefusedReason::OtherPast,
-            format!(
-                "{name}#{life} is of another past, generation {}, that was given up by an operator: \
-                 the cluster goes on in generation {}. What it holds is not asked for any more; save it \
-                 if you want to look at it (`kvctl snapshot save FILE --server {name}`), then start it \
-                 again",
-                record.generation,
-                state.view().generation
-            ),
-        ),
-        None => Admission::Refused(
-            RefusedReason::Incompatible,
-            format!("{name}#{life} goes on with its life and shows no record"),
-        ),
+    let Some(record) = &asked.shown else {
+        let message = format!("{name}#{life} goes on with its life and shows no record");
+        return Admission::Refused(RefusedReason::Incompatible, message);
+    };
+    let ended_here = is_known(state, record) && state.has_given(life);
+    if ended_here || !keeps(Rule::StaleNeedsItsRecord) {
+        let message =
+            format!("{name}#{life} is over: a newer process stands under this name, stop this one");
+        return Admission::Refused(RefusedReason::StaleIncarnation, message);
     }
+    let message = format!(
+        "{name}#{life} is of another past, in generation {}, which an operator has given up: the cluster \
+         goes on in generation {}. Nobody asks for what it holds any more: save it if it is to be looked \
+         at (`kvctl snapshot save FILE --server {name}`), then start the server again",
+        record.generation,
+        state.view().generation
+    );
+    Admission::Refused(RefusedReason::OtherPast, message)
+}
+
+fn is_known(state: &ViewState, record: &View) -> bool {
+    state.went_through(record.revision, record.history)
 }
 
 /// What the world is told meanwhile: who leads by the newest record that was shown.
@@ -180,7 +187,8 @@ pub fn force(
         (None, None) => return Err(format!("{server} is not heard: start it first")),
     };
     for (name, silent_for) in may_serve(state, liveness, door, now) {
-        if name != *server && silent_for < SILENCE_BEFORE_FORCE && keeps(Rule::DoubtWaitsForSilence) {
+        if name != *server && silent_for < SILENCE_BEFORE_FORCE && keeps(Rule::DoubtWaitsForSilence)
+        {
             return Err(format!(
                 "{name} may still be serving, and has not been silent for {:.1} s yet: stop it, then \
                  try again in {:.1} s",
@@ -230,8 +238,16 @@ pub fn waiting(state: &ViewState, door: &Door, now: Timestamp) -> Option<Waiting
         );
         return Some(Waiting { for_servers: Vec::new(), advice });
     }
-    if !state.is_untouched() || !door.listens(state.view().cluster, now) {
+    if !state.is_untouched() {
         return None;
+    }
+    if !door.listens(state.view().cluster, now) {
+        let came: Vec<_> = door.knocks().map(|(name, _)| name.to_string()).collect();
+        let advice = format!(
+            "nobody who came was admitted ({}): their logs say why; start a kvserver of this cluster",
+            came.join(", ")
+        );
+        return (!came.is_empty()).then_some(Waiting { for_servers: Vec::new(), advice });
     }
     let strangers: Vec<_> = door.strangers(state.view().cluster, now).collect();
     let advice = match strangers.first() {
@@ -260,7 +276,8 @@ fn what_is_doubted(state: &ViewState, doubt: &Doubt) -> String {
         Some(incarnation) => format!("{}#{incarnation}", shown.name),
         None => shown.name.to_string(),
     };
-    let meaning = if shown.order.revision > own.revision || shown.order > own {
+    // Epochs on a disk have no revision.
+    let meaning = if shown.order.revision > own.revision || shown.history == History::default() {
         "the directory of this view service is an older state than what its servers have seen"
     } else {
         "this view service was put back to an older state and has gone on from there, so that there are \
@@ -288,9 +305,8 @@ fn most_to_be_believed(doubt: &Doubt, door: &Door, now: Timestamp) -> ServerName
     let newest = doubt.newest();
     let rank = |shown: &&Shown| {
         let leads = newest.is_some_and(|record| record.primary_name() == Some(&shown.name));
-        let complete = newest.is_some_and(|record| {
-            record.eligible.iter().any(|member| member.name == shown.name)
-        });
+        let complete = newest
+            .is_some_and(|record| record.eligible.iter().any(|member| member.name == shown.name));
         (door.knocking(&shown.name, now).is_some(), leads, complete, shown.order)
     };
     let best = doubt.shown().max_by_key(rank);

@@ -4,6 +4,7 @@
 //! numbers; each is told twice, with the pings as the lab wrote them and with full servers. `h…` are
 //! holes that earlier wordings of the protocol had, `s2_…` defects of the Go predecessor.
 
+mod doubt;
 mod holes;
 mod lab;
 #[cfg(debug_assertions)]
@@ -15,16 +16,19 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Held, Memory, PROTOCOL_LEVEL, Progress, Wish};
+use kvproto::registration::{
+    Held, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
+};
 use kvproto::{
-    ClusterId, Member, OpNumber, Role, ServerName, Settings, StorageId, Timestamp, View, ViewNumber,
+    ClusterId, LifeId, Member, OpNumber, Position, Role, ServerName, Settings, StorageId,
+    Timestamp, View, ViewNumber,
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
 use super::leader::{Effect, Event, Leader, Stream};
 use super::notice::Notice;
 use super::planner;
-use super::requests::{self, Admission, Granted, Registration};
+use super::requests::{self, Admission, Granted};
 
 const PING_INTERVAL: Duration = Duration::from_millis(100);
 const DEAD_AFTER: Duration = Duration::from_millis(500);
@@ -44,6 +48,13 @@ enum Habit {
 }
 
 struct Process {
+    life: LifeId,
+    /// Of which cluster it is, if it says so.
+    cluster: Option<ClusterId>,
+    /// Its directory, from the first registration on, if it has one.
+    disk: Option<Held>,
+    /// The newest record that it has.
+    record: Option<View>,
     member: Option<Member>,
     stream: Option<Stream>,
     habit: Habit,
@@ -67,11 +78,19 @@ struct World {
     now: Timestamp,
     steps: u64,
     servers: BTreeMap<&'static str, Process>,
+    /// What a process left behind on its disk: the directory, and the newest record.
+    disks: BTreeMap<&'static str, (Held, Option<View>)>,
+    /// How the last registration was refused, if it was.
+    refusal: Option<(RefusedReason, String)>,
 }
 
 impl Process {
     fn new(habit: Habit) -> Process {
         Process {
+            life: LifeId::default(),
+            cluster: None,
+            disk: None,
+            record: None,
             member: None,
             stream: None,
             habit,
@@ -80,6 +99,20 @@ impl Process {
             stuck: false,
             appended: OpNumber(0),
             committed: OpNumber(0),
+        }
+    }
+}
+
+impl Process {
+    /// A record comes down its stream. What it holds has then what the record says that it has.
+    fn hears(&mut self, view: &View) {
+        self.record = Some(view.clone());
+        let is_copy = self.member.as_ref().is_some_and(|me| view.eligible.contains(me));
+        if let Some(held) = self.disk.as_mut().filter(|_| is_copy && view.is_activated()) {
+            held.last = Position { epoch: view.epoch(), op: self.appended };
+            if held.epochs.last() != Some(&view.epoch()) {
+                held.epochs.push(view.epoch());
+            }
         }
     }
 }
@@ -109,7 +142,15 @@ impl World {
             now,
             steps: 0,
             servers: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            refusal: None,
         }
+    }
+
+    /// The same, which listens first.
+    fn listening(mut self) -> World {
+        self.leader = self.leader.listening_first(self.now);
+        self
     }
 
     /// A settled view: the first of `names` is its primary, the next ones its backups, all of them
@@ -303,9 +344,17 @@ impl World {
             self.register(name);
             return;
         };
+        if process.stream.is_some() {
+            process.hears(&view);
+            let left = process.disk.clone().map(|held| (held, process.record.clone()));
+            self.disks.extend(left.map(|left| (name, left)));
+        }
+        let process = self.servers.get_mut(name).unwrap();
+        let view = process.record.clone().unwrap_or(view);
         process.steps += u64::from(!process.stuck);
         let progress = Progress {
             view: view.order(),
+            history: view.history,
             appended: process.appended,
             committed: process.committed,
             applied: OpNumber(0),
@@ -346,28 +395,50 @@ impl World {
     }
 
     fn register(&mut self, name: &'static str) {
-        let storage = StorageId((u128::from(self.streams) + 1).to_be_bytes());
-        let held = self.on_disk.then(|| Held::nothing(storage));
-        self.attend(name, Registration { held, ..newcomer(name) });
+        let number = u128::from(self.streams) + 1;
+        let on_disk = self.on_disk;
+        let process = self.servers.get_mut(name).unwrap();
+        if process.life.is_none() {
+            process.life = LifeId(number.to_be_bytes());
+        }
+        if on_disk && process.disk.is_none() {
+            process.disk = Some(Held::nothing(StorageId(number.to_be_bytes())));
+        }
+        self.attend(name, self.asks(name));
     }
 
     /// A life whose stream broke opens another.
     fn resume(&mut self, name: &'static str) {
         let incarnation = self.servers[name].member.as_ref().map(|member| member.incarnation);
-        self.attend(name, Registration { incarnation, ..newcomer(name) });
+        self.attend(name, Registration { incarnation, ..self.asks(name) });
+    }
+
+    fn asks(&self, name: &'static str) -> Registration {
+        let process = &self.servers[name];
+        Registration {
+            life: process.life,
+            cluster: process.cluster.or(process.record.as_ref().map(|record| record.cluster)),
+            held: process.disk.clone(),
+            shown: process.record.clone().map(Box::new),
+            ..newcomer(name)
+        }
     }
 
     fn attend(&mut self, name: &'static str, registration: Registration) {
         self.streams += 1;
         let effects = self.step(Event::Register { stream: self.streams, registration });
-        let admitted = effects.into_iter().find_map(|effect| match effect {
-            Effect::Admitted(stream, _) => Some(stream),
-            _ => None,
-        });
-        if let Some(stream) = admitted {
-            let process = self.servers.get_mut(name).unwrap();
-            process.member = Some(stream.member.clone());
-            process.stream = Some(stream);
+        self.refusal = None;
+        for effect in effects {
+            match effect {
+                Effect::Admitted(stream, view) => {
+                    let process = self.servers.get_mut(name).unwrap();
+                    process.member = Some(stream.member.clone());
+                    process.stream = Some(stream);
+                    process.record = Some(*view);
+                }
+                Effect::Rejected { reason, message, .. } => self.refusal = Some((reason, message)),
+                _ => {}
+            }
         }
     }
 
@@ -385,10 +456,12 @@ impl World {
 fn newcomer(name: &str) -> Registration {
     Registration {
         name: ServerName::from(name),
+        life: LifeId::default(),
         incarnation: None,
         cluster: None,
         protocol_level: PROTOCOL_LEVEL,
         held: None,
+        shown: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What may be in a data directory at a start, and what comes of it.
 
-use kvproto::ServerName;
+use kvproto::{LifeId, ServerName};
 use tempfile::TempDir;
 
 use super::*;
@@ -17,8 +17,13 @@ async fn open(directory: &TempDir) -> Result<Home, HomeError> {
 /// A cluster with one server.
 async fn founded(directory: &TempDir) -> ViewState {
     let home = open(directory).await.unwrap();
-    let server =
-        Command::Register { name: "s:1".into(), kind: Kind::Full, replaces: None, held: None };
+    let server = Command::Register {
+        name: "s:1".into(),
+        kind: Kind::Full,
+        replaces: None,
+        life: LifeId::default(),
+        held: None,
+    };
     let state = home.log.propose(Change::Apply(vec![server])).await.unwrap();
     home.log.close().await;
     state
@@ -159,4 +164,21 @@ async fn a_directory_that_lost_its_lock_file_alone_goes_on() {
     let state = founded(&directory).await;
     std::fs::remove_file(directory.path().join("process.lock")).unwrap();
     assert_eq!(open(&directory).await.unwrap().state, state);
+}
+
+/// Written into a unit file it would found a second cluster when the volume is not mounted.
+#[tokio::test]
+async fn a_new_cluster_is_asked_for_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let anew = async || Home::open(directory.path(), &defaults(), true).await;
+    for _ in 0..2 {
+        let home = anew().await.unwrap();
+        assert!(home.new, "nobody has come yet");
+        home.log.close().await;
+    }
+    let cluster = founded(&directory).await.view().cluster.to_string();
+    let refused = anew().await.err().unwrap();
+    assert!(matches!(refused, HomeError::Flags(_)));
+    says(&refused.to_string(), &["--new", &cluster, "leave the flag out"]);
+    assert!(!open(&directory).await.unwrap().new);
 }

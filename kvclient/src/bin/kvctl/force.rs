@@ -110,7 +110,9 @@ fn check_in_doubt(status: &ClusterStatus, server: &str) -> Result<(), String> {
         None if !status.servers.iter().any(attends) => {
             let come: Vec<_> = status.refused.iter().map(|it| it.member.name.as_str()).collect();
             let come = if come.is_empty() { "nobody".into() } else { come.join(", ") };
-            Err(format!("{server} is not heard (heard: {come}): start it first; nothing was changed"))
+            Err(format!(
+                "{server} is not heard (heard: {come}): start it first; nothing was changed"
+            ))
         }
         _ => Ok(()),
     }

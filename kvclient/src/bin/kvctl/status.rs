@@ -43,7 +43,10 @@ fn who_came(status: &ClusterStatus) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(doubt) = &status.doubt {
         lines.push(String::new());
-        lines.push(format!("In doubt: here it is {}, and servers show", record(status.view.order())));
+        lines.push(format!(
+            "In doubt: here it is {}, and servers show",
+            record(status.view.order())
+        ));
         for shown in &doubt.shown {
             let primary = match shown.primary.as_str() {
                 "" => String::new(),
@@ -335,9 +338,7 @@ fn millis(duration: std::time::Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvproto::{
-        ClusterId, Generation, Incarnation, Revision, Settings, ViewNumber, ViewStatus,
-    };
+    use kvproto::{ClusterId, Generation, Incarnation, Revision, Settings, ViewNumber, ViewStatus};
     use std::time::Duration;
 
     fn member(name: &str, incarnation: u64) -> Member {
@@ -490,7 +491,8 @@ Wait until s3:1 has caught up.";
             age: Duration::from_millis(300),
             shown,
         };
-        let shown = Shown { member: member("s2:1", 4), order: order(9, 31), primary: "s2:1".into() };
+        let shown =
+            Shown { member: member("s2:1", 4), order: order(9, 31), primary: "s2:1".into() };
         status.doubt = Some(kvclient::Doubt {
             shown: vec![shown],
             may_serve: vec![("s1:1".into(), Duration::from_secs(3))],

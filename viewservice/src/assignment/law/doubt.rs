@@ -5,11 +5,11 @@
 //! It owns the doubt: who showed what, and what the decision that ends it must lie above. While it
 //! lasts the law refuses everything else, and no record changes.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use kvproto::registration::Held;
 use kvproto::{
-    Generation, History, Incarnation, LifeId, Member, OpNumber, Rule, ServerName, View, ViewNumber,
+    Generation, History, Incarnation, LifeId, Member, Rule, ServerName, View, ViewNumber,
     ViewOrder, keeps,
 };
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ const NUMBER_MAX: u64 = 1 << 48;
 const GENERATION_MAX: u64 = (1 << 16) - 2;
 
 /// What a server showed of its past.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Shown {
     /// Its address.
     pub name: ServerName,
@@ -73,24 +73,25 @@ impl Doubt {
         records.max_by_key(|record| record.order())
     }
 
-    /// False if there is no room for it. Of more names than that only the newest records stay.
-    fn take(&mut self, shown: Shown) -> bool {
+    /// Of more names than that only the newest records stay.
+    fn take(&mut self, shown: Shown) {
         self.highest.raise(&shown);
+        let shown = shown.bounded();
         if self.shown.len() >= SHOWN_MAX && !self.shown.contains_key(&shown.name) {
             let oldest = self.shown.values().min_by_key(|known| known.order);
             match oldest.map(|known| (known.order, known.name.clone())) {
-                Some((order, name)) if order < shown.order => self.shown.remove(&name),
-                _ => return false,
-            };
+                Some((order, name)) if order < shown.order => drop(self.shown.remove(&name)),
+                _ => return,
+            }
         }
         self.shown.insert(shown.name.clone(), shown);
-        true
     }
 }
 
 impl Highest {
     fn raise(&mut self, shown: &Shown) {
-        let members = shown.record.iter().flat_map(|record| record.members().chain(&record.eligible));
+        let members =
+            shown.record.iter().flat_map(|record| record.members().chain(&record.eligible));
         let incarnations = members.map(|member| member.incarnation).chain(shown.incarnation);
         self.generation = self.generation.max(shown.order.generation);
         self.number = self.number.max(shown.order.number);
@@ -98,11 +99,28 @@ impl Highest {
     }
 }
 
+/// Some order, for whoever sorts commands: a record is what its history made it.
+impl Ord for Shown {
+    fn cmp(&self, other: &Shown) -> Ordering {
+        let key = |it: &Shown| {
+            (it.name.clone(), it.incarnation, it.life, it.order, it.history, it.record.is_some())
+        };
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for Shown {
+    fn partial_cmp(&self, other: &Shown) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Shown {
     /// What nobody ever shows would make the numbers of the state run out.
     fn is_possible(&self) -> bool {
         let order = self.order;
-        let members = self.record.iter().flat_map(|record| record.members().chain(&record.eligible));
+        let members =
+            self.record.iter().flat_map(|record| record.members().chain(&record.eligible));
         let mut incarnations = members.map(|member| member.incarnation).chain(self.incarnation);
         order.generation.0 <= GENERATION_MAX
             && order.number.0.max(order.revision.0) <= NUMBER_MAX
@@ -114,7 +132,10 @@ impl Shown {
     fn bounded(mut self) -> Shown {
         self.record = self.record.filter(|record| {
             record.members().count() + record.eligible.len() <= MEMBERS_MAX
-                && record.members().chain(&record.eligible).all(|it| name_is_usable(&it.name).is_ok())
+                && record
+                    .members()
+                    .chain(&record.eligible)
+                    .all(|it| name_is_usable(&it.name).is_ok())
         });
         self
     }
@@ -151,7 +172,7 @@ impl ViewState {
     #[must_use]
     pub fn contradicts(&self, order: ViewOrder, history: History) -> bool {
         order.generation >= self.view.generation
-            && (order > self.view.order() || !self.knows(order, history))
+            && (order > self.view.order() || !self.went_through(order.revision, history))
             && keeps(Rule::OtherPastIsDoubted)
     }
 
@@ -159,6 +180,15 @@ impl ViewState {
     #[must_use]
     pub fn has_given(&self, incarnation: Incarnation) -> bool {
         incarnation <= self.last_incarnation
+    }
+
+    /// A present life as it may be believed.
+    #[must_use]
+    pub fn as_believed(&self, member: &Member) -> Option<Believed> {
+        let life = self.life(member)?;
+        let storage = self.storages.get(&member.incarnation).copied();
+        let incarnation = Some(member.incarnation);
+        Some(Believed { name: member.name.clone(), incarnation, life, storage })
     }
 
     /// Somebody shows what lies outside of this state's history.
@@ -172,10 +202,8 @@ impl ViewState {
         if of_another_cluster || !shown.is_possible() || !proves {
             return Err(Refusal::ProvesNothing(shown.name));
         }
-        let shown = shown.bounded();
         let before = self.doubt.clone();
-        let doubt = self.doubt.get_or_insert_default();
-        let _kept = doubt.take(shown);
+        self.doubt.get_or_insert_default().take(shown);
         Ok(if self.doubt == before { Applied::Unchanged } else { Applied::Changed })
     }
 
@@ -206,8 +234,7 @@ impl ViewState {
         // Whoever was given the same number in this past held nothing: all who did are silent.
         self.servers.retain(|_, server| server.incarnation != member.incarnation);
         self.storages.remove(&member.incarnation);
-        let server = Server::begun(member.incarnation, life);
-        self.servers.insert(member.name.clone(), server);
+        self.servers.insert(member.name.clone(), Server::begun(member.incarnation, life));
         self.storages.extend(storage.map(|storage| (member.incarnation, storage)));
         self.kind = Some(Kind::Full);
         self.mode = Some(mode);
@@ -217,20 +244,6 @@ impl ViewState {
         self.view.number = self.view.number.max(highest.number);
         self.begin_generation_with(member);
         Ok(Applied::Changed)
-    }
-
-    /// VIEW-7, VIEW-8: an operator's decision. Nobody but this server is complete from here on.
-    pub(super) fn begin_generation_with(&mut self, server: Member) {
-        self.view.generation = self.view.generation.next();
-        self.view.number = self.view.number.next();
-        self.view.primary_since = self.view.number;
-        self.view.status = kvproto::ViewStatus::Proposed;
-        self.view.eligible = [server.clone()].into();
-        self.view.primary = Some(server);
-        self.view.backups = Vec::new();
-        self.committed_heard = OpNumber(0);
-        self.activated = None;
-        self.renew();
     }
 
     /// Asserts what must hold of a doubt, and of what ends it.
@@ -253,13 +266,5 @@ impl ViewState {
                 self.view
             );
         }
-    }
-}
-
-impl Storage {
-    /// What a server found at its start.
-    #[must_use]
-    pub fn of(held: &Held) -> Storage {
-        Storage { id: held.storage, last: held.last }
     }
 }

@@ -1,13 +1,57 @@
 //! VIEW-8: a view service that is put back to an older state, or that comes back empty.
 
-use kvproto::registration::RefusedReason;
-use kvproto::{Epoch, Generation, LifeId, Position};
+use kvproto::{Epoch, Generation};
 
 use super::*;
 use crate::assignment::planner::Waiting;
 
 const A_WHILE: Duration = Duration::from_secs(2);
 const SILENCE: Duration = kvproto::limits::SILENCE_BEFORE_FORCE;
+
+impl World {
+    /// The names of the complete copies.
+    fn eligible(&self) -> Vec<String> {
+        self.view().eligible.iter().map(|member| member.name.to_string()).collect()
+    }
+
+    /// The directory of the view service is replaced by an older copy of it.
+    fn put_back(&mut self, older: ViewState) {
+        self.kept = older;
+        self.restart_views();
+    }
+
+    /// The newest record that a server has.
+    fn record(&self, name: &str) -> View {
+        self.servers[name].record.clone().unwrap()
+    }
+
+    /// A new process starts with what the last one of this name left on its disk.
+    fn comes_back(&mut self, name: &'static str) {
+        let (held, record) = self.disks[name].clone();
+        let mut process = Process::new(Habit::Follows);
+        process.disk = Some(held);
+        process.record = record;
+        self.servers.insert(name, process);
+    }
+
+    /// A server that does not attend asks to. How it was refused, if it was.
+    fn knock(&mut self, name: &'static str) -> Option<(RefusedReason, String)> {
+        match self.servers[name].member {
+            Some(_) => self.resume(name),
+            None => self.register(name),
+        }
+        self.refusal.clone()
+    }
+
+    fn force(&mut self, name: &str) -> Result<View, String> {
+        let effects = self.step(Event::Force { server: name.into() });
+        let forced = effects.into_iter().find_map(|effect| match effect {
+            Effect::Forced(forced) => Some(forced.map(|view| *view)),
+            _ => None,
+        });
+        forced.expect("the operator is answered")
+    }
+}
 
 /// Of two copies on disk, s1 is left out after a copy of the view service's directory was made, and s2
 /// is the only one that has everything. Now the copy takes the directory's place.
@@ -43,7 +87,7 @@ pub(super) fn view_8_a_copy_that_knows_more_than_the_view_service_puts_it_in_dou
     assert_eq!(refused(&mut world, "s2").0, RefusedReason::Doubt);
     world.comes_back("s1");
     assert_eq!(refused(&mut world, "s1").0, RefusedReason::Doubt, "it could be made primary");
-    world.servers.get_mut("s2").unwrap().habit = Habit::Silent;
+    world.habit("s2", Habit::Silent);
     for _ in 0..4 {
         world.pass(A_WHILE);
         assert_eq!(world.view(), before, "nothing is assigned");
@@ -84,10 +128,23 @@ pub(super) fn view_8_a_doubt_outlives_the_process() {
 #[test]
 fn view_8_a_ping_shows_as_well() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
-    let mut record = world.view();
-    record.history = record.history.after(b"another past");
-    world.servers.get_mut("s2").unwrap().pings = Some(record);
-    world.ping("s2");
+    let s2 = world.servers["s2"].stream.clone().unwrap();
+    let record = world.view();
+    world.servers.get_mut("s2").unwrap().steps += 1;
+    world.step(Event::Ping(
+        s2,
+        Progress {
+            view: record.order(),
+            history: record.history.after(b"another past"),
+            appended: OpNumber(0),
+            committed: OpNumber(0),
+            applied: OpNumber(0),
+            steps: 1_000,
+            role: Role::Backup,
+            memory: Memory::default(),
+            disk_full: false,
+        },
+    ));
     assert!(world.leader.state.doubt().is_some());
     assert_eq!(world.leader.public_view(), &world.view());
     let number = world.number();
@@ -147,17 +204,23 @@ pub(super) fn view_8_a_server_that_starts_may_be_believed_and_is_known_when_it_c
 }
 
 /// A view service that was put back said "a newer process stands under this name" to the only copy
-/// that there was, which was in memory.
+/// that there was, which was in memory. Also an older past is not ended by one that does not know it.
 #[test]
 pub(super) fn view_8_a_life_is_ended_only_by_a_view_service_that_knows_how_it_ended() {
     let mut world = World::setup(Kind::Full, 1, &["s1"]);
     let older = world.kept.clone();
-    world.kill("s1");
+    world.start("s3");
     world.pass(A_WHILE);
-    world.start("s1");
-    world.put_back(older);
-    let (reason, said) = refused(&mut world, "s1");
-    assert_eq!(reason, RefusedReason::Doubt, "{said}");
+    let mut put_back = older;
+    let life = LifeId([9; 16]);
+    let name = "s9".into();
+    let s9 = Command::Register { name, kind: Kind::Full, replaces: None, life, held: None };
+    put_back.apply(s9).unwrap();
+    let s1 = put_back.present(&"s1".into()).unwrap();
+    put_back.apply(Command::Force { after: put_back.view_id(), server: s1 }).unwrap();
+    world.put_back(put_back);
+    let (reason, said) = refused(&mut world, "s3");
+    assert_eq!(reason, RefusedReason::OtherPast, "{said}");
 }
 
 #[test]
@@ -187,6 +250,7 @@ fn view_8_a_life_that_ended_here_is_told_so() {
     assert_eq!(refused(&mut world, "s3").0, RefusedReason::StaleIncarnation);
 }
 
+/// A server of another cluster.
 fn stranger(world: &mut World, name: &'static str) {
     let mut process = Process::new(Habit::Follows);
     process.cluster = Some(ClusterId([9; 16]));
@@ -249,13 +313,10 @@ fn view_8_epochs_on_a_disk_of_this_cluster_prove_as_much_as_a_record() {
     };
     let mut world = World::on_disk(2, &["s1", "s2"]);
     let cluster = Some(world.view().cluster);
-    let comes = |world: &mut World, name, held| {
+    for (name, number, doubted) in [("s5", 2, false), ("s6", 9, true)] {
         world.servers.insert(name, Process::new(Habit::Zero));
-        let life = LifeId([77; 16]);
-        world.attend(name, Registration { life, held: Some(held), cluster, ..newcomer(name) });
-    };
-    comes(&mut world, "s5", held(2));
-    assert_eq!(world.leader.state.doubt(), None);
-    comes(&mut world, "s6", held(9));
-    assert!(world.leader.state.doubt().is_some());
+        let held = Some(held(number));
+        world.attend(name, Registration { held, cluster, ..newcomer(name) });
+        assert_eq!(world.leader.state.doubt().is_some(), doubted);
+    }
 }
