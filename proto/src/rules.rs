@@ -61,6 +61,22 @@ rules! {
     AnotherStorageIsMet,
     /// A name that registered through the full protocol is driven only by it.
     PlainPingIsInert,
+    /// VIEW-8: a record outside of the history of the views puts the view service in doubt.
+    OtherPastIsDoubted,
+    /// VIEW-8: in doubt nothing else is decided.
+    DoubtDecidesNothing,
+    /// VIEW-8: what ends a doubt lies above everything that was shown.
+    DoubtEndsAboveAllShown,
+    /// VIEW-8: a doubt ends only when whoever else may serve was silent.
+    DoubtWaitsForSilence,
+    /// VIEW-8: a life of another past is not resumed.
+    OtherPastIsNotResumed,
+    /// VIEW-8: a life is ended only by a view service that knows how it ended.
+    StaleNeedsItsRecord,
+    /// VIEW-8: an empty view service listens before it founds a cluster.
+    EmptyListensFirst,
+    /// VIEW-8: where a full server has come, a plain ping founds nothing.
+    FullFoundsFirst,
     /// REP-1: entries are taken only after the very position that they name.
     PreviousIsMatched,
     /// REP-1: what a stream repeats is not applied again.

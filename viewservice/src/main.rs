@@ -22,7 +22,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let listeners = listen::bind(&config.addr, config.insecure)?;
     let directory = config.data_dir(listeners.port());
     // All of it is read; the signal to stop is heard meanwhile.
-    let open = tokio::spawn(async move { Home::open(&directory, &config.settings).await });
+    let open =
+        tokio::spawn(async move { Home::open(&directory, &config.settings, config.new).await });
     let Some(opened) = signals.token().run_until_cancelled(open).await else {
         return Ok(());
     };

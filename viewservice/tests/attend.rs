@@ -55,11 +55,11 @@ impl Service {
 
     async fn with(settings: Settings) -> Service {
         let directory = tempfile::tempdir().unwrap();
-        Service::at(Arc::new(directory), settings.into()).await
+        Service::at(Arc::new(directory), settings.into(), true).await
     }
 
-    async fn at(directory: Arc<TempDir>, settings: SettingFlags) -> Service {
-        let home = Home::open(directory.path(), &settings).await.unwrap();
+    async fn at(directory: Arc<TempDir>, settings: SettingFlags, new: bool) -> Service {
+        let home = Home::open(directory.path(), &settings, new).await.unwrap();
         let listeners = listen::bind("127.0.0.1:0", false).unwrap();
         let address = listeners.addresses()[0].to_string();
         let token = CancellationToken::new();
@@ -72,7 +72,7 @@ impl Service {
     async fn restart(mut self) -> Service {
         self.token.cancel();
         soon("the service to stop", &mut self.running).await.unwrap().unwrap();
-        Service::at(self.directory.clone(), SettingFlags::default()).await
+        Service::at(self.directory.clone(), SettingFlags::default(), false).await
     }
 
     fn views(&self) -> ViewServiceClient<Channel> {

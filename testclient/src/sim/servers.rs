@@ -358,7 +358,10 @@ impl World<'_> {
                 self.on_registered(node, stream, member, *view)
             }
             // It tries again by itself.
-            Input::Refused { reason: RefusedReason::NameInUse } => {}
+            // It tries again, and serves as it stands if it does.
+            Input::Refused {
+                reason: RefusedReason::NameInUse | RefusedReason::Doubt | RefusedReason::Listening,
+            } => {}
             Input::Refused { reason } => {
                 if reason == RefusedReason::StaleIncarnation {
                     self.visits.note(Path::StaleLifeEnded);

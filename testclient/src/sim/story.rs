@@ -237,6 +237,17 @@ impl<'a> Story<'a> {
         self.world.restart_views(micros(down_for));
     }
 
+    /// The view service restarts with an older copy of its log: of that many changes of the record ago.
+    pub fn put_back_views(&mut self, changes: usize, down_for: Duration) {
+        self.world.put_back_views(changes, micros(down_for));
+    }
+
+    /// Whether the view service doubts its past.
+    #[must_use]
+    pub fn doubts(&self) -> bool {
+        self.world.views.state().doubt().is_some()
+    }
+
     /// What one sends to the other is lost from now on, and connections break for it.
     pub fn cut_one_way(&mut self, from: Place, to: Place) {
         let link = (self.node(from), self.node(to));

@@ -12,6 +12,7 @@ mod handover;
 mod hanging_disk;
 mod histories;
 mod limits;
+mod older_past;
 mod primary_backup_6824;
 mod scenes;
 mod small_disk;

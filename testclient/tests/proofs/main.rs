@@ -6,6 +6,7 @@ mod exploration;
 mod hanging;
 #[cfg(debug_assertions)]
 mod mutants;
+mod older_past;
 mod simulation;
 mod storage;
 mod tales;

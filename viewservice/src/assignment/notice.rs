@@ -6,7 +6,7 @@ use std::fmt;
 use kvproto::registration::NotMet;
 use kvproto::{Generation, Member, OpNumber, ServerName, View, ViewNumber};
 
-use super::law::{Command, Refusal};
+use super::law::{Command, Refusal, Shown};
 use super::liveness::Death;
 use super::planner::Waiting;
 
@@ -85,6 +85,8 @@ pub enum Notice {
         /// Highest op of the old one that was heard to be committed.
         heard: OpNumber,
     },
+    /// A server shows a past that is not this one's.
+    Doubts(Shown),
     /// A backup takes over.
     Promoting(ServerName),
     /// A server that was no backup becomes primary.
@@ -121,6 +123,7 @@ impl Notice {
             | Notice::NotMet(..)
             | Notice::NobodyToTakeOver(_)
             | Notice::Forced { .. }
+            | Notice::Doubts(_)
             | Notice::Waiting(_) => Level::Warn,
             _ => Level::Info,
         }
@@ -193,6 +196,12 @@ impl fmt::Display for Notice {
                 "the operator starts generation {generation} from {server}'s copy; what only [{}] \
                  held is given up, the highest committed op heard of was {heard}",
                 list(given_up)
+            ),
+            Notice::Doubts(Shown { name, order, .. }) => write!(
+                f,
+                "{name} shows view {}, revision {}, of generation {}, which is not in the history of \
+                 this view service: it decides nothing more until an operator has",
+                order.number, order.revision, order.generation
             ),
             Notice::Promoting(name) => write!(f, "Promoting backup {name} to primary"),
             Notice::Assigning(name) => write!(f, "Assigning {name} as new primary"),

@@ -15,9 +15,12 @@ use super::liveness::{Liveness, State};
 /// A dead server outside the view is struck off the list after this long.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// The next thing to do, if there is any.
+/// The next thing to do, if there is any; nothing while the law is in doubt.
 #[must_use]
 pub fn next(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {
+    if state.doubt().is_some() {
+        return None;
+    }
     next_view(state, liveness, now).or_else(|| to_forget(state, liveness, now))
 }
 

@@ -7,9 +7,10 @@ use kvproto::limits::SILENCE_BEFORE_FORCE;
 use kvproto::registration::{NotMet, PROTOCOL_LEVEL, RefusedReason, Registration, Wish};
 use kvproto::{Generation, Member, OpNumber, Rule, ServerName, Timestamp, ViewNumber, keeps};
 
-use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, ViewId, ViewState};
+use super::door::Door;
+use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, Shown, ViewId, ViewState};
 use super::liveness::{Liveness, State};
-use super::planner;
+use super::{planner, proof};
 
 /// What becomes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,11 +28,19 @@ pub enum Admission {
     Refused(RefusedReason, String),
     /// It must not attend as long as this one lives, which has its name or its storage.
     InUse(Member, String),
+    /// What it shows proves another past. It must not attend, and this is to be kept.
+    Doubts(Box<Shown>),
 }
 
 /// VIEW-6: whether a server may attend. A new life is refused while the older one lives.
 #[must_use]
-pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) -> Admission {
+pub fn register(
+    state: &ViewState,
+    liveness: &Liveness,
+    door: &Door,
+    asked: &Registration,
+    now: Timestamp,
+) -> Admission {
     let refused = |reason, message: String| Admission::Refused(reason, message);
     let name = &asked.name;
     if asked.protocol_level < PROTOCOL_LEVEL {
@@ -49,6 +58,9 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
             RefusedReason::Incompatible,
             format!("a server name has 1 to {NAME_SIZE_MAX} bytes: change --advertise"),
         );
+    }
+    if let Some(admission) = proof::gate(state, door, asked, now) {
+        return admission;
     }
     if let Some(other) = asked.cluster.filter(|id| *id != state.view().cluster) {
         return refused(
@@ -76,14 +88,12 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
         // Without its number it is a process that never heard the answer to its registration.
         (claimed, Some(member))
             if state.life(&member) == Some(asked.life)
-                && claimed.map_or(!asked.life.is_none(), |it| it == member.incarnation) =>
+                && claimed.map_or(!asked.life.is_none(), |it| it == member.incarnation)
+                && proof::may_resume(state, asked, &member) =>
         {
             Admission::Resumes(member)
         }
-        (Some(life), _) => refused(
-            RefusedReason::StaleIncarnation,
-            format!("{name}#{life} is over: a newer process stands under this name, stop this one"),
-        ),
+        (Some(life), _) => proof::not_resumed(state, asked, life),
         (None, Some(member)) if !gives_its_name(state, liveness, &member, asked) => {
             let message = in_use(state, liveness, &member, asked);
             Admission::InUse(member, message)
@@ -282,6 +292,9 @@ pub fn wish(
                 None => Granted::Nothing,
             }
         }
+        Wish::Leave if state.doubt().is_some() && state.view().is_primary(by) => {
+            Granted::NobodyToTakeOver
+        }
         Wish::Leave if state.view().is_primary(by) => match planner::successor(state, liveness) {
             Some(other) if liveness.state(&other) == State::Alive => Granted::Leaving,
             _ => Granted::NobodyToTakeOver,
@@ -290,16 +303,20 @@ pub fn wish(
     }
 }
 
-/// VIEW-7: whether the operator may start a new generation from this server's data.
+/// VIEW-7, VIEW-8: whether the operator may start a new generation from this server's data.
 ///
 /// # Errors
 /// What to do first, in words for the operator.
 pub fn force(
     state: &ViewState,
     liveness: &Liveness,
+    door: &Door,
     server: &ServerName,
     now: Timestamp,
 ) -> Result<Command, String> {
+    if state.doubt().is_some() {
+        return proof::force(state, liveness, door, server, now);
+    }
     let view = state.view();
     let Some(member) = state.present(server) else {
         return Err(format!("no server {server} is registered: start it first"));

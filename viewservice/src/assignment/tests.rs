@@ -5,6 +5,7 @@
 //! holes that earlier wordings of the protocol had, `s2_…` defects of the Go predecessor.
 
 mod disks;
+mod doubt;
 mod holes;
 mod lab;
 mod meeting;
@@ -17,10 +18,12 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, Registration, Wish};
+use kvproto::registration::{
+    Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
+};
 use kvproto::{
-    ClusterId, LifeId, Member, OpNumber, Role, ServerName, Settings, StorageId, Timestamp, View,
-    ViewNumber,
+    ClusterId, LifeId, Member, OpNumber, Position, Role, ServerName, Settings, StorageId,
+    Timestamp, View, ViewNumber,
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
@@ -48,6 +51,12 @@ enum Habit {
 
 struct Process {
     life: LifeId,
+    /// Of which cluster it is, if it says so.
+    cluster: Option<ClusterId>,
+    /// Its directory, from the first registration on, if it has one.
+    disk: Option<Held>,
+    /// The newest record that it has.
+    record: Option<View>,
     member: Option<Member>,
     stream: Option<Stream>,
     habit: Habit,
@@ -77,12 +86,19 @@ struct World {
     lives: u128,
     /// Where nobody answers, or somebody else; everybody else is met at once.
     misled: BTreeMap<&'static str, NotMet>,
+    /// What a process left behind on its disk: the directory, and the newest record.
+    disks: BTreeMap<&'static str, (Held, Option<View>)>,
+    /// How the last registration was refused, if it was.
+    refusal: Option<(RefusedReason, String)>,
 }
 
 impl Process {
     fn new(life: LifeId, habit: Habit) -> Process {
         Process {
             life,
+            cluster: None,
+            disk: None,
+            record: None,
             member: None,
             stream: None,
             habit,
@@ -92,6 +108,20 @@ impl Process {
             appended: OpNumber(0),
             committed: OpNumber(0),
             disk_waits: Duration::ZERO,
+        }
+    }
+}
+
+impl Process {
+    /// A record comes down its stream. What it holds has then what the record says that it has.
+    fn hears(&mut self, view: &View) {
+        self.record = Some(view.clone());
+        let is_copy = self.member.as_ref().is_some_and(|me| view.eligible.contains(me));
+        if let Some(held) = self.disk.as_mut().filter(|_| is_copy && view.is_activated()) {
+            held.last = Position { epoch: view.epoch(), op: self.appended };
+            if held.epochs.last() != Some(&view.epoch()) {
+                held.epochs.push(view.epoch());
+            }
         }
     }
 }
@@ -123,7 +153,15 @@ impl World {
             servers: BTreeMap::new(),
             lives: 0,
             misled: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            refusal: None,
         }
+    }
+
+    /// The same, which listens first.
+    fn listening(mut self) -> World {
+        self.leader = self.leader.listening_first(self.now);
+        self
     }
 
     /// A settled view: the first of `names` is its primary, the next ones its backups, all of them
@@ -345,6 +383,13 @@ impl World {
             self.register(name);
             return;
         };
+        if process.stream.is_some() {
+            process.hears(&view);
+            let left = process.disk.clone().map(|held| (held, process.record.clone()));
+            self.disks.extend(left.map(|left| (name, left)));
+        }
+        let process = self.servers.get_mut(name).unwrap();
+        let view = process.record.clone().unwrap_or(view);
         process.steps += u64::from(!process.stuck);
         let progress = Progress {
             view: view.order(),
@@ -390,33 +435,55 @@ impl World {
     }
 
     fn register(&mut self, name: &'static str) {
-        let storage = StorageId((u128::from(self.streams) + 1).to_be_bytes());
-        let held = self.on_disk.then(|| Held::nothing(storage));
-        self.attend(name, Registration { held, ..newcomer(name) });
+        let number = u128::from(self.streams) + 1;
+        let on_disk = self.on_disk;
+        let process = self.servers.get_mut(name).unwrap();
+        if on_disk && process.disk.is_none() {
+            process.disk = Some(Held::nothing(StorageId(number.to_be_bytes())));
+        }
+        self.attend(name, self.asks(name));
     }
 
     /// A life whose stream broke opens another.
     fn resume(&mut self, name: &'static str) {
         let incarnation = self.servers[name].member.as_ref().map(|member| member.incarnation);
-        self.attend(name, Registration { incarnation, ..newcomer(name) });
+        self.attend(name, Registration { incarnation, ..self.asks(name) });
+    }
+
+    fn asks(&self, name: &'static str) -> Registration {
+        let process = &self.servers[name];
+        Registration {
+            life: process.life,
+            cluster: process.cluster.or(process.record.as_ref().map(|record| record.cluster)),
+            held: process.disk.clone(),
+            shown: process.record.clone().map(Box::new),
+            ..newcomer(name)
+        }
     }
 
     /// Like a server, it knocks again soon: it may be met meanwhile.
     fn attend(&mut self, name: &'static str, registration: Registration) {
         let registration = Registration { life: self.servers[name].life, ..registration };
-        let admitted = (0..2).find_map(|_| {
+        self.refusal = None;
+        for _ in 0..2 {
             self.streams += 1;
             let (stream, registration) = (self.streams, registration.clone());
-            let effects = self.step(Event::Register { stream, registration });
-            effects.into_iter().find_map(|effect| match effect {
-                Effect::Admitted(stream, _) => Some(stream),
-                _ => None,
-            })
-        });
-        if let Some(stream) = admitted {
-            let process = self.servers.get_mut(name).unwrap();
-            process.member = Some(stream.member.clone());
-            process.stream = Some(stream);
+            for effect in self.step(Event::Register { stream, registration }) {
+                match effect {
+                    Effect::Admitted(stream, view) => {
+                        let process = self.servers.get_mut(name).unwrap();
+                        process.member = Some(stream.member.clone());
+                        process.stream = Some(stream);
+                        process.record = Some(*view);
+                        self.refusal = None;
+                        return;
+                    }
+                    Effect::Rejected { reason, message, .. } => {
+                        self.refusal = Some((reason, message));
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 

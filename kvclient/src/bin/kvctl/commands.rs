@@ -330,6 +330,8 @@ mod tests {
             rpcs_handled: Default::default(),
             version: "1".into(),
             storage: "durable".into(),
+            refused: vec![],
+            doubt: None,
         };
         assert_eq!(acting_primary(&status).ok().as_deref(), Some("s1:1"));
         // The same name, started anew and empty.
