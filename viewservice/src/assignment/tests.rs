@@ -222,9 +222,8 @@ impl World {
     }
 
     fn begin(&mut self, name: &'static str, habit: Habit) {
-        self.lives += 1;
-        let life = LifeId(self.lives.to_be_bytes());
-        self.servers.insert(name, Process::new(life, habit));
+        let process = self.process(habit);
+        self.servers.insert(name, process);
     }
 
     /// From now on whoever is asked for at this address is not met there, for this reason.
@@ -432,6 +431,11 @@ impl World {
                 self.wish(&member, activate(&view, &reconciled));
             }
         }
+    }
+
+    fn process(&mut self, habit: Habit) -> Process {
+        self.lives += 1;
+        Process::new(LifeId(self.lives.to_be_bytes()), habit)
     }
 
     fn register(&mut self, name: &'static str) {
