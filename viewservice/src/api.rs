@@ -324,6 +324,8 @@ fn storage(mode: Option<Mode>) -> &'static str {
 
 fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
     let progress = server.progress;
+    let (left_out, after, because) =
+        server.left_out.map_or_else(Default::default, |it| (it.times, it.after, it.because));
     let age = server.unheard_for.unwrap_or_default().as_millis();
     pb::ServerStatus {
         role: view.role_of(&server.member).as_str().to_owned(),
@@ -336,6 +338,9 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         memory_used: progress.map_or(0, |progress| progress.memory.used),
         memory_max: progress.map_or(0, |progress| progress.memory.max),
         disk_full: progress.is_some_and(|progress| progress.disk_full),
+        tried_again_in_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+        left_out,
+        left_out_because: because,
         member: Some(server.member.into()),
     }
 }

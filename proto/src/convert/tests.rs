@@ -309,6 +309,7 @@ impl Gen {
                 generation,
                 number,
                 server: self.member(),
+                acknowledges: self.yes(),
                 reason: "no progress".into(),
             },
             _ => Wish::Leave,

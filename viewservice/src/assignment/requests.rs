@@ -11,7 +11,7 @@ use kvproto::{
 
 use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, ViewId, ViewState};
 use super::liveness::{Liveness, State};
-use super::planner;
+use super::planner::{self, Remedy};
 
 /// A server at the door.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -188,6 +188,8 @@ pub enum Granted {
     Propose(Command),
     /// The law decides; if it agrees, this backup counts as evicted.
     Evict(Command, Member),
+    /// This backup counts as slow; the planner goes on from there.
+    Slow(Member),
     /// The sender counts as leaving; the planner goes on from there.
     Leaving,
     /// Nobody could take over from the sender.
@@ -217,15 +219,21 @@ pub fn wish(
             view: id(generation, number),
             server,
         }),
-        Wish::Evict { generation, number, server, .. } => {
+        Wish::Evict { generation, number, server, acknowledges, .. } => {
             let speaks_for_the_view =
                 state.view_id() == id(generation, number) && state.view().is_primary(by);
             if !speaks_for_the_view {
                 return Granted::Nothing;
             }
-            match planner::without(state, liveness, &server, now) {
-                Some(command) => Granted::Evict(command, server),
-                None => Granted::Nothing,
+            let remedy = if acknowledges && state.view().backups.contains(&server) {
+                planner::remedy(state, liveness, &server, now)
+            } else {
+                Remedy::LeaveOut
+            };
+            match (remedy, planner::without(state, liveness, &server, now)) {
+                (Remedy::Replace, _) => Granted::Slow(server),
+                (Remedy::LeaveOut, Some(command)) => Granted::Evict(command, server),
+                _ => Granted::Nothing,
             }
         }
         Wish::Leave if state.view().is_primary(by) => match planner::successor(state, liveness) {

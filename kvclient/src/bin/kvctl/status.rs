@@ -1,8 +1,10 @@
 //! The screens that show views and the state of the cluster. Pure.
 
+use std::time::Duration;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use kvclient::{ClusterStatus, ServerStatus, View};
+use kvclient::{ClusterStatus, LeftOut, ServerStatus, View};
 use kvproto::registration::Memory;
 use kvproto::{OpNumber, Role};
 use serde_json::{Value, json};
@@ -167,11 +169,34 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
         )
     });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
-    [told, memory, disk].into_iter().flatten().collect()
+    let tried_again = status.servers.iter().filter_map(tried_again);
+    [told, memory, disk].into_iter().flatten().chain(tried_again).collect()
+}
+
+/// Who was left out, why, and when it is tried again.
+fn tried_again(server: &ServerStatus) -> Option<String> {
+    let LeftOut { times, because, tried_again_in } = server.left_out.as_ref()?;
+    let name = &server.member.name;
+    let often = match times {
+        1 => "once".to_owned(),
+        _ => format!("{times} times"),
+    };
+    let when = if !tried_again_in.is_zero() {
+        format!("tried again in {}", seconds(*tried_again_in))
+    } else if server.role == Role::Spare.as_str() {
+        "taken when a copy is missing".into()
+    } else {
+        "tried again now".into()
+    };
+    Some(format!("{name} was left out {often} ({because}); it is {when}."))
 }
 
 fn age(server: &ServerStatus) -> String {
-    let millis = server.ping_age.as_millis();
+    seconds(server.ping_age)
+}
+
+fn seconds(time: Duration) -> String {
+    let millis = time.as_millis();
     match millis {
         ..1_000 => format!("{millis} ms"),
         1_000..10_000 => format!("{}.{} s", millis / 1000, millis / 100 % 10),
@@ -218,6 +243,11 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "memory_used": server.memory.used,
             "memory_max": server.memory.max,
             "disk_full": server.disk_full,
+            "left_out": server.left_out.as_ref().map_or(0, |it| it.times),
+            "left_out_because": server.left_out.as_ref().map(|it| &it.because),
+            "tried_again_in_ms": server.left_out.as_ref().map_or(0, |it| {
+                u64::try_from(it.tried_again_in.as_millis()).unwrap_or(u64::MAX)
+            }),
         })
     };
     json!({
@@ -235,7 +265,6 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
 mod tests {
     use super::*;
     use kvproto::{ClusterId, Generation, Incarnation, Member, Settings, ViewNumber, ViewStatus};
-    use std::time::Duration;
 
     fn member(name: &str, incarnation: u64) -> Member {
         Member { name: name.into(), incarnation: Incarnation(incarnation) }
@@ -265,6 +294,7 @@ mod tests {
             plain: false,
             memory: Memory { used: 420 << 20, max: 1 << 30 },
             disk_full: false,
+            left_out: None,
         }
     }
 
@@ -357,6 +387,18 @@ Wait until s3:1 has caught up.";
             (&json["storage"], &json["servers"][0]["disk_full"]),
             (&json!("durable"), &json!(true))
         );
+    }
+
+    #[test]
+    fn the_screen_says_who_was_left_out_why_and_when_it_is_tried_again() {
+        let mut status = status();
+        let because = "it stands still".to_owned();
+        let tried_again_in = Duration::from_millis(4200);
+        status.servers[3].left_out = Some(LeftOut { times: 3, because, tried_again_in });
+        let said = "\ns4:1 was left out 3 times (it stands still); it is tried again in 4.2 s.";
+        assert!(screen(&status, None).contains(said), "{}", screen(&status, None));
+        assert_eq!(status_json(&status)["servers"][3]["tried_again_in_ms"], 4200);
+        assert_eq!(status_json(&status)["servers"][0]["left_out"], 0);
     }
 
     #[test]

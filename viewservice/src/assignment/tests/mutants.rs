@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{holes, rules, scars};
+use super::{holes, rules, scars, slow};
 use crate::assignment::law::tests::returning;
 
 /// Rules dropped together, since each covers for the other, and who notices.
@@ -32,6 +32,8 @@ const MUTANTS: &[Mutant] = &[
     story!([SyncedNamesItsView] holes::h3_a_declaration_of_an_older_view_is_refused),
     story!([SyncedByIncarnation] holes::h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life),
     story!([RestartedIsNew] rules::h1_the_role_of_a_primary_does_not_survive_its_restart),
+    story!([ReplacedByACompleteOne] slow::a_slow_backup_goes_when_another_has_taken_its_place),
+    story!([LeftOutBacksOff] slow::who_is_left_out_again_and_again_is_tried_later_and_later_also_if_nobody_else_is_there),
     story!([PlainPingIsInert] rules::kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert),
 ];
 
