@@ -46,12 +46,14 @@ pub enum Fault {
     StrikeDisk,
     /// A disk is nearly full for a while.
     FillDisk,
+    /// A process stands still again and again.
+    Flap,
 }
 
 impl Fault {
     /// Those of worlds with disks only.
     pub const OF_DISKS: [Fault; 3] = [Fault::PowerCut, Fault::StrikeDisk, Fault::FillDisk];
-    /// All others.
+    /// All others, but [`Fault::Flap`], which is drawn last.
     pub const ALL: [Fault; 14] = [
         Fault::Crash,
         Fault::Vanish,
@@ -164,6 +166,7 @@ impl World<'_> {
             Fault::PowerCut => self.cut_all_power(),
             Fault::StrikeDisk => self.strike_disk(node),
             Fault::FillDisk => self.fill_disk(node),
+            Fault::Flap => self.flap(node, 8),
         }
     }
 
@@ -218,6 +221,18 @@ impl World<'_> {
         self.note(|| format!("s{node}: pauses"));
         self.machines[node].paused = true;
         self.later(length, Happening::Resume(node, life));
+    }
+
+    /// Stands still for seven tenths of every second, more or less.
+    pub(super) fn flap(&mut self, node: Node, times: u64) {
+        if self.faults.over || times == 0 {
+            return;
+        }
+        self.visits.note(Path::Flapped);
+        let still = self.random.between(300, 1000) * MS;
+        let running = self.random.between(100, 600) * MS;
+        self.pause(node, still);
+        self.later(still + running, Happening::Flap(node, times - 1));
     }
 
     fn cut_for(&mut self, mut links: Vec<Link>) {

@@ -6,5 +6,6 @@ mod exploration;
 #[cfg(debug_assertions)]
 mod mutants;
 mod simulation;
+mod slow;
 mod storage;
 mod tales;
