@@ -133,6 +133,8 @@ pub enum Wish {
         number: ViewNumber,
         /// The backup.
         server: Member,
+        /// It still makes progress now and then: another is to take its place first, if there is one.
+        acknowledges: bool,
         /// What the primary saw, for people.
         reason: String,
     },

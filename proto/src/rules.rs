@@ -139,6 +139,8 @@ rules! {
     RecognisedAsAsked,
     /// REP-5: reconciled is who acknowledged the barrier.
     ReconciledHoldTheBarrier,
+    /// REP-5: a backup that does not hold the barrier within `stall-after` in all is left out.
+    ReconciledInTime,
     /// REP-5: a primary acts only in an activated view.
     ActsOnceActivated,
     /// REP-5: a primary acts only when its barrier is committed.
@@ -157,6 +159,22 @@ rules! {
     SessionsTravel,
     /// REP-7: a tail goes by the primary's word, never by the returning copy's own decision.
     PrimaryDropsTails,
+    /// REP-9: bytes that have arrived are progress.
+    ProgressIsBytes,
+    /// REP-9: bytes that have arrived are no acknowledgement of the op that they belong to.
+    PieceIsNoAck,
+    /// REP-9: an answered heartbeat is no progress while entries are owed.
+    HeartbeatIsNoProgress,
+    /// REP-9: a heartbeat continues what the copy has, not what was sent to it.
+    HeartbeatNamesWhatIsHeld,
+    /// REP-9: a copy is also slow by many short silences.
+    SlowByTurns,
+    /// REP-9: commits wait for a newcomer that was slow only once it has kept up for a while.
+    CountedOnceItKeepsUp,
+    /// Policy: a copy that still acknowledges is left out when another has taken its place.
+    ReplacedByACompleteOne,
+    /// Policy: who was left out again and again is taken later and later, also if there is nobody else.
+    LeftOutBacksOff,
     /// REP-10: until it hears a newer epoch, a primary that wanted to leave may resume.
     LeavingMayResume,
     /// REP-10: a primary whose own disk hangs yields.

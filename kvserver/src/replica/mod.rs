@@ -239,6 +239,11 @@ impl Replica {
                     primary.on_stream_broken(&mut self.copy, now, &peer, stream);
                 }
             }
+            Event::Confirmed { peer, stream } => {
+                if let Some(primary) = &mut self.primary {
+                    primary.on_confirmed(now, &peer, stream);
+                }
+            }
             Event::View(view) => self.learn(now, *view, effects),
             Event::Journal(completion) => self.on_journal(now, completion, effects),
             Event::Tick => self.copy.promises.forget_past(now),

@@ -52,6 +52,7 @@ impl TryFrom<pb::FromServer> for FromServer {
                 generation: generation(evict.generation)?,
                 number: ViewNumber(evict.view_number),
                 server: server(evict.server)?,
+                acknowledges: evict.acknowledges,
                 reason: evict.reason,
             },
             Body::Leave(_) => Wish::Leave,
@@ -164,12 +165,15 @@ impl From<Wish> for pb::from_server::Body {
                 view_number: number.0,
                 server: Some(server.into()),
             }),
-            Wish::Evict { generation, number, server, reason } => Self::Evict(pb::Evict {
-                generation: generation.0,
-                view_number: number.0,
-                server: Some(server.into()),
-                reason,
-            }),
+            Wish::Evict { generation, number, server, acknowledges, reason } => {
+                Self::Evict(pb::Evict {
+                    generation: generation.0,
+                    view_number: number.0,
+                    server: Some(server.into()),
+                    reason,
+                    acknowledges,
+                })
+            }
             Wish::Leave => Self::Leave(pb::Leave {}),
             Wish::Yield { generation, number, to, reason } => Self::Yield(pb::Yield {
                 generation: generation.0,

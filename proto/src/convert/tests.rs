@@ -317,6 +317,7 @@ impl Gen {
                 generation,
                 number,
                 server: self.member(),
+                acknowledges: self.yes(),
                 reason: "no progress".into(),
             },
             5 => Wish::Yield {

@@ -315,6 +315,7 @@ fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
     }
     let backups = if view.is_activated() {
         let mut kept = kept_backups(state, liveness);
+        drop_surplus(state, liveness, &mut kept, now);
         recruit(state, liveness, primary, &mut kept, None, now);
         kept
     } else {
@@ -380,6 +381,26 @@ fn kept_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {
     backups.filter(|backup| stays(state, liveness, backup)).cloned().collect()
 }
 
+/// Complete backups beyond what is wanted go, those that are replaced first. Joining ones do not count:
+/// nobody drops a copy for one that is not whole.
+fn drop_surplus(state: &ViewState, liveness: &Liveness, backups: &mut Vec<Member>, now: Timestamp) {
+    let view = state.view();
+    let wanted = wanted_backups(state);
+    let whole =
+        |backup: &Member| view.eligible.contains(backup) || !keeps(Rule::ReplacedByACompleteOne);
+    while backups.iter().filter(|backup| whole(backup)).count() > wanted {
+        let whole = backups.iter().filter(|backup| whole(backup));
+        let Some(surplus) = whole.rev().max_by_key(|it| liveness.is_slow(it, now)).cloned() else {
+            return;
+        };
+        backups.retain(|backup| *backup != surplus);
+    }
+}
+
+fn wanted_backups(state: &ViewState) -> usize {
+    (state.view().settings.copies as usize).saturating_sub(1)
+}
+
 /// A suspected backup stays until it is known to be dead.
 fn stays(state: &ViewState, liveness: &Liveness, backup: &Member) -> bool {
     state.is_present(backup) && matches!(liveness.state(backup), State::Alive | State::Suspected)
@@ -393,7 +414,8 @@ fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
 /// their data, then those that say they hold most, which have least to be sent, then those that died
 /// least, then the senior ones. One that has died too often is taken only when nobody else holds a
 /// second copy: a bad copy is better than none, and nothing is better than moving all the data again
-/// and again.
+/// and again. One that was left out again and again kept the writers waiting, and is taken when its
+/// time has come, or when writes are refused without it. While a backup is replaced there is one more.
 fn recruit(
     state: &ViewState,
     liveness: &Liveness,
@@ -402,11 +424,13 @@ fn recruit(
     except: Option<&Member>,
     now: Timestamp,
 ) {
-    let wanted = (state.view().settings.copies as usize).saturating_sub(1);
+    let replaced =
+        |backup: &Member| state.view().eligible.contains(backup) && liveness.is_slow(backup, now);
+    let wanted = wanted_backups(state) + usize::from(backups.iter().any(replaced));
     let mut spares: Vec<_> = state
         .servers()
         .filter(|spare| spare != primary && !backups.contains(spare) && Some(spare) != except)
-        .filter(|spare| liveness.is_recruitable(spare) && was_met(state, liveness, spare))
+        .filter(|spare| is_candidate(state, liveness, spare, now))
         .collect();
     let eligible = &state.view().eligible;
     spares.sort_by_key(|spare| {
@@ -418,6 +442,53 @@ fn recruit(
     backups.extend(ready.into_iter().take(wanted.saturating_sub(backups.len())));
     if backups.is_empty() {
         backups.extend(barred.into_iter().take(wanted.min(1)));
+    }
+}
+
+fn is_candidate(state: &ViewState, liveness: &Liveness, spare: &Member, now: Timestamp) -> bool {
+    let view = state.view();
+    let writes_are_refused = view.eligible.len() < view.settings.min_copies as usize;
+    liveness.is_recruitable(spare)
+        && was_met(state, liveness, spare)
+        && (writes_are_refused || !liveness.is_kept_out(spare, now))
+}
+
+/// What is to become of a backup that still acknowledges, but keeps the others waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remedy {
+    /// Another is complete before it goes.
+    Replace,
+    /// It goes: nobody could take its place, or it is not complete itself.
+    LeaveOut,
+    /// It stays: with fewer copies there are no writes at all.
+    Bear,
+}
+
+/// What is best done about a slow backup.
+#[must_use]
+pub fn remedy(state: &ViewState, liveness: &Liveness, backup: &Member, now: Timestamp) -> Remedy {
+    let view = state.view();
+    let is_spare = |server: &Member| {
+        !view.is_primary(server)
+            && !view.backups.contains(server)
+            && !liveness.is_barred(server, now)
+            && is_candidate(state, liveness, server, now)
+    };
+    let somebody_better = state.servers().any(|server| is_spare(&server));
+    let others = view.backups.iter().filter(|other| *other != backup);
+    let (whole, joining): (Vec<_>, Vec<_>) =
+        others.partition(|other| view.eligible.contains(*other));
+    if !view.eligible.contains(backup) {
+        return if somebody_better { Remedy::LeaveOut } else { Remedy::Bear };
+    }
+    let replaceable =
+        somebody_better || !joining.is_empty() || whole.len() >= wanted_backups(state);
+    if replaceable && keeps(Rule::ReplacedByACompleteOne) {
+        Remedy::Replace
+    } else if view.eligible.len() > view.settings.min_copies as usize {
+        Remedy::LeaveOut
+    } else {
+        Remedy::Bear
     }
 }
 

@@ -13,6 +13,7 @@ mod meeting;
 mod mutants;
 mod rules;
 mod scars;
+mod slow;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -526,11 +527,23 @@ fn synced(view: &View, server: &Member) -> Wish {
     Wish::Synced { generation: view.generation, number: view.number, server: server.clone() }
 }
 
+/// It stands still again and again, and acknowledges in between.
+fn is_slow(view: &View, server: &Member) -> Wish {
+    Wish::Evict {
+        generation: view.generation,
+        number: view.number,
+        server: server.clone(),
+        acknowledges: true,
+        reason: "it stands still again and again".into(),
+    }
+}
+
 fn evict(view: &View, server: &Member) -> Wish {
     Wish::Evict {
         generation: view.generation,
         number: view.number,
         server: server.clone(),
+        acknowledges: false,
         reason: "it does not answer".into(),
     }
 }

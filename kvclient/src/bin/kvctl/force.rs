@@ -247,6 +247,7 @@ mod tests {
             disk_full: false,
             disk_waits: Duration::ZERO,
             not_met: String::new(),
+            left_out: None,
         }
     }
 

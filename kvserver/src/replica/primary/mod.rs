@@ -29,7 +29,7 @@ use super::copy::Copy;
 use super::divergence::Digests;
 use super::effect::{Effect, Notice};
 use super::event::Token;
-use super::progress::CopyProgress;
+use super::progress::{CopyProgress, Slowness};
 use membership::Disagreement;
 use reads::WaitingRead;
 use uncommitted::Uncommitted;
@@ -41,6 +41,8 @@ pub struct Primary {
     /// The op that marks the start of this epoch; nothing is served before it is committed.
     barrier: OpNumber,
     appointed_at: Timestamp,
+    /// The newest view that was heard of before it was activated, and since when.
+    proposed: (ViewNumber, Timestamp),
     /// Whether some view of this epoch was activated.
     activated: bool,
     /// When this primary began to act.
@@ -52,6 +54,8 @@ pub struct Primary {
     asked: BTreeMap<Member, ViewNumber>,
     /// The other copies of the view, and any that are still required.
     copies: BTreeMap<Member, CopyProgress>,
+    /// Copies that kept commits waiting of late, also those that were left out since.
+    slowness: BTreeMap<Member, Slowness>,
     nonce: Nonce,
     heartbeat_at: Option<Timestamp>,
     digests: Digests,
@@ -113,11 +117,13 @@ impl Primary {
             epoch,
             barrier,
             appointed_at: now,
+            proposed: (copy.view.number, now),
             activated: false,
             acting_since: None,
             required: BTreeSet::new(),
             asked: BTreeMap::new(),
             copies: BTreeMap::new(),
+            slowness: BTreeMap::new(),
             nonce: Nonce(0),
             heartbeat_at: None,
             digests: Digests::default(),
@@ -166,6 +172,9 @@ impl Primary {
         let view = &copy.view;
         assert_eq!(view.epoch(), self.epoch, "a newer epoch ends the primaryship first");
         let others = view.eligible.iter().filter(|member| **member != copy.me);
+        if view.number > self.proposed.0 {
+            self.proposed = (view.number, now);
+        }
         if view.is_activated() {
             self.activated = true;
             self.required = others.cloned().collect();

@@ -11,6 +11,7 @@ mod memory;
 #[cfg(debug_assertions)]
 mod mutants;
 mod reads;
+mod slow;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{durable, failover, forced_tail, hanging, joining, reads, writes};
+use super::{durable, failover, forced_tail, hanging, joining, reads, slow, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -63,6 +63,13 @@ const MUTANTS: &[Mutant] = &[
     story!([PromisesAreKept] failover::a_new_primary_waits_out_the_lease_that_it_promised),
     story!([FreshRound] reads::a_confirmation_of_an_older_round_proves_nothing),
     story!([OrderedExpiryStands] writes::nothing_extends_a_session_whose_expiry_is_ordered),
+    story!([ReconciledInTime] slow::a_backup_that_does_not_take_over_the_log_in_time_is_left_out),
+    story!([ProgressIsBytes] slow::what_arrives_piece_by_piece_is_not_silence),
+    story!([PieceIsNoAck] slow::a_piece_that_has_arrived_acknowledges_nothing),
+    story!([HeartbeatIsNoProgress] slow::an_answered_heartbeat_is_no_progress_while_an_entry_is_owed),
+    story!([HeartbeatNamesWhatIsHeld] slow::reads_go_on_while_a_large_entry_is_under_way),
+    story!([SlowByTurns] slow::a_copy_that_stands_still_by_turns_is_asked_to_be_replaced),
+    story!([CountedOnceItKeepsUp] slow::commits_do_not_wait_for_a_newcomer_that_still_stands_still_by_turns),
     story!([PromotionRenewsLeases] failover::a_new_primary_gives_every_session_a_full_lease),
     story!([OwnJournalCounts] hanging::hole_8a_what_only_others_have_safe_is_not_answered),
     story!([HangingPrimaryYields] hanging::a_primary_whose_disk_hangs_yields_to_the_copy_that_has_what_it_lacks),
