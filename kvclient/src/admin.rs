@@ -57,6 +57,8 @@ pub struct ServerStatus {
     pub memory: Memory,
     /// Whether its disk is nearly full.
     pub disk_full: bool,
+    /// Whether its data directory was deleted or replaced: what it holds is in its memory only.
+    pub directory_gone: bool,
 }
 
 impl ServerStatus {
@@ -166,5 +168,6 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         plain: server.plain,
         memory: Memory { used: server.memory_used, max: server.memory_max },
         disk_full: server.disk_full,
+        directory_gone: server.directory_gone,
     }
 }

@@ -108,6 +108,8 @@ pub struct Progress {
     pub memory: Memory,
     /// Whether its disk is nearly full.
     pub disk_full: bool,
+    /// Whether its data directory was deleted or replaced: it acknowledges nothing any more.
+    pub directory_gone: bool,
 }
 
 /// What the data of a server takes of the memory that there is for it, in bytes. What is set aside

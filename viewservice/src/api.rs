@@ -336,6 +336,7 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         memory_used: progress.map_or(0, |progress| progress.memory.used),
         memory_max: progress.map_or(0, |progress| progress.memory.max),
         disk_full: progress.is_some_and(|progress| progress.disk_full),
+        directory_gone: progress.is_some_and(|progress| progress.directory_gone),
         member: Some(server.member.into()),
     }
 }

@@ -57,6 +57,9 @@ pub struct Copy {
     pub(super) led: Option<Epoch>,
     /// On the disk.
     pub(super) room: Room,
+    /// The directory of the journal is gone: nothing becomes safe any more, so nothing is acknowledged,
+    /// and what this copy holds goes with its process.
+    pub(super) directory_gone: bool,
     /// What this copy writes of itself to disk.
     pub(super) snapshots: Snapshots,
     /// Through here the journal knows that all is committed.
@@ -92,6 +95,7 @@ impl Copy {
             promises: Promises::default(),
             led: None,
             room: Room::Enough,
+            directory_gone: false,
             snapshots: Snapshots::new(unsaved_bytes),
             told_committed: committed,
             last_stream: StreamNumber(0),
@@ -149,6 +153,11 @@ impl Copy {
         self.room == Room::Full
     }
 
+    /// Whether what is safe outlives this process.
+    pub(super) fn is_durable(&self) -> bool {
+        self.options.durable && !self.directory_gone
+    }
+
     /// The journal holds everything through this position. A completion for an entry that was
     /// truncated meanwhile says nothing.
     pub(super) fn note_safe(&mut self, position: Position) {
@@ -171,7 +180,7 @@ impl Copy {
             self.told_committed = committed;
             out.push(Effect::Journal(Work::Committed { through: committed }));
         }
-        if !self.complete || !self.options.durable {
+        if !self.complete || !self.is_durable() {
             return;
         }
         let tuning = &self.options.tuning;

@@ -153,6 +153,7 @@ impl From<Progress> for pb::ServerPing {
             memory_used: progress.memory.used,
             memory_max: progress.memory.max,
             disk_full: progress.disk_full,
+            directory_gone: progress.directory_gone,
         }
     }
 }
@@ -173,6 +174,7 @@ impl TryFrom<pb::ServerPing> for Progress {
             role: Role::try_from(ping.role.as_str())?,
             memory: Memory { used: ping.memory_used, max: ping.memory_max },
             disk_full: ping.disk_full,
+            directory_gone: ping.directory_gone,
         })
     }
 }

@@ -329,6 +329,7 @@ impl Gen {
             role: roles[self.below(4) as usize],
             memory: Memory { used: self.number(), max: self.number() },
             disk_full: self.number() % 2 == 1,
+            directory_gone: self.number() % 2 == 1,
         }
     }
     fn view_service_message(&mut self) -> ToServer {

@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod common;
 mod copies;
+mod directories;
 mod handover;
 mod histories;
 mod limits;

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use kvproto::{Member, OpNumber, ServerName, Timestamp, View};
+use kvproto::{Member, OpNumber, Rule, ServerName, Timestamp, View, keeps};
 
 use super::law::{Command, Kind, Mode, ViewState};
 use super::liveness::{Liveness, State};
@@ -31,7 +31,7 @@ pub fn without(
 ) -> Option<Command> {
     let view = state.view();
     let primary = view.primary.clone()?;
-    if !view.backups.contains(backup) {
+    if !view.backups.contains(backup) || lacks_what_other_has(liveness, &primary, backup) {
         return None;
     }
     let mut backups: Vec<_> = view
@@ -49,7 +49,9 @@ pub fn without(
 }
 
 /// Who could take over from the primary: the eligible server that holds most, of equals the senior
-/// one. Servers that want to stop come last; suspected ones wait until it is known how they are.
+/// one. Servers that want to stop come last; suspected ones wait until it is known how they are. One
+/// whose directory is gone can begin in memory alone, which ends the claim of every disk: only when
+/// nobody who may still come back has a directory.
 #[must_use]
 pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
     let view = state.view();
@@ -57,6 +59,11 @@ pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
         .iter()
         .filter(|member| !view.is_primary(member) && state.is_present(member))
         .filter(|member| matches!(liveness.state(member), State::Alive | State::Leaving))
+        .filter(|member| {
+            !liveness.lacks_directory(member)
+                || !another_has_its_own(state, liveness, member)
+                || !keeps(Rule::OwnDirectoryLeads)
+        })
         .min_by_key(|member| {
             let leaving = liveness.state(member) == State::Leaving;
             let seniority = view.backups.iter().position(|backup| backup == *member);
@@ -64,6 +71,17 @@ pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
             (leaving, Reverse(liveness.appended(member)), seniority, member.incarnation)
         })
         .cloned()
+}
+
+/// Whether one has lost its directory, and the other has not.
+fn lacks_what_other_has(liveness: &Liveness, one: &Member, other: &Member) -> bool {
+    liveness.lacks_directory(one) && !liveness.lacks_directory(other)
+}
+
+/// Whether another eligible server has a directory of its own, and lives or may come back with it.
+fn another_has_its_own(state: &ViewState, liveness: &Liveness, than: &Member) -> bool {
+    let mut others = state.view().eligible.iter().filter(|member| *member != than);
+    others.any(|member| !liveness.lacks_directory(member) && liveness.may_come_back(member))
 }
 
 /// Why the cluster cannot go on, or not with writes, and what to do about it.
@@ -87,7 +105,7 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
         });
     };
     if can_lead(state, liveness, primary) || successor(state, liveness).is_some() {
-        return too_few_copies(state);
+        return no_directory(state, liveness).or_else(|| too_few_copies(state));
     }
     if !state.ever_activated() {
         return Some(Waiting {
@@ -118,12 +136,14 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
             |member: &&Member| state.present(&member.name).is_some_and(|it| !liveness.is_dead(&it));
         let (without, away): (Vec<_>, Vec<_>) = lost.iter().copied().partition(came_back);
         let start = format!(
-            "start {} again with its data directory: any one of these that comes back whole is enough",
+            "start {} again with its data directory, and do what it says if it refuses to start: any one of \
+             these that comes back whole is enough",
             names(&away)
         );
         let save = format!(
-            "{} came back without all that it held, its log says why: save what its directory has, or \
-             take a backup (docs/backup.md, \"A damaged disk\")",
+            "{} came back without all that it held, its log says why (an empty directory: is it the right \
+             one, and its disk mounted?): save what its directory has, or take a backup \
+             (docs/backup.md, \"A damaged disk\")",
             names(&without)
         );
         let steps: Vec<_> = [(away, start), (without, save)]
@@ -163,6 +183,29 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     Some(Waiting {
         for_servers: for_servers.into_iter().map(|member| member.name.clone()).collect(),
         advice,
+    })
+}
+
+/// Every complete copy that lives has lost its data directory: what they hold is in memory only.
+fn no_directory(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
+    let view = state.view();
+    let living = || view.eligible.iter().filter(|member| !liveness.is_dead(member));
+    if !state.ever_activated() || !living().all(|member| liveness.lacks_directory(member)) {
+        return None;
+    }
+    let names: Vec<_> = living().map(|member| member.name.clone()).collect();
+    let name = names.first()?;
+    let wait = living().next().is_some_and(|copy| another_has_its_own(state, liveness, copy));
+    let wait =
+        if wait { "start the other complete copies again with their directories; or " } else { "" };
+    Some(Waiting {
+        advice: format!(
+            "the data directory of every complete copy that runs is gone, and what was acknowledged is in \
+             their memory only: do not stop them. Reads go on, writes are refused. {wait}save it with \
+             `kvctl snapshot save FILE --server {name}`, or start another kvserver: it is filled, and \
+             takes over"
+        ),
+        for_servers: names,
     })
 }
 
@@ -216,6 +259,13 @@ fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
     if liveness.state(primary) == State::Leaving
         && let Some(other) = successor(state, liveness)
         && liveness.state(&other) == State::Alive
+    {
+        return promote(state, liveness, other, now);
+    }
+    if liveness.has_long_lacked_directory(primary, now)
+        && let Some(other) = successor(state, liveness)
+        && liveness.state(&other) == State::Alive
+        && !liveness.lacks_directory(&other)
     {
         return promote(state, liveness, other, now);
     }
@@ -280,9 +330,14 @@ fn kept_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {
     backups.filter(|backup| stays(state, liveness, backup)).cloned().collect()
 }
 
-/// A suspected backup stays until it is known to be dead.
+/// A suspected backup stays until it is known to be dead. One whose directory is gone acknowledges
+/// nothing, so it goes if another complete copy has its own; otherwise what it holds may be the last.
 fn stays(state: &ViewState, liveness: &Liveness, backup: &Member) -> bool {
-    state.is_present(backup) && matches!(liveness.state(backup), State::Alive | State::Suspected)
+    let is_of_use = !liveness.lacks_directory(backup)
+        || state.view().eligible.contains(backup) && !another_has_its_own(state, liveness, backup);
+    state.is_present(backup)
+        && is_of_use
+        && matches!(liveness.state(backup), State::Alive | State::Suspected)
 }
 
 fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {

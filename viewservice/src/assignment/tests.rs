@@ -4,6 +4,7 @@
 //! numbers; each is told twice, with the pings as the lab wrote them and with full servers. `h…` are
 //! holes that earlier wordings of the protocol had, `s2_…` defects of the Go predecessor.
 
+mod gone;
 mod holes;
 mod lab;
 #[cfg(debug_assertions)]
@@ -50,6 +51,7 @@ struct Process {
     number: ViewNumber,
     steps: u64,
     stuck: bool,
+    directory_gone: bool,
     appended: OpNumber,
     committed: OpNumber,
 }
@@ -78,6 +80,7 @@ impl Process {
             number: ViewNumber(0),
             steps: 0,
             stuck: false,
+            directory_gone: false,
             appended: OpNumber(0),
             committed: OpNumber(0),
         }
@@ -313,6 +316,7 @@ impl World {
             role: Role::Spare,
             memory: Memory::default(),
             disk_full: false,
+            directory_gone: process.directory_gone,
         };
         let habit = process.habit;
         if process.stream.is_none() {

@@ -166,8 +166,15 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
              make room on it, or stop that server if there is a spare."
         )
     });
+    let gone = names(|server| server.directory_gone).map(|names| {
+        format!(
+            "The data directory is gone at {names} (deleted or replaced): what it holds is in its memory \
+             only, and it acknowledges nothing; start it again, with an empty directory, when status no \
+             longer names it complete."
+        )
+    });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
-    [told, memory, disk].into_iter().flatten().collect()
+    [told, memory, disk, gone].into_iter().flatten().collect()
 }
 
 fn age(server: &ServerStatus) -> String {
@@ -218,6 +225,7 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "memory_used": server.memory.used,
             "memory_max": server.memory.max,
             "disk_full": server.disk_full,
+            "directory_gone": server.directory_gone,
         })
     };
     json!({
@@ -265,6 +273,7 @@ mod tests {
             plain: false,
             memory: Memory { used: 420 << 20, max: 1 << 30 },
             disk_full: false,
+            directory_gone: false,
         }
     }
 

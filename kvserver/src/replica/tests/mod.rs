@@ -3,6 +3,7 @@
 
 mod durable;
 mod failover;
+mod gone;
 mod joining;
 mod leaving;
 mod memory;

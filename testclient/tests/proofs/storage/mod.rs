@@ -2,6 +2,7 @@
 //! after every crash, and damage is told from a torn end. Every life of an engine is decided by a
 //! seed; a failing one is played again with `STORAGE_SEED=N cargo test --workspace --test proofs storage`.
 
+mod access;
 mod journal;
 mod life;
 mod real;
@@ -252,7 +253,8 @@ fn a_record_that_was_synced_is_not_cut_off_like_a_torn_one() {
 #[test]
 fn every_rule_about_disks_is_missed_by_a_named_story() {
     use kvproto::rules::{Rule, without};
-    let stories: [(Rule, fn()); 3] = [
+    let stories: [(Rule, fn()); 4] = [
+        (Rule::GoneIsNotSafe, journal::in_a_directory_that_is_gone_nothing_becomes_safe),
         (
             Rule::SyncedBeforeSafe,
             what_was_acknowledged_outlives_a_power_cut_that_loses_whatever_it_may,

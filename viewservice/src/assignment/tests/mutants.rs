@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{holes, rules, scars};
+use super::{gone, holes, rules, scars};
 use crate::assignment::law::tests::returning;
 
 /// Rules dropped together, since each covers for the other, and who notices.
@@ -32,6 +32,7 @@ const MUTANTS: &[Mutant] = &[
     story!([SyncedNamesItsView] holes::h3_a_declaration_of_an_older_view_is_refused),
     story!([SyncedByIncarnation] holes::h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life),
     story!([RestartedIsNew] rules::h1_the_role_of_a_primary_does_not_survive_its_restart),
+    story!([OwnDirectoryLeads] gone::a_copy_without_its_directory_does_not_lead_while_another_may_come_back_with_its_own),
     story!([PlainPingIsInert] rules::kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert),
 ];
 
