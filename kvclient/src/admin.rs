@@ -102,6 +102,8 @@ pub struct ServerStatus {
     pub disk_waits: Duration,
     /// Why it was not met at its address, without which it has no part; empty if it was.
     pub not_met: String,
+    /// Whether its data directory was deleted or replaced: what it holds is in its memory only.
+    pub directory_gone: bool,
     /// That its primary had it left out of the view; `None` if that did not happen of late.
     pub left_out: Option<LeftOut>,
 }
@@ -270,5 +272,6 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
             because: server.left_out_because,
             tried_again_in: Duration::from_millis(server.tried_again_in_ms),
         }),
+        directory_gone: server.directory_gone,
     }
 }

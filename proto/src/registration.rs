@@ -177,6 +177,8 @@ pub struct Progress {
     /// How long what its disk was given has waited without anything of it being done; zero while
     /// nothing waits.
     pub disk_waits: Duration,
+    /// Whether its data directory was deleted or replaced: it acknowledges nothing any more.
+    pub directory_gone: bool,
 }
 
 /// What the data of a server takes of the memory that there is for it, in bytes. What is set aside

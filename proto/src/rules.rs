@@ -99,6 +99,12 @@ rules! {
     DamageIsNotCut,
     /// Disks: entries are dropped only together with all that take their place.
     ReplacedAsOne,
+    /// Disks: what is written into a directory that is no longer found is not safe.
+    GoneIsNotSafe,
+    /// REP-10: a copy without its directory goes only when an activated view counts on others.
+    GoneWaitsForAnother,
+    /// Policy: whoever has its own directory comes before a copy that lost it.
+    OwnDirectoryLeads,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.

@@ -388,6 +388,7 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         tried_again_in_ms: millis(after),
         left_out,
         left_out_because: because,
+        directory_gone: progress.is_some_and(|progress| progress.directory_gone),
         member: Some(server.member.into()),
     }
 }

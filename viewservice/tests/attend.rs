@@ -410,6 +410,7 @@ async fn a_first_message_that_is_no_registration_is_refused() {
         memory: Memory::default(),
         disk_full: false,
         disk_waits: Duration::ZERO,
+        directory_gone: false,
     });
     let nameless = pb::Register::default();
     let garbage = [

@@ -201,6 +201,7 @@ impl From<Progress> for pb::ServerPing {
             disk_full: progress.disk_full,
             history: progress.history.0.to_vec().into(),
             disk_waits_ms: u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX),
+            directory_gone: progress.directory_gone,
         }
     }
 }
@@ -223,6 +224,7 @@ impl TryFrom<pb::ServerPing> for Progress {
             memory: Memory { used: ping.memory_used, max: ping.memory_max },
             disk_full: ping.disk_full,
             disk_waits: Duration::from_millis(ping.disk_waits_ms),
+            directory_gone: ping.directory_gone,
         })
     }
 }

@@ -349,6 +349,7 @@ impl Gen {
             memory: Memory { used: self.number(), max: self.number() },
             disk_full: self.number() % 2 == 1,
             disk_waits: self.millis(),
+            directory_gone: self.number() % 2 == 1,
         }
     }
     fn view_service_message(&mut self) -> ToServer {

@@ -31,6 +31,10 @@ const LEAVING_FADES: Duration = Duration::from_secs(2);
 const LEFT_OUT_FIRST: Duration = Duration::from_secs(1);
 /// A copy that was called slow is replaced, also if it has been quick again for as long as this.
 const SLOW_FADES: Duration = Duration::from_secs(60);
+/// A server looks for its directory four times a second, and says twice what it sees.
+const GONE_SETTLES: Duration = Duration::from_secs(1);
+/// Whoever starts servers again has done so by then.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// A server that did not die for this long has a clean record again.
 const STABLE_AFTER: Duration = Duration::from_secs(600);
 
@@ -93,6 +97,8 @@ struct Life {
     succeeded: bool,
     /// When it last said that it wants to stop.
     leaving: Option<Timestamp>,
+    /// When it was first heard that its data directory is gone.
+    directory_gone: Option<Timestamp>,
     /// Its primary had it evicted then; it is recruited again only after a later sign of life.
     evicted: Option<Timestamp>,
     /// Its primary last said then that it stands still again and again.
@@ -201,6 +207,9 @@ impl Liveness {
             life.moved = now;
         }
         life.progress = progress.or(life.progress);
+        if progress.is_some_and(|progress| progress.directory_gone) {
+            life.directory_gone.get_or_insert(now);
+        }
         if !(stands_still && matches!(life.dead, Some((Death::Stuck, _)))) {
             life.dead = None;
         }
@@ -387,6 +396,7 @@ impl Liveness {
             suspected: false,
             succeeded: false,
             leaving: None,
+            directory_gone: None,
             evicted: None,
             slow: None,
             dead: None,
@@ -452,11 +462,36 @@ impl Liveness {
         })
     }
 
-    /// Whether the server may be taken into a view: alive beyond doubt, with a disk that does not hang,
-    /// and heard since it was last evicted.
+    /// Whether the server has said that its data directory is gone: what it holds goes with its process.
+    #[must_use]
+    pub fn lacks_directory(&self, member: &Member) -> bool {
+        self.lives.get(member).is_some_and(|life| life.directory_gone.is_some())
+    }
+
+    /// Whether it lives, or died so short a time ago that somebody may be starting it again.
+    #[must_use]
+    pub fn may_come_back(&self, member: &Member) -> bool {
+        let life = self.lives.get(member);
+        life.is_some_and(|life| {
+            life.dead.is_none_or(|(_, at)| self.ticked.since(at) < COMES_BACK_WITHIN)
+        })
+    }
+
+    /// Whether it has said so for so long that everybody else would have said it too by now: whatever
+    /// deletes one directory may be deleting others.
+    #[must_use]
+    pub fn has_long_lacked_directory(&self, member: &Member, now: Timestamp) -> bool {
+        let settles = GONE_SETTLES.max(self.ping_interval * 2);
+        let since = self.lives.get(member).and_then(|life| life.directory_gone);
+        since.is_some_and(|since| now.since(since) >= settles)
+    }
+
+    /// Whether the server may be taken into a view: alive beyond doubt, with a directory of its own if it
+    /// needs one, on a disk that does not hang, and heard since it was last evicted.
     #[must_use]
     pub fn is_recruitable(&self, member: &Member) -> bool {
         self.state(member) == State::Alive
+            && !self.lacks_directory(member)
             && !(self.disk_hangs(member) && keeps(Rule::HangingIsLeftOut))
             && self.lives.get(member).is_some_and(|life| {
                 life.evicted.is_none_or(|evicted| life.heard > evicted && life.moved > evicted)

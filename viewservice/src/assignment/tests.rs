@@ -6,6 +6,7 @@
 
 mod disks;
 mod doubt;
+mod gone;
 mod holes;
 mod lab;
 mod meeting;
@@ -64,6 +65,7 @@ struct Process {
     number: ViewNumber,
     steps: u64,
     stuck: bool,
+    directory_gone: bool,
     appended: OpNumber,
     committed: OpNumber,
     /// How long its disk has stood still with something to do.
@@ -106,6 +108,7 @@ impl Process {
             number: ViewNumber(0),
             steps: 0,
             stuck: false,
+            directory_gone: false,
             appended: OpNumber(0),
             committed: OpNumber(0),
             disk_waits: Duration::ZERO,
@@ -402,6 +405,7 @@ impl World {
             memory: Memory::default(),
             disk_full: false,
             disk_waits: process.disk_waits,
+            directory_gone: process.directory_gone,
         };
         let habit = process.habit;
         if process.stream.is_none() {

@@ -320,6 +320,7 @@ mod tests {
             disk_waits: Duration::ZERO,
             not_met: String::new(),
             left_out: None,
+            directory_gone: false,
         };
         let mut view = View::none(ClusterId([1; 16]), Settings::default());
         view.primary = Some(member(1));

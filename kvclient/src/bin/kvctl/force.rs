@@ -248,6 +248,7 @@ mod tests {
             disk_waits: Duration::ZERO,
             not_met: String::new(),
             left_out: None,
+            directory_gone: false,
         }
     }
 

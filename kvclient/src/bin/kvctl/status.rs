@@ -237,13 +237,21 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
             hanging.join(", ")
         )
     });
+    let gone = names(|server| server.directory_gone).map(|names| {
+        format!(
+            "The data directory is gone at {names} (deleted or replaced): what it holds is in its memory \
+             only, and it acknowledges nothing; start it again, with an empty directory, when status no \
+             longer names it complete."
+        )
+    });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
     let unmet = status.servers.iter().filter(|server| !server.not_met.is_empty()).map(|server| {
         let (member, why) = (&server.member, &server.not_met);
         format!("{member} announces {}, where {why}: check --advertise.", member.name)
     });
     let tried_again = status.servers.iter().filter_map(tried_again);
-    [told, memory, disk, hangs].into_iter().flatten().chain(unmet).chain(tried_again).collect()
+    let causes = [told, memory, disk, gone, hangs].into_iter().flatten();
+    causes.chain(unmet).chain(tried_again).collect()
 }
 
 /// Who was left out, why, and when it is tried again.
@@ -323,6 +331,7 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "tried_again_in_ms": server.left_out.as_ref().map_or(0, |it| {
                 u64::try_from(it.tried_again_in.as_millis()).unwrap_or(u64::MAX)
             }),
+            "directory_gone": server.directory_gone,
         })
     };
     json!({
@@ -416,6 +425,7 @@ mod tests {
             disk_waits: Duration::ZERO,
             not_met: String::new(),
             left_out: None,
+            directory_gone: false,
         }
     }
 

@@ -224,6 +224,19 @@ impl Primary {
             && (copy.committed >= self.barrier || !keeps(Rule::ActsAfterItsBarrier))
     }
 
+    /// Nothing that was ordered becomes safe any more.
+    pub(super) fn on_directory_gone(&mut self, out: &mut Vec<Effect>) {
+        for token in std::mem::take(&mut self.waiting).into_values().flatten() {
+            out.push(Effect::Reply { token, reply: Reply::Unknown, valid_until: None });
+        }
+    }
+
+    /// Through where this copy's own log counts. Without its directory it can still begin its epoch, in
+    /// memory, so that the last copy of the data can be read and saved: that acknowledges nothing.
+    fn own(&self, copy: &Copy) -> OpNumber {
+        if copy.directory_gone { copy.safe.max(self.barrier) } else { copy.safe }
+    }
+
     /// Everything ordered is answered.
     pub(super) fn is_drained(&self) -> bool {
         self.waiting.is_empty()
@@ -272,7 +285,7 @@ impl Primary {
             .iter()
             .filter(|(member, progress)| self.counts(member, progress))
             .map(|(_, progress)| progress.matched);
-        let own = if keeps(Rule::OwnJournalCounts) { copy.safe } else { copy.log.last().op };
+        let own = if keeps(Rule::OwnJournalCounts) { self.own(copy) } else { copy.log.last().op };
         let through = if !keeps(Rule::CommitWaitsForCopies) {
             own
         } else if !keeps(Rule::ReplyNeedsEveryCopy) {
@@ -329,7 +342,7 @@ impl Primary {
     /// and the leases promised to earlier epochs are over.
     fn wish_activation(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
         let view = &copy.view;
-        if view.status == ViewStatus::Activated || copy.safe < self.barrier {
+        if view.status == ViewStatus::Activated || self.own(copy) < self.barrier {
             return;
         }
         let promised = copy.promises.last_before(self.epoch);

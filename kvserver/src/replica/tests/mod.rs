@@ -4,6 +4,7 @@
 mod durable;
 mod failover;
 mod forced_tail;
+mod gone;
 mod hanging;
 mod joining;
 mod leaving;

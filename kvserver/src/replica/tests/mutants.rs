@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{durable, failover, forced_tail, hanging, joining, reads, slow, writes};
+use super::{durable, failover, forced_tail, gone, hanging, joining, reads, slow, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -53,6 +53,7 @@ const MUTANTS: &[Mutant] = &[
     story!([FreeByTheNewestRecord] joining::h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptied),
     story!([PrimaryDropsTails] failover::the_tail_that_the_new_primary_does_not_have_is_dropped_and_told),
     story!([LeavingMayResume] failover::h13_a_primary_releases_only_when_a_newer_epoch_binds_it),
+    story!([GoneWaitsForAnother] gone::a_primary_without_its_directory_stays_until_its_successor_has_begun),
     story!([ReleaseIsBoundToItsEpoch] failover::h13_a_late_release_leaves_promises_of_later_epochs_alone),
     story!([LeaseIsChecked] reads::s2_i_a_primary_whose_lease_is_over_answers_no_read),
     story!([LeaseIsCheckedPerRead] reads::the_lease_is_checked_after_the_read_was_evaluated),
