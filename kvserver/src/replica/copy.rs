@@ -157,9 +157,9 @@ impl Copy {
         self.room == Room::Full
     }
 
-    /// Whether the journal was given something of the log that it has not said to be safe.
+    /// Whether the journal was given something of the log that it has not said to be safe, but may.
     pub(super) fn owes_journal(&self) -> bool {
-        self.safe < self.log.last().op || self.adopted < self.adopting
+        !self.directory_gone && (self.safe < self.log.last().op || self.adopted < self.adopting)
     }
 
     /// Whether this copy's own disk has stood still for `stall-after` with something to do.

@@ -413,7 +413,10 @@ impl Replica {
             Completion::Safe(_) | Completion::Adopted(_) | Completion::Read { .. } => true,
             Completion::ChunksWritten(_) => !self.copy.complete,
             // Another thread of the journal said so, or nothing was written for it.
-            Completion::Snapshot(_) | Completion::SnapshotGivenUp | Completion::Room(_) => false,
+            Completion::Snapshot(_)
+            | Completion::SnapshotGivenUp
+            | Completion::Room(_)
+            | Completion::DirectoryGone => false,
         };
         if of_the_log {
             self.copy.own_disk.note_done(now);

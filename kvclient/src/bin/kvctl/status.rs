@@ -385,7 +385,7 @@ fn numbered(member: &Member) -> Option<u64> {
     (member.incarnation.0 > 0).then_some(member.incarnation.0)
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -15,7 +15,7 @@ use crate::replica::WISH_AGAIN;
 use crate::replica::copy::Copy;
 use crate::replica::divergence::Verdict;
 use crate::replica::effect::{Effect, Notice};
-use crate::replica::progress::{Phase, Slowness, grain};
+use crate::replica::progress::{CopyProgress, Phase, Slowness, grain};
 
 /// So often a newcomer is filled anew because the log went on faster than it could follow.
 const OUTRUN_MAX: u32 = 2;
