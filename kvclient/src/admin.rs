@@ -57,6 +57,8 @@ pub struct ServerStatus {
     pub memory: Memory,
     /// Whether its disk is nearly full.
     pub disk_full: bool,
+    /// How long its disk has been given something without doing any of it; zero while it moves.
+    pub disk_waits: Duration,
 }
 
 impl ServerStatus {
@@ -166,5 +168,6 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         plain: server.plain,
         memory: Memory { used: server.memory_used, max: server.memory_max },
         disk_full: server.disk_full,
+        disk_waits: Duration::from_millis(server.disk_waits_ms),
     }
 }

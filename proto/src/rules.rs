@@ -123,6 +123,20 @@ rules! {
     PrimaryDropsTails,
     /// REP-10: until it hears a newer epoch, a primary that wanted to leave may resume.
     LeavingMayResume,
+    /// REP-10: a primary whose own disk hangs yields.
+    HangingPrimaryYields,
+    /// REP-10: it yields to a copy that acknowledged what its own disk lacks, and to no other.
+    YieldsToWhoMoves,
+    /// REP-9: a primary whose own disk hangs has nobody left out: writes would wait all the same.
+    HangingBlamesNobody,
+    /// REP-10: neither handing over nor stopping waits for a disk that hangs.
+    LeavingNeedsNoDisk,
+    /// Policy: a candidate whose disk hangs is replaced.
+    HangingCandidateIsReplaced,
+    /// Policy: it is replaced by one whose disk moves, and by no other.
+    ReplacedIfAnotherMoves,
+    /// Policy: whose disk hangs is left out of the view in which another leads, and not recruited.
+    HangingIsLeftOut,
     /// REP-10: a release is about promises made in older epochs only.
     ReleaseIsBoundToItsEpoch,
     /// Leases: a read is answered only under one.

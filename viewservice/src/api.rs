@@ -336,6 +336,9 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         memory_used: progress.map_or(0, |progress| progress.memory.used),
         memory_max: progress.map_or(0, |progress| progress.memory.max),
         disk_full: progress.is_some_and(|progress| progress.disk_full),
+        disk_waits_ms: progress.map_or(0, |progress| {
+            u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX)
+        }),
         member: Some(server.member.into()),
     }
 }

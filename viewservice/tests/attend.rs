@@ -351,6 +351,7 @@ async fn a_first_message_that_is_no_registration_is_refused() {
         role: Role::Spare,
         memory: Memory::default(),
         disk_full: false,
+        disk_waits: Duration::ZERO,
     });
     let nameless = pb::Register::default();
     let garbage = [

@@ -429,6 +429,7 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
+            disk_waits_ms: 0,
         });
         let backup = vs::ServerStatus {
             member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
@@ -442,6 +443,7 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
+            disk_waits_ms: 0,
         };
         Ok(Response::new(vs::StatusResponse {
             view: Some(view.into()),

@@ -1,5 +1,7 @@
 //! What a full server and the view service say to each other.
 
+use std::time::Duration;
+
 use super::{
     Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, op, required,
     sixteen,
@@ -56,6 +58,12 @@ impl TryFrom<pb::FromServer> for FromServer {
                 reason: evict.reason,
             },
             Body::Leave(_) => Wish::Leave,
+            Body::Yield(pb::Yield { generation: of, view_number, to, reason }) => Wish::Yield {
+                generation: generation(of)?,
+                number: ViewNumber(view_number),
+                to: list(to)?,
+                reason,
+            },
         };
         Ok(FromServer::Wish(wish))
     }
@@ -135,6 +143,12 @@ impl From<Wish> for pb::from_server::Body {
                 reason,
             }),
             Wish::Leave => Self::Leave(pb::Leave {}),
+            Wish::Yield { generation, number, to, reason } => Self::Yield(pb::Yield {
+                generation: generation.0,
+                view_number: number.0,
+                to: into_list(to),
+                reason,
+            }),
         }
     }
 }
@@ -153,6 +167,7 @@ impl From<Progress> for pb::ServerPing {
             memory_used: progress.memory.used,
             memory_max: progress.memory.max,
             disk_full: progress.disk_full,
+            disk_waits_ms: u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
@@ -173,6 +188,7 @@ impl TryFrom<pb::ServerPing> for Progress {
             role: Role::try_from(ping.role.as_str())?,
             memory: Memory { used: ping.memory_used, max: ping.memory_max },
             disk_full: ping.disk_full,
+            disk_waits: Duration::from_millis(ping.disk_waits_ms),
         })
     }
 }

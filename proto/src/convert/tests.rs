@@ -288,7 +288,7 @@ impl Gen {
     }
     fn server_message(&mut self) -> FromServer {
         let (generation, number) = (self.generation(), ViewNumber(self.number()));
-        FromServer::Wish(match self.below(6) {
+        FromServer::Wish(match self.below(7) {
             0 => {
                 return FromServer::Register {
                     name: self.member().name,
@@ -311,6 +311,12 @@ impl Gen {
                 server: self.member(),
                 reason: "no progress".into(),
             },
+            5 => Wish::Yield {
+                generation,
+                number,
+                to: self.several(Self::member),
+                reason: "it hangs".into(),
+            },
             _ => Wish::Leave,
         })
     }
@@ -329,6 +335,7 @@ impl Gen {
             role: roles[self.below(4) as usize],
             memory: Memory { used: self.number(), max: self.number() },
             disk_full: self.number() % 2 == 1,
+            disk_waits: self.millis(),
         }
     }
     fn view_service_message(&mut self) -> ToServer {

@@ -216,6 +216,16 @@ impl<'a> Story<'a> {
         }
     }
 
+    /// The disk of a server does nothing from now on, and tells no error.
+    pub fn hang_disk(&mut self, server: usize) {
+        self.world.hang_disk(server);
+    }
+
+    /// It goes on, with everything that it was given meanwhile.
+    pub fn disk_answers(&mut self, server: usize) {
+        self.world.disk_answers(server);
+    }
+
     /// Asks a server to stop in good order.
     pub fn leave(&mut self, server: usize) {
         self.world.fault_leave(server);

@@ -335,6 +335,7 @@ impl World<'_> {
                 self.views.evicted.insert(backup.clone());
             }
             Notice::WantsToStop { leads: true, .. } => self.visits.note(Path::HandOver),
+            Notice::Yields { .. } => self.visits.note(Path::Yielded),
             Notice::NobodyToTakeOver(_) => self.visits.note(Path::NobodyToTakeOver),
             _ => {}
         }

@@ -329,7 +329,12 @@ impl Leader {
     }
 
     fn ping(&mut self, member: &Member, progress: Progress, now: Timestamp, out: &mut Vec<Effect>) {
+        let hung = self.liveness.disk_hangs(member);
         self.liveness.observe(member, Some(progress), now);
+        let hangs = self.liveness.disk_hangs(member);
+        if hangs != hung {
+            out.push(Effect::Notice(Notice::Disk { member: member.clone(), hangs }));
+        }
         let view = self.state.view();
         if view.is_primary(member)
             && view.is_activated()
@@ -349,6 +354,10 @@ impl Leader {
         if let Wish::Evict { server, reason, .. } = &wish {
             let (by, server, reason) = (member.clone(), server.clone(), reason.clone());
             out.push(Effect::Notice(Notice::AsksWithout { by, server, reason }));
+        }
+        if let Wish::Yield { reason, .. } = &wish {
+            let (by, reason) = (member.clone(), reason.clone());
+            out.push(Effect::Notice(Notice::Yields { by, reason }));
         }
         match requests::wish(&self.state, &self.liveness, member, wish, now) {
             Granted::Propose(command) => {

@@ -8,7 +8,8 @@ use std::fmt;
 use std::time::Duration;
 
 use kvproto::registration::Progress;
-use kvproto::{Member, OpNumber, ServerName, Settings, Timestamp};
+use kvproto::rules::{Rule, keeps};
+use kvproto::{Member, OpNumber, ServerName, Settings, Timestamp, View};
 
 #[cfg(test)]
 mod tests;
@@ -106,6 +107,7 @@ struct Record {
 pub struct Liveness {
     dead_after: Duration,
     ping_interval: Duration,
+    stall_after: Duration,
     lives: BTreeMap<Member, Life>,
     records: BTreeMap<ServerName, Record>,
     ticked: Timestamp,
@@ -125,6 +127,7 @@ impl Liveness {
         let mut liveness = Liveness {
             dead_after: settings.dead_after,
             ping_interval: settings.ping_interval,
+            stall_after: settings.stall_after,
             lives: BTreeMap::new(),
             records: BTreeMap::new(),
             ticked: now,
@@ -343,11 +346,28 @@ impl Liveness {
         dead.map(|(member, _)| member.clone()).collect()
     }
 
-    /// Whether the server may be taken into a view: alive beyond doubt, and heard since it was last
-    /// evicted.
+    /// Whether its disk has stood still for `stall-after` with something to do, by its last ping.
+    #[must_use]
+    pub fn disk_hangs(&self, member: &Member) -> bool {
+        self.progress(member).is_some_and(|progress| progress.disk_waits >= self.stall_after)
+    }
+
+    /// Whether its disk is known to move: adopting this view gave it something to do, and nothing is
+    /// left of that. One that was given nothing of late may hang unnoticed.
+    #[must_use]
+    pub fn disk_moves_in(&self, member: &Member, view: &View) -> bool {
+        self.progress(member).is_some_and(|progress| {
+            let adopted = (progress.view.generation, progress.view.number);
+            adopted >= (view.generation, view.number) && progress.disk_waits.is_zero()
+        })
+    }
+
+    /// Whether the server may be taken into a view: alive beyond doubt, with a disk that does not hang,
+    /// and heard since it was last evicted.
     #[must_use]
     pub fn is_recruitable(&self, member: &Member) -> bool {
         self.state(member) == State::Alive
+            && !(self.disk_hangs(member) && keeps(Rule::HangingIsLeftOut))
             && self.lives.get(member).is_some_and(|life| {
                 life.evicted.is_none_or(|evicted| life.heard > evicted && life.moved > evicted)
             })

@@ -44,7 +44,21 @@ pub enum Notice {
         /// What it saw.
         reason: String,
     },
-    /// The backup was left out.
+    /// A primary wants another to lead in its place.
+    Yields {
+        /// The sender.
+        by: Member,
+        /// What it saw.
+        reason: String,
+    },
+    /// The disk of a server began to hang, or moves again.
+    Disk {
+        /// Whose.
+        member: Member,
+        /// Whether it hangs.
+        hangs: bool,
+    },
+    /// The server was left out.
     Evicted(Member),
     /// A server wants to stop.
     WantsToStop {
@@ -98,6 +112,7 @@ impl Notice {
         match self {
             Notice::Refused(..) => Level::Debug,
             Notice::Mixing(_)
+            | Notice::Disk { hangs: true, .. }
             | Notice::NobodyToTakeOver(_)
             | Notice::Forced { .. }
             | Notice::Waiting(_) => Level::Warn,
@@ -147,6 +162,13 @@ impl fmt::Display for Notice {
             Notice::AsksWithout { by, server, reason } => {
                 write!(f, "{by} asks for a view without {server}: {reason:?}")
             }
+            Notice::Yields { by, reason } => {
+                write!(f, "{by} asks that another server leads: {reason:?}")
+            }
+            Notice::Disk { member, hangs: true } => {
+                write!(f, "the disk of {member} hangs: nothing that it was given is written")
+            }
+            Notice::Disk { member, .. } => write!(f, "the disk of {member} moves again"),
             Notice::Evicted(backup) => write!(f, "{backup} is left out"),
             Notice::WantsToStop { member, leads: true } => {
                 write!(f, "Server {member} wants to stop: its backup takes over")

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use kvproto::rules::{Rule, keeps};
 use kvproto::{Member, OpNumber, ServerName, Timestamp, View};
 
 use super::law::{Command, Kind, Mode, ViewState};
@@ -49,21 +50,64 @@ pub fn without(
 }
 
 /// Who could take over from the primary: the eligible server that holds most, of equals the senior
-/// one. Servers that want to stop come last; suspected ones wait until it is known how they are.
+/// one. Those whose disk hangs come after all others, and servers that want to stop last; suspected
+/// ones wait until it is known how they are.
 #[must_use]
 pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
+    best_successor(state, liveness, |_| true)
+}
+
+fn best_successor(
+    state: &ViewState,
+    liveness: &Liveness,
+    suits: impl Fn(&Member) -> bool,
+) -> Option<Member> {
     let view = state.view();
     view.eligible
         .iter()
         .filter(|member| !view.is_primary(member) && state.is_present(member))
         .filter(|member| matches!(liveness.state(member), State::Alive | State::Leaving))
+        .filter(|member| suits(member))
         .min_by_key(|member| {
             let leaving = liveness.state(member) == State::Leaving;
+            let hangs = liveness.disk_hangs(member);
             let seniority = view.backups.iter().position(|backup| backup == *member);
             let seniority = seniority.unwrap_or(usize::MAX);
-            (leaving, Reverse(liveness.appended(member)), seniority, member.incarnation)
+            (leaving, hangs, Reverse(liveness.appended(member)), seniority, member.incarnation)
         })
         .cloned()
+}
+
+/// The view in which the best of these leads in place of the primary, whose disk hangs, and which
+/// leaves that out: it would be waited for. `None` if none of them is well.
+#[must_use]
+pub fn yielded(
+    state: &ViewState,
+    liveness: &Liveness,
+    to: &[Member],
+    now: Timestamp,
+) -> Option<Command> {
+    let well = |member: &Member| {
+        to.contains(member)
+            && liveness.state(member) == State::Alive
+            && !liveness.disk_hangs(member)
+    };
+    let other = best_successor(state, liveness, well)?;
+    Some(promote(state, liveness, other, state.view().primary.as_ref(), now))
+}
+
+/// Who leads in place of a candidate whose disk hangs before it has activated its view: one whose
+/// disk moves. Where all hang the view stays: it would only be handed to and fro.
+fn instead_of_hanging(state: &ViewState, liveness: &Liveness, primary: &Member) -> Option<Member> {
+    let view = state.view();
+    let hangs = liveness.disk_hangs(primary) && keeps(Rule::HangingCandidateIsReplaced);
+    if view.is_activated() || !hangs {
+        return None;
+    }
+    best_successor(state, liveness, |member| {
+        let moves = liveness.disk_moves_in(member, view) || !keeps(Rule::ReplacedIfAnotherMoves);
+        moves && liveness.state(member) == State::Alive
+    })
 }
 
 /// Why the cluster cannot go on, or not with writes, and what to do about it.
@@ -211,13 +255,16 @@ fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
         if !state.ever_activated() {
             return first_primary(state, liveness);
         }
-        return promote(state, liveness, successor(state, liveness)?, now);
+        return Some(promote(state, liveness, successor(state, liveness)?, None, now));
     }
     if liveness.state(primary) == State::Leaving
         && let Some(other) = successor(state, liveness)
         && liveness.state(&other) == State::Alive
     {
-        return promote(state, liveness, other, now);
+        return Some(promote(state, liveness, other, None, now));
+    }
+    if let Some(other) = instead_of_hanging(state, liveness, primary) {
+        return Some(promote(state, liveness, other, Some(primary), now));
     }
     let backups = if view.is_activated() {
         let mut kept = kept_backups(state, liveness);
@@ -244,17 +291,22 @@ fn first_primary(state: &ViewState, liveness: &Liveness) -> Option<Command> {
 }
 
 /// Promotion and the recruiting of spares happen in one view change, so that there is no view
-/// without a backup where one could have been.
+/// without a backup where one could have been. A former primary whose disk hangs lives and is eligible,
+/// but as a backup it would be waited for.
 fn promote(
     state: &ViewState,
     liveness: &Liveness,
     primary: Member,
+    hanging: Option<&Member>,
     now: Timestamp,
-) -> Option<Command> {
+) -> Command {
     let mut backups = kept_backups(state, liveness);
     backups.retain(|backup| *backup != primary);
-    recruit(state, liveness, &primary, &mut backups, None, now);
-    Some(propose(state, primary, backups))
+    if !keeps(Rule::HangingIsLeftOut) {
+        backups.extend(hanging.cloned());
+    }
+    recruit(state, liveness, &primary, &mut backups, hanging, now);
+    propose(state, primary, backups)
 }
 
 /// While a view is only proposed its live primary is given time, and nobody is recruited. But a

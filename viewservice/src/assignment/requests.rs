@@ -186,7 +186,7 @@ fn refused_for_its_data(
 pub enum Granted {
     /// The law decides.
     Propose(Command),
-    /// The law decides; if it agrees, this backup counts as evicted.
+    /// The law decides; if it agrees, this server counts as evicted.
     Evict(Command, Member),
     /// The sender counts as leaving; the planner goes on from there.
     Leaving,
@@ -206,6 +206,9 @@ pub fn wish(
     now: Timestamp,
 ) -> Granted {
     let id = |generation: Generation, number: ViewNumber| ViewId { generation, number };
+    let speaks_for_the_view = |generation: Generation, number: ViewNumber| {
+        state.view_id() == id(generation, number) && state.view().is_primary(by)
+    };
     match wish {
         Wish::Activate { generation, number, reconciled } => Granted::Propose(Command::Activate {
             by: by.clone(),
@@ -218,13 +221,20 @@ pub fn wish(
             server,
         }),
         Wish::Evict { generation, number, server, .. } => {
-            let speaks_for_the_view =
-                state.view_id() == id(generation, number) && state.view().is_primary(by);
-            if !speaks_for_the_view {
+            if !speaks_for_the_view(generation, number) {
                 return Granted::Nothing;
             }
             match planner::without(state, liveness, &server, now) {
                 Some(command) => Granted::Evict(command, server),
+                None => Granted::Nothing,
+            }
+        }
+        Wish::Yield { generation, number, to, .. } => {
+            if !speaks_for_the_view(generation, number) {
+                return Granted::Nothing;
+            }
+            match planner::yielded(state, liveness, &to, now) {
+                Some(command) => Granted::Evict(command, by.clone()),
                 None => Granted::Nothing,
             }
         }

@@ -4,6 +4,7 @@
 //! numbers; each is told twice, with the pings as the lab wrote them and with full servers. `h…` are
 //! holes that earlier wordings of the protocol had, `s2_…` defects of the Go predecessor.
 
+mod disks;
 mod holes;
 mod lab;
 #[cfg(debug_assertions)]
@@ -52,6 +53,8 @@ struct Process {
     stuck: bool,
     appended: OpNumber,
     committed: OpNumber,
+    /// How long its disk has stood still with something to do.
+    disk_waits: Duration,
 }
 
 /// A view service and the servers around it.
@@ -80,6 +83,7 @@ impl Process {
             stuck: false,
             appended: OpNumber(0),
             committed: OpNumber(0),
+            disk_waits: Duration::ZERO,
         }
     }
 }
@@ -313,6 +317,7 @@ impl World {
             role: Role::Spare,
             memory: Memory::default(),
             disk_full: false,
+            disk_waits: process.disk_waits,
         };
         let habit = process.habit;
         if process.stream.is_none() {

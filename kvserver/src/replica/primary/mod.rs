@@ -56,6 +56,9 @@ pub struct Primary {
     digests: Digests,
     /// Copies disagree and nobody can tell which is right: writes have stopped.
     disagreement: Option<Disagreement>,
+    /// Since when others have acknowledged what this server's own disk lacks.
+    outdone_since: Option<Timestamp>,
+    yield_wished_at: Option<Timestamp>,
     /// Log time goes on from here with this machine's clock.
     anchor: (Timestamp, LogTime),
     /// Callers by the op that they wait for.
@@ -120,6 +123,8 @@ impl Primary {
             heartbeat_at: None,
             digests: Digests::default(),
             disagreement: None,
+            outdone_since: None,
+            yield_wished_at: None,
             anchor,
             waiting: BTreeMap::new(),
             in_flight,
@@ -199,6 +204,7 @@ impl Primary {
         self.count_in(copy, now, out);
         self.leave_out(copy, now, out);
         self.give_way(now, out);
+        self.yield_to_who_moves(copy, now, out);
         self.heartbeat(copy, now, out);
         self.answer_reads(copy, now, out);
         self.notice_room(copy, now, out);

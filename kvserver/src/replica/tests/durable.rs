@@ -44,7 +44,7 @@ fn recovered(work: &[Work], items: Items) -> Recovered {
 }
 
 impl World {
-    fn durable() -> World {
+    pub(super) fn durable() -> World {
         World { durable: true, ..World::new() }
     }
 

@@ -3,6 +3,7 @@
 
 mod durable;
 mod failover;
+mod hanging;
 mod joining;
 mod leaving;
 mod memory;

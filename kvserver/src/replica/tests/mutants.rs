@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{durable, failover, joining, reads, writes};
+use super::{durable, failover, hanging, joining, reads, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -60,6 +60,11 @@ const MUTANTS: &[Mutant] = &[
     story!([FreshRound] reads::a_confirmation_of_an_older_round_proves_nothing),
     story!([OrderedExpiryStands] writes::nothing_extends_a_session_whose_expiry_is_ordered),
     story!([PromotionRenewsLeases] failover::a_new_primary_gives_every_session_a_full_lease),
+    story!([OwnJournalCounts] hanging::hole_8a_what_only_others_have_safe_is_not_answered),
+    story!([HangingPrimaryYields] hanging::a_primary_whose_disk_hangs_yields_to_the_copy_that_has_what_it_lacks),
+    story!([YieldsToWhoMoves] hanging::hole_8c_where_both_disks_hang_nobody_yields),
+    story!([HangingBlamesNobody] hanging::a_primary_whose_disk_hangs_has_nobody_left_out),
+    story!([LeavingNeedsNoDisk] hanging::a_primary_whose_disk_hangs_leaves_without_it),
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{holes, rules, scars};
+use super::{disks, holes, rules, scars};
 use crate::assignment::law::tests::returning;
 
 /// Rules dropped together, since each covers for the other, and who notices.
@@ -33,6 +33,9 @@ const MUTANTS: &[Mutant] = &[
     story!([SyncedByIncarnation] holes::h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life),
     story!([RestartedIsNew] rules::h1_the_role_of_a_primary_does_not_survive_its_restart),
     story!([PlainPingIsInert] rules::kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert),
+    story!([HangingCandidateIsReplaced] disks::hole_8b_a_candidate_whose_disk_hangs_is_replaced_by_one_whose_disk_moves),
+    story!([ReplacedIfAnotherMoves] disks::hole_8c_where_both_disks_hang_the_view_is_not_handed_to_and_fro),
+    story!([HangingIsLeftOut] disks::hole_8d_a_primary_that_yields_is_left_out_until_its_disk_moves),
 ];
 
 #[test]
