@@ -453,8 +453,9 @@ impl World<'_> {
                     process.member.as_ref().is_some_and(|m| world.views.state().is_present(m))
                 })
             };
-            let twin_stays =
-                registered(self, twin) && !registered(self, first) && !self.machines[twin].is_astray;
+            let twin_stays = registered(self, twin)
+                && !registered(self, first)
+                && !self.machines[twin].is_astray;
             let stop = if twin_stays { first } else { twin };
             self.crash(stop);
             self.machines[stop].gone = true;

@@ -18,8 +18,8 @@ impl Astray {
         let data = dir.path().join("data").display().to_string();
         let at = format!("127.0.0.1:{}", free_port().expect("a free port"));
         let vs = cluster.view_service_addr();
-        let flags =
-            ["--addr", &at, "--advertise", advertise, "--vs", vs, "--data-dir", &data].map(str::to_owned);
+        let flags = ["--addr", &at, "--advertise", advertise, "--vs", vs, "--data-dir", &data]
+            .map(str::to_owned);
         let process = Process::new("kvserver", "astray", flags.into(), dir.path());
         let mut process = process.expect("it was built");
         process.start().expect("it runs");
