@@ -112,7 +112,7 @@ impl Peers {
             | Body::TransferStart { .. }
             | Body::TransferChunk { .. }
             | Body::TransferEnd(_) => self.send_outbound(message),
-            Body::Opened(_) | Body::Ack(_) | Body::Fenced(_) => self.inbound.answer(message),
+            Body::Opened(_) | Body::Ack(_) | Body::Fenced => self.inbound.answer(message),
             Body::Released => self.tell(message),
         }
     }

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use crate::batch::Batch;
 use crate::command::{Outcome, Refusal};
 use crate::ids::{
-    ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, StreamNumber,
+    ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, Revision, SessionId,
+    StreamNumber,
 };
 use crate::snapshot::SnapshotEnd;
 use crate::time::{LogTime, Timestamp};
-use crate::view::View;
 
 /// A message between two copies.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -41,8 +41,8 @@ pub enum Body {
     Append(Append),
     /// Copy: what it has.
     Ack(Ack),
-    /// Copy: it knows this newer view.
-    Fenced(Box<View>),
+    /// Copy: it knows of the newer epoch that the message speaks for.
+    Fenced,
     /// Primary: empty yourself, a full copy follows.
     TransferStart {
         /// The op at which the copy is taken.
@@ -74,6 +74,8 @@ pub struct Opened {
     pub committed: OpNumber,
     /// False in a half transfer.
     pub complete: bool,
+    /// The newest record of the view service that is safe there. It is one of this epoch.
+    pub recorded: Revision,
 }
 
 /// A batch of entries, or with none a heartbeat.
@@ -114,6 +116,8 @@ pub struct Ack {
     pub chunks: u64,
     /// Its disk is nearly full.
     pub disk_full: bool,
+    /// The newest record of the view service that is safe there. It is one of this epoch.
+    pub recorded: Revision,
 }
 
 /// Order-free digest of a store: equal states have equal digests.
@@ -177,7 +181,7 @@ impl Body {
             | Body::TransferStart { .. }
             | Body::TransferChunk { .. }
             | Body::TransferEnd(_) => true,
-            Body::Opened(_) | Body::Ack(_) | Body::Fenced(_) | Body::Released => false,
+            Body::Opened(_) | Body::Ack(_) | Body::Fenced | Body::Released => false,
         }
     }
 }

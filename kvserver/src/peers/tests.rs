@@ -108,6 +108,7 @@ async fn answers_go_back_on_the_stream_they_name_and_on_no_other() {
         last: OpNumber(0),
         committed: OpNumber(0),
         complete: true,
+        recorded: kvproto::Revision(1),
     });
     // Who is fenced is answered in a newer epoch than that of its stream.
     let mut fenced = message(&primary, 1, opened.clone());

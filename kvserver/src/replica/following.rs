@@ -106,6 +106,7 @@ impl Following {
             last: copy.log.last().op,
             committed: copy.committed,
             complete: copy.complete,
+            recorded: copy.recorded.revision,
         };
         self.answer(copy, Body::Opened(opened), out);
     }
@@ -208,6 +209,13 @@ impl Following {
         }
     }
 
+    /// Says that a newer record is safe here.
+    pub(super) fn acknowledge_record(&mut self, copy: &Copy, out: &mut Vec<Effect>) {
+        if self.stream > StreamNumber(0) {
+            self.acknowledge(copy, None, out);
+        }
+    }
+
     /// Acknowledges chunks of a transfer that the journal has taken: the primary sends no faster
     /// than they are written.
     pub(super) fn acknowledge_chunks(&mut self, copy: &Copy, written: u64, out: &mut Vec<Effect>) {
@@ -231,6 +239,7 @@ impl Following {
             digest,
             chunks: self.chunks_written,
             disk_full: copy.disk_full(),
+            recorded: copy.recorded.revision,
         };
         self.answer(copy, Body::Ack(ack), out);
     }

@@ -197,6 +197,7 @@ mod tests {
             last: log.last().op,
             committed: OpNumber(0),
             complete: true,
+            recorded: kvproto::Revision(1),
         }
     }
 

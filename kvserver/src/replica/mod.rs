@@ -138,6 +138,8 @@ pub struct Replica {
     copy: Copy,
     following: Following,
     primary: Option<Primary>,
+    /// The newest opening of a stream to this copy, until it is answered.
+    knocking: Option<Message>,
     /// The operator wants this server to stop.
     leaving: bool,
     /// This server led an older epoch and owes the present primary the word that it stopped.
@@ -159,6 +161,7 @@ impl Hash for Replica {
             copy,
             following,
             primary,
+            knocking,
             leaving,
             release_due,
             role,
@@ -167,7 +170,7 @@ impl Hash for Replica {
             shown: _,
             steps: _,
         } = self;
-        (copy, following, primary, leaving, release_due).hash(state);
+        (copy, following, primary, knocking, leaving, release_due).hash(state);
         (role, wished_to_leave_at, stepped_at).hash(state);
     }
 }
@@ -210,6 +213,7 @@ impl Replica {
             copy,
             following: Following::default(),
             primary: None,
+            knocking: None,
             leaving: false,
             release_due: false,
             role: Role::Spare,
@@ -244,6 +248,7 @@ impl Replica {
             Event::Stay => self.stay(),
             Event::NobodyToTakeOver => self.on_nobody_to_take_over(effects),
         }
+        self.let_in(now, effects);
         if let Some(primary) = &mut self.primary {
             primary.advance(&mut self.copy, now, effects);
         }
@@ -394,6 +399,10 @@ impl Replica {
                 self.copy.adopted = self.copy.adopted.max(epoch);
                 self.following.acknowledge_safe(&self.copy, out);
             }
+            Completion::Recorded(order) => {
+                self.copy.recorded = self.copy.recorded.max(order);
+                self.following.acknowledge_record(&self.copy, out);
+            }
             Completion::ChunksWritten(chunks) if self.copy.complete => {
                 self.copy.snapshots.note_written(chunks);
             }
@@ -441,32 +450,66 @@ impl Replica {
                 self.copy.promises.release(&message.from, message.epoch);
                 return;
             }
-            Body::Fenced(view) => {
-                self.learn(now, *view, out);
-                self.adopt(message.epoch, out);
+            Body::Fenced => {
+                self.hear_of(message.epoch, out);
                 return;
             }
             _ => {}
         }
         if message.epoch < self.copy.epoch && keeps(Rule::OldEpochRefused) {
             if message.body.is_from_primary() {
-                let fenced = Body::Fenced(Box::new(self.copy.view.clone()));
-                let epoch = self.copy.epoch;
-                out.push(self.copy.send(epoch, message.from, message.stream, fenced));
+                out.push(self.fence(&message));
             }
             return;
         }
-        self.adopt(message.epoch, out);
+        self.hear_of(message.epoch, out);
         match (&mut self.primary, message.body.is_from_primary()) {
-            (None, true) => {
-                // Counted on as a backup again, whatever it led before.
-                self.copy.led = None;
+            (None, true) if message.body == Body::Open => {
+                let newest = self.knocking.as_ref().map(|known| (known.epoch, known.stream));
+                if newest < Some((message.epoch, message.stream))
+                    || !keeps(Rule::NewestStreamCounts)
+                {
+                    self.knocking = Some(message);
+                }
+            }
+            (None, true) if message.epoch <= self.copy.epoch => {
                 self.following.on_message(&mut self.copy, now, message, out);
             }
             (Some(primary), false) => primary.on_message(&mut self.copy, now, message, out),
             // An answer to a primaryship that is over, or another primary of our own epoch, which
             // cannot be.
             _ => {}
+        }
+    }
+
+    /// VIEW-8: an opening is answered once a record of its epoch is safe here. Whoever matches with a
+    /// primary knows from the view service itself that it is one, and can prove afterwards that it was.
+    fn let_in(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let copy = &self.copy;
+        let is_over = |epoch| epoch < copy.epoch && keeps(Rule::OldEpochRefused);
+        let may = copy.has_record_of_epoch() || !keeps(Rule::RecordBeforeMatching);
+        let due = |knock: &mut Message| is_over(knock.epoch) || knock.epoch == copy.epoch && may;
+        let Some(knock) = self.knocking.take_if(due) else {
+            return;
+        };
+        if knock.epoch < copy.epoch {
+            out.push(self.fence(&knock));
+            return;
+        }
+        // Counted on as a backup again, whatever it led before.
+        self.copy.led = None;
+        self.following.on_message(&mut self.copy, now, knock, out);
+    }
+
+    fn fence(&self, message: &Message) -> Effect {
+        self.copy.send(self.copy.epoch, message.from.clone(), message.stream, Body::Fenced)
+    }
+
+    /// A peer knows of this epoch. A primary stops at once when it is a newer one; but which epochs
+    /// there are a copy learns from the view service alone (VIEW-8).
+    fn hear_of(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
+        if self.primary.is_some() || !keeps(Rule::RecordBeforeMatching) {
+            self.adopt(epoch, out);
         }
     }
 

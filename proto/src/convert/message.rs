@@ -10,7 +10,9 @@ use super::{
 };
 use crate::batch::Batch;
 use crate::command::Entry;
-use crate::ids::{Epoch, Nonce, Position, RequestNumber, SessionId, StreamNumber, ViewNumber};
+use crate::ids::{
+    Epoch, Nonce, Position, RequestNumber, Revision, SessionId, StreamNumber, ViewNumber,
+};
 use crate::message::{Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord};
 use crate::pb::replication as pb;
 use crate::snapshot::SnapshotEnd;
@@ -55,7 +57,7 @@ impl From<Body> for pb::message::Body {
             Body::Opened(opened) => Self::Opened(opened.into()),
             Body::Append(append) => Self::Append(append.into()),
             Body::Ack(ack) => Self::Ack(ack.into()),
-            Body::Fenced(view) => Self::Fenced(pb::Fenced { view: Some((*view).into()) }),
+            Body::Fenced => Self::Fenced(pb::Fenced {}),
             Body::TransferStart { at, keys } => {
                 Self::TransferStart(pb::TransferStart { at: Some(at.into()), keys })
             }
@@ -77,10 +79,7 @@ impl TryFrom<pb::message::Body> for Body {
             Kind::Opened(opened) => Body::Opened(opened.try_into()?),
             Kind::Append(append) => Body::Append(append.try_into()?),
             Kind::Ack(ack) => Body::Ack(ack.try_into()?),
-            Kind::Fenced(fenced) => {
-                let view = required(fenced.view, "a fence names no view")?;
-                Body::Fenced(Box::new(view.try_into()?))
-            }
+            Kind::Fenced(_) => Body::Fenced,
             Kind::TransferStart(start) => Body::TransferStart {
                 at: required(start.at, "a transfer names no position")?.try_into()?,
                 keys: start.keys,
@@ -121,6 +120,7 @@ impl From<Opened> for pb::Opened {
             last: opened.last.0,
             committed: opened.committed.0,
             complete: opened.complete,
+            recorded: opened.recorded.0,
         }
     }
 }
@@ -133,6 +133,7 @@ impl TryFrom<pb::Opened> for Opened {
             last: op(opened.last)?,
             committed: op(opened.committed)?,
             complete: opened.complete,
+            recorded: Revision(opened.recorded),
         })
     }
 }
@@ -206,6 +207,7 @@ impl From<Ack> for pb::Ack {
             digest: ack.digest.map_or_else(Bytes::new, Into::into),
             chunks: ack.chunks,
             disk_full: ack.disk_full,
+            recorded: ack.recorded.0,
         }
     }
 }
@@ -221,6 +223,7 @@ impl TryFrom<pb::Ack> for Ack {
             digest: digest(&ack.digest)?,
             chunks: ack.chunks,
             disk_full: ack.disk_full,
+            recorded: Revision(ack.recorded),
         })
     }
 }

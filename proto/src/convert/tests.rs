@@ -244,6 +244,7 @@ impl Gen {
                 last: self.op(),
                 committed: self.op(),
                 complete: self.yes(),
+                recorded: Revision(self.number()),
             }),
             2 => Body::Append(Append {
                 previous: self.position(),
@@ -263,8 +264,9 @@ impl Gen {
                 digest: self.maybe(Self::digest),
                 chunks: self.number(),
                 disk_full: self.yes(),
+                recorded: Revision(self.number()),
             }),
-            4 => Body::Fenced(Box::new(self.view())),
+            4 => Body::Fenced,
             5 => Body::TransferStart { at: self.position(), keys: self.number() },
             6 => Body::TransferChunk { number: self.number(), records: self.bytes() },
             7 => Body::TransferEnd(SnapshotEnd {

@@ -18,7 +18,7 @@ pub(super) fn brief(message: &Message) -> String {
             append.nonce
         ),
         Body::Ack(ack) => format!("has matched {}, nonce {}", ack.matched, ack.nonce),
-        Body::Fenced(view) => format!("knows view {}", view.number),
+        Body::Fenced => "knows a newer epoch".into(),
         Body::TransferStart { at, .. } => format!("a full transfer as of {at} begins"),
         Body::TransferChunk { number, .. } => format!("chunk {number}"),
         Body::TransferEnd(_) => "the transfer ends".to_owned(),

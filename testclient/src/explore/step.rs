@@ -73,6 +73,7 @@ impl State {
                     Work::Append(_) | Work::Reset { .. } => written.push_back(work),
                     // Their place among the appends makes no difference here.
                     Work::Adopt(_)
+                    | Work::Record(_)
                     | Work::SnapshotChunk(_)
                     | Work::Committed { .. }
                     | Work::Read { .. } => {

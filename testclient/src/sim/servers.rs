@@ -97,6 +97,7 @@ impl SlowJournal {
     fn take(&mut self, work: Work) -> Option<Ticket> {
         Some(match work {
             Work::Adopt(epoch) => self.pending.adopt(epoch),
+            Work::Record(record) => self.pending.record(record.order()),
             Work::Append(entries) => {
                 let ticket = self.pending.append(&entries);
                 self.written.extend(entries.iter().map(|entry| (entry.op(), ticket)));

@@ -111,6 +111,7 @@ impl Primary {
         if !matches!(progress.phase, Phase::Opening) {
             return;
         }
+        progress.recorded = progress.recorded.max(opened.recorded);
         let common = copy.log.common_point(opened);
         let usable = opened.complete && !progress.lacks_everything;
         // What is no longer in memory may still be on disk.
@@ -147,6 +148,7 @@ impl Primary {
             return;
         }
         progress.disk_full = ack.disk_full;
+        progress.recorded = progress.recorded.max(ack.recorded);
         match &mut progress.phase {
             Phase::Transferring(transfer) => {
                 if transfer.note_received(ack.chunks) {
