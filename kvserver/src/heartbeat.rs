@@ -12,8 +12,10 @@ use anyhow::{Context, anyhow, bail};
 use kvprocess::dial;
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
-use kvproto::registration::{FromServer, Held, PROTOCOL_LEVEL, RefusedReason, ToServer, Wish};
-use kvproto::{ClusterId, Member, ServerName, View};
+use kvproto::registration::{
+    FromServer, Held, PROTOCOL_LEVEL, RefusedReason, Registration, ToServer, Wish,
+};
+use kvproto::{ClusterId, LifeId, Member, ServerName, View};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -38,6 +40,7 @@ const SENT_QUEUED_MAX: usize = 64;
 /// What the heartbeat needs of its server.
 pub struct Heartbeat {
     name: ServerName,
+    life: LifeId,
     view_servers: Vec<String>,
     node: NodeHandle,
     wishes: mpsc::Receiver<Wish>,
@@ -68,11 +71,11 @@ impl<E: Into<anyhow::Error>> From<E> for Ended {
 }
 
 impl Heartbeat {
-    /// For the server of this name, which gives its number and first view to `registered` and then
+    /// For this process of the server of this name, which gives its number and first view to `registered` and then
     /// every newer view to `node`. On its disk, if it has one, it `found` this, of that cluster.
     #[must_use]
     pub fn new(
-        name: ServerName,
+        (name, life): (ServerName, LifeId),
         view_servers: Vec<String>,
         found: Option<(Held, Option<ClusterId>)>,
         node: NodeHandle,
@@ -81,6 +84,7 @@ impl Heartbeat {
     ) -> Heartbeat {
         Heartbeat {
             name,
+            life,
             view_servers,
             node,
             wishes,
@@ -159,13 +163,15 @@ impl Heartbeat {
         let (up, queued) = mpsc::channel(SENT_QUEUED_MAX);
         let known = self.node.standing().view;
         let found = self.found.clone();
-        let register = FromServer::Register {
+        let register = FromServer::Register(Registration {
             name: self.name.clone(),
+            life: self.life,
             incarnation: self.me.as_ref().map(|me| me.incarnation),
             cluster: known.map(|view| view.cluster).or(found.as_ref().and_then(|(_, of)| *of)),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
-        };
+            shown: None,
+        });
         up.try_send(register.into())?;
         let mut client = RegistrationClient::new(channel);
         let answer = timeout(ANSWER_WITHIN, client.attend(ReceiverStream::new(queued))).await??;

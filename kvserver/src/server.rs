@@ -11,8 +11,8 @@ use kvprocess::listen::Listeners;
 use kvprocess::machine;
 use kvprocess::serve::{Diversion, serve};
 use kvprocess::size::Size;
-use kvproto::Role;
 use kvproto::wire::GREETING;
+use kvproto::{LifeId, Role};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -70,6 +70,7 @@ pub async fn run_watched(
     let halt = CancellationToken::new();
     let _halt_at_the_end = halt.clone().drop_guard();
     let name = config.name(listeners.port());
+    let life = LifeId(rand::random());
     let inbound = Arc::new(InboundStreams::default());
     let (wishes, wishes_out) = mpsc::channel(WISHES_QUEUED_MAX);
     let (registered, registration) = oneshot::channel();
@@ -113,8 +114,14 @@ pub async fn run_watched(
     let health = api::keep_health(reporter, node.clone());
     let held = storage.as_ref().map(Storage::held);
     let durable = storage.is_some();
-    let heartbeat =
-        Heartbeat::new(name, config.view_servers, held, node.clone(), wishes_out, registered);
+    let heartbeat = Heartbeat::new(
+        (name, life),
+        config.view_servers,
+        held,
+        node.clone(),
+        wishes_out,
+        registered,
+    );
     let refusal = attend_apart(heartbeat, halt.clone())?;
     let sequencer = async {
         let Ok((me, view)) = registration.await else {

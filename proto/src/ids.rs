@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::rules::{Rule, keeps};
 
@@ -248,6 +249,43 @@ identity! {
 identity! {
     /// Identity of a data directory: random, made once.
     StorageId
+}
+
+identity! {
+    /// Names one process of a server: drawn by it at its start, and never given to another. An
+    /// incarnation alone does not: a view service that was put back to an older state gives numbers
+    /// twice. All zero stands for a process that has not said.
+    LifeId
+}
+identity! {
+    /// Everything that made a record what it is: a hash chain over all changes of the view service's
+    /// state that raised its revision. Equal only with the same past.
+    History
+}
+
+impl LifeId {
+    /// True for the id that names no process.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.0 == [0; 16]
+    }
+}
+
+impl History {
+    /// Of a cluster that has just been founded.
+    #[must_use]
+    pub fn founding(cluster: ClusterId) -> History {
+        History::default().after(&cluster.0)
+    }
+
+    /// After one more change, in an encoding that no other change has.
+    #[must_use]
+    pub fn after(self, change: &[u8]) -> History {
+        let mut chained = Xxh3::new();
+        chained.update(&self.0);
+        chained.update(change);
+        History(chained.digest128().to_le_bytes())
+    }
 }
 
 fn from_hex(text: &str) -> Option<[u8; 16]> {

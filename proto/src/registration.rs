@@ -2,8 +2,8 @@
 //! `viewservice.proto`.
 
 use crate::ids::{
-    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Position, ServerName, StorageId,
-    ViewNumber,
+    ClusterId, Epoch, Generation, History, Incarnation, LifeId, Member, OpNumber, Position,
+    ServerName, StorageId, ViewNumber,
 };
 use crate::view::{Role, View, ViewOrder};
 use serde::{Deserialize, Serialize};
@@ -16,22 +16,30 @@ pub const PROTOCOL_LEVEL: u32 = 1;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FromServer {
     /// First message of a stream.
-    Register {
-        /// Address of the server in views.
-        name: ServerName,
-        /// `None` for a new life, otherwise the stream of this life is resumed.
-        incarnation: Option<Incarnation>,
-        /// The cluster the server belongs to, if any.
-        cluster: Option<ClusterId>,
-        /// Highest level the server speaks.
-        protocol_level: u32,
-        /// What it found on its disk; `None` if it keeps its data in memory.
-        held: Option<Held>,
-    },
+    Register(Registration),
     /// Sign of life.
     Ping(Progress),
     /// A wish that only the view service can grant.
     Wish(Wish),
+}
+
+/// A server that wants to attend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registration {
+    /// Its address in views.
+    pub name: ServerName,
+    /// Which process it is.
+    pub life: LifeId,
+    /// `None` for a new life; otherwise the stream of this one is resumed.
+    pub incarnation: Option<Incarnation>,
+    /// The cluster that it belongs to, if any.
+    pub cluster: Option<ClusterId>,
+    /// Highest protocol level that it speaks.
+    pub protocol_level: u32,
+    /// What it found on its disk; `None` if it keeps its data in memory.
+    pub held: Option<Held>,
+    /// VIEW-8: the newest record that it knows, from this life or, on disk, from a former one.
+    pub shown: Option<Box<View>>,
 }
 
 /// What a server found in its data directory when it started. What is damaged counts as not there.
@@ -94,6 +102,8 @@ pub enum Wish {
 pub struct Progress {
     /// Newest view record adopted.
     pub view: ViewOrder,
+    /// What led to that record.
+    pub history: History,
     /// Appended in this copy.
     pub appended: OpNumber,
     /// Committed.
@@ -156,6 +166,13 @@ pub enum RefusedReason {
     WrongKind,
     /// The cluster keeps its data elsewhere: on disk, or in memory.
     WrongMode,
+    /// VIEW-8: somebody showed what this view service does not know, so it decides nothing: try again.
+    Doubt,
+    /// A view service without any server listens first who knocks: try again.
+    Listening,
+    /// This life is of a past that is not that of the view service: it must not serve, and must not
+    /// throw away what it holds either.
+    OtherPast,
     /// The protocol level does not fit, or the message made no sense.
     Incompatible,
 }

@@ -1,10 +1,11 @@
 //! A view record and the rules that one record alone must obey.
 
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ClusterId, Epoch, Generation, Member, Revision, ServerName, ViewNumber};
+use crate::ids::{ClusterId, Epoch, Generation, History, Member, Revision, ServerName, ViewNumber};
 use crate::settings::Settings;
 
 /// Whether the primary of a view has begun to act in it.
@@ -28,7 +29,7 @@ pub struct ViewOrder {
 }
 
 /// A numbered configuration of the cluster, as the view service says it stands.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct View {
     /// Which cluster.
     pub cluster: ClusterId,
@@ -50,6 +51,30 @@ pub struct View {
     pub eligible: BTreeSet<Member>,
     /// Settings of the cluster.
     pub settings: Settings,
+    /// What led to this record. Two records of one order are the same only with the same history.
+    pub history: History,
+}
+
+/// Everything that decides what follows from the record. How it came about is left out, so that
+/// states which differ in nothing else are one to whoever explores them.
+impl Hash for View {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let View {
+            cluster,
+            generation,
+            number,
+            revision,
+            status,
+            primary_since,
+            primary,
+            backups,
+            eligible,
+            settings,
+            history: _,
+        } = self;
+        (cluster, generation, number, revision, status, primary_since).hash(state);
+        (primary, backups, eligible, settings).hash(state);
+    }
 }
 
 /// Part that a server plays in a view.
@@ -99,6 +124,7 @@ impl View {
             backups: Vec::new(),
             eligible: BTreeSet::new(),
             settings,
+            history: History::founding(cluster),
         }
     }
 

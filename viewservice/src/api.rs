@@ -23,7 +23,6 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::assignment::law::{Mode, NAME_SIZE_MAX};
 use crate::assignment::leader::{Report, ServerReport, Stream as Attended};
-use crate::assignment::requests::Registration;
 use crate::calls::Calls;
 use crate::monitor::{Handle, Refused, Stopping};
 
@@ -201,11 +200,9 @@ impl Door {
             Ok(Err(malformed)) => return self.refuse(&malformed.to_string()).await,
             Err(_late) => return self.refuse("no `register` came in time").await,
         };
-        let FromServer::Register { name, incarnation, cluster, protocol_level, held } = message
-        else {
+        let FromServer::Register(registration) = message else {
             return self.refuse("the first message must be `register`").await;
         };
-        let registration = Registration { name, incarnation, cluster, protocol_level, held };
         match self.monitor.register(registration, tell).await {
             Ok(Ok(attended)) => Ok(attended),
             Ok(Err(Refused { reason, message })) => {
@@ -231,7 +228,7 @@ impl Door {
                         self.monitor.progress(stream, progress).await
                     }
                     Ok(Ok(FromServer::Wish(wish))) => self.monitor.wish(stream, wish).await,
-                    Ok(Ok(FromServer::Register { .. })) => {
+                    Ok(Ok(FromServer::Register(_))) => {
                         return self.refuse("a stream registers once").await;
                     }
                     Ok(Err(Over)) => return Err(Over),

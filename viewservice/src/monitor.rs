@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use kvprocess::clock;
 use kvprocess::dial::{self, Probe};
-use kvproto::registration::{Progress, RefusedReason, ToServer, Wish};
+use kvproto::registration::{Progress, RefusedReason, Registration, ToServer, Wish};
 use kvproto::{ServerName, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -22,7 +22,6 @@ use tracing::{debug, info, warn};
 use crate::assignment::law::{Command, ViewState};
 use crate::assignment::leader::{Effect, Event, Leader, Report, Stream};
 use crate::assignment::notice::{Level, Notice};
-use crate::assignment::requests::Registration;
 use crate::raft::{Change, Leading, LogFailed, ViewLog};
 
 /// Every server pings twice a second and requests are answered in microseconds, so a full mailbox

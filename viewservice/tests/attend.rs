@@ -14,9 +14,9 @@ use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
 use kvproto::pb::viewservice::view_service_client::ViewServiceClient;
 use kvproto::registration::{
-    FromServer, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish,
+    FromServer, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, ToServer, Wish,
 };
-use kvproto::{ClusterId, Incarnation, Member, OpNumber, Role, Settings, View};
+use kvproto::{ClusterId, History, Incarnation, LifeId, Member, OpNumber, Role, Settings, View};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -210,23 +210,27 @@ impl Server {
 }
 
 fn newcomer(name: &str) -> FromServer {
-    FromServer::Register {
+    FromServer::Register(Registration {
         name: name.into(),
+        life: LifeId::default(),
         incarnation: None,
         cluster: None,
         protocol_level: PROTOCOL_LEVEL,
         held: None,
-    }
+        shown: None,
+    })
 }
 
 fn again(member: &Member, cluster: ClusterId) -> FromServer {
-    FromServer::Register {
+    FromServer::Register(Registration {
         name: member.name.clone(),
+        life: LifeId::default(),
         incarnation: Some(member.incarnation),
         cluster: Some(cluster),
         protocol_level: PROTOCOL_LEVEL,
         held: None,
-    }
+        shown: None,
+    })
 }
 
 /// A deadline far beyond anything that happens, so that a failure says what it waited for.
@@ -344,6 +348,7 @@ async fn a_first_message_that_is_no_registration_is_refused() {
     let service = Service::start().await;
     let ping = FromServer::Ping(Progress {
         view: View::none(ClusterId::default(), Settings::default()).order(),
+        history: History::default(),
         appended: OpNumber(0),
         committed: OpNumber(0),
         applied: OpNumber(0),
@@ -386,13 +391,15 @@ async fn a_server_of_another_cluster_or_an_old_program_is_refused() {
     let stranger = Member { name: "localhost:1".into(), incarnation: Incarnation(7) };
     let other = again(&stranger, ClusterId([9; 16]));
     assert_eq!(service.refusal(other).await, RefusedReason::WrongCluster);
-    let old = FromServer::Register {
+    let old = FromServer::Register(Registration {
         name: stranger.name,
+        life: LifeId::default(),
         incarnation: None,
         cluster: None,
         protocol_level: 0,
         held: None,
-    };
+        shown: None,
+    });
     assert_eq!(service.refusal(old).await, RefusedReason::Incompatible);
 }
 

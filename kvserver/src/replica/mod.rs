@@ -287,6 +287,7 @@ impl Replica {
     pub fn progress(&self) -> Progress {
         Progress {
             view: self.copy.view.order(),
+            history: self.copy.view.history,
             appended: self.copy.log.last().op,
             committed: self.copy.committed,
             // What is committed is applied in the same step.

@@ -57,9 +57,10 @@ impl Registration for Door {
                 return;
             };
             let first = FromServer::try_from(first).expect("servers are well-formed");
-            let FromServer::Register { name: server, incarnation, cluster, .. } = first else {
+            let FromServer::Register(first) = first else {
                 panic!("a stream begins with Register, not {first:?}");
             };
+            let (server, incarnation, cluster) = (first.name, first.incarnation, first.cluster);
             // The test may be over.
             let _ = attending.send(Attending { server, incarnation, cluster, up, down }).await;
         });

@@ -1,27 +1,22 @@
 //! What a full server and the view service say to each other.
 
+use super::view::history;
 use super::{
     Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, op, required,
     sixteen,
 };
-use crate::ids::{Epoch, Incarnation, Member, Position, Revision, StorageId, ViewNumber};
+use crate::ids::{Epoch, Incarnation, LifeId, Member, Position, Revision, StorageId, ViewNumber};
 use crate::pb::viewservice as pb;
-use crate::registration::{FromServer, Held, Memory, Progress, RefusedReason, ToServer, Wish};
+use crate::registration::{
+    FromServer, Held, Memory, Progress, RefusedReason, Registration, ToServer, Wish,
+};
 use crate::view::{Role, View, ViewOrder};
 
 impl From<FromServer> for pb::FromServer {
     fn from(message: FromServer) -> Self {
         use pb::from_server::Body;
         let body = match message {
-            FromServer::Register { name, incarnation, cluster, protocol_level, held } => {
-                Body::Register(pb::Register {
-                    held: held.map(Into::into),
-                    name: name.as_str().to_owned(),
-                    incarnation: incarnation.unwrap_or_default().0,
-                    cluster_id: cluster_bytes(cluster.unwrap_or_default()),
-                    protocol_level,
-                })
-            }
+            FromServer::Register(registration) => Body::Register(registration.into()),
             FromServer::Ping(progress) => Body::Ping(progress.into()),
             FromServer::Wish(wish) => wish.into(),
         };
@@ -37,7 +32,7 @@ impl TryFrom<pb::FromServer> for FromServer {
             required(server, "a wish names no server")?.try_into()
         };
         let wish = match required(message.body, "a server's message is of no known kind")? {
-            Body::Register(register) => return register.try_into(),
+            Body::Register(register) => return Ok(FromServer::Register(register.try_into()?)),
             Body::Ping(ping) => return Ok(FromServer::Ping(ping.try_into()?)),
             Body::Activate(activate) => Wish::Activate {
                 generation: generation(activate.generation)?,
@@ -61,18 +56,35 @@ impl TryFrom<pb::FromServer> for FromServer {
     }
 }
 
-impl TryFrom<pb::Register> for FromServer {
+impl From<Registration> for pb::Register {
+    fn from(registration: Registration) -> Self {
+        Self {
+            name: registration.name.as_str().to_owned(),
+            incarnation: registration.incarnation.unwrap_or_default().0,
+            cluster_id: cluster_bytes(registration.cluster.unwrap_or_default()),
+            protocol_level: registration.protocol_level,
+            held: registration.held.map(Into::into),
+            life: registration.life.0.to_vec().into(),
+            shown: registration.shown.map(|view| (*view).into()),
+        }
+    }
+}
+
+impl TryFrom<pb::Register> for Registration {
     type Error = Malformed;
     fn try_from(register: pb::Register) -> Result<Self, Malformed> {
         if register.name.is_empty() {
             return malformed("a registration names no server");
         }
-        Ok(FromServer::Register {
+        let life = sixteen(&register.life, "the id of a process has 16 bytes")?;
+        Ok(Registration {
             name: register.name.into(),
+            life: LifeId(life.unwrap_or_default()),
             incarnation: (register.incarnation != 0).then_some(Incarnation(register.incarnation)),
             cluster: cluster(&register.cluster_id)?,
             protocol_level: register.protocol_level,
             held: register.held.map(Held::try_from).transpose()?,
+            shown: register.shown.map(View::try_from).transpose()?.map(Box::new),
         })
     }
 }
@@ -153,6 +165,7 @@ impl From<Progress> for pb::ServerPing {
             memory_used: progress.memory.used,
             memory_max: progress.memory.max,
             disk_full: progress.disk_full,
+            history: progress.history.0.to_vec().into(),
         }
     }
 }
@@ -166,6 +179,7 @@ impl TryFrom<pb::ServerPing> for Progress {
                 number: ViewNumber(ping.view_number),
                 revision: Revision(ping.revision),
             },
+            history: history(&ping.history)?,
             appended: op(ping.appended)?,
             committed: op(ping.committed)?,
             applied: op(ping.applied)?,
@@ -226,6 +240,9 @@ impl From<RefusedReason> for pb::refused::Reason {
             RefusedReason::StaleIncarnation => Self::StaleIncarnation,
             RefusedReason::WrongKind => Self::WrongKind,
             RefusedReason::WrongMode => Self::WrongMode,
+            RefusedReason::Doubt => Self::Doubt,
+            RefusedReason::Listening => Self::Listening,
+            RefusedReason::OtherPast => Self::OtherPast,
             RefusedReason::Incompatible => Self::Incompatible,
         }
     }
@@ -241,6 +258,9 @@ impl From<pb::refused::Reason> for RefusedReason {
             Reason::StaleIncarnation => Self::StaleIncarnation,
             Reason::WrongKind => Self::WrongKind,
             Reason::WrongMode => Self::WrongMode,
+            Reason::Doubt => Self::Doubt,
+            Reason::Listening => Self::Listening,
+            Reason::OtherPast => Self::OtherPast,
             Reason::Incompatible | Reason::Unspecified => Self::Incompatible,
         }
     }

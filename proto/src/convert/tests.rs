@@ -110,6 +110,7 @@ impl Gen {
             backups: self.several(Self::member),
             eligible: self.several(Self::member).into_iter().collect(),
             settings: self.settings(),
+            history: History(self.cluster().0),
         }
     }
     fn expect(&mut self) -> Expect {
@@ -292,8 +293,9 @@ impl Gen {
         let (generation, number) = (self.generation(), ViewNumber(self.number()));
         FromServer::Wish(match self.below(6) {
             0 => {
-                return FromServer::Register {
+                return FromServer::Register(Registration {
                     name: self.member().name,
+                    life: LifeId(self.cluster().0),
                     incarnation: self.maybe(|g| Incarnation(g.number() | 1)),
                     cluster: self.maybe(Self::cluster),
                     protocol_level: self.small(),
@@ -302,7 +304,8 @@ impl Gen {
                         last: g.position(),
                         epochs: g.several(Self::epoch),
                     }),
-                };
+                    shown: self.maybe(Self::view).map(Box::new),
+                });
             }
             1 => return FromServer::Ping(self.progress()),
             2 => Wish::Activate { generation, number, reconciled: self.several(Self::member) },
@@ -324,6 +327,7 @@ impl Gen {
                 number: ViewNumber(self.number()),
                 revision: Revision(self.number()),
             },
+            history: History(self.cluster().0),
             appended: self.op(),
             committed: self.op(),
             applied: self.op(),
@@ -340,6 +344,9 @@ impl Gen {
             RefusedReason::StaleIncarnation,
             RefusedReason::WrongKind,
             RefusedReason::Incompatible,
+            RefusedReason::Doubt,
+            RefusedReason::Listening,
+            RefusedReason::OtherPast,
         ];
         match self.below(4) {
             0 => ToServer::Registered {
@@ -438,7 +445,7 @@ fn a_message_with_nothing_in_it_is_malformed() {
     assert!(View::try_from(pb::viewservice::View::default()).is_err());
     assert!(Progress::try_from(pb::viewservice::ServerPing::default()).is_err());
     assert!(FromServer::try_from(pb::viewservice::FromServer::default()).is_err());
-    assert!(FromServer::try_from(pb::viewservice::Register::default()).is_err());
+    assert!(Registration::try_from(pb::viewservice::Register::default()).is_err());
     assert!(ToServer::try_from(pb::viewservice::ToServer::default()).is_err());
     assert!(Query::try_from(pb::kvserver::Query::default()).is_err());
     assert!(Command::try_from(pb::kvserver::Command::default()).is_err());

@@ -12,7 +12,8 @@ use kvproto::command::Entry;
 use kvproto::message::Message;
 use kvproto::view::Role;
 use kvproto::{
-    ClusterId, Incarnation, Member, OpNumber, ServerName, SessionId, StreamNumber, Timestamp, View,
+    ClusterId, Incarnation, LifeId, Member, OpNumber, ServerName, SessionId, StreamNumber,
+    Timestamp, View,
 };
 use kvserver::journal::Work;
 use kvserver::replica::Replica;
@@ -214,7 +215,8 @@ impl State {
             held = Some(recovered.held(storage(server)));
             *left = Shared::new(disk);
         }
-        let register = Law::Register { name: name(server), kind: Kind::Full, replaces, held };
+        let life = LifeId::default(); // incarnations tell lives apart, as no state is ever put back
+        let register = Law::Register { name: name(server), kind: Kind::Full, replaces, life, held };
         let Some(Applied::Registered(member)) = self.law(model, register, seen) else {
             return;
         };

@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvproto::registration::{Held, PROTOCOL_LEVEL, Progress, RefusedReason, ToServer, Wish};
-use kvproto::{ClusterId, Incarnation, Member, ServerName, Settings, Timestamp, View};
+use kvproto::registration::{
+    Held, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, ToServer, Wish,
+};
+use kvproto::{ClusterId, Incarnation, LifeId, Member, ServerName, Settings, Timestamp, View};
 use kvserver::replica::event::Event as ServerEvent;
 use viewservice::assignment::law::{Command, ViewState};
 use viewservice::assignment::leader::{Effect, Event, Leader, Stream};
 use viewservice::assignment::liveness::State;
 use viewservice::assignment::notice::Notice;
-use viewservice::assignment::requests::Registration;
 
 use super::draw::Clock;
 use super::network::Node;
@@ -272,10 +273,12 @@ impl World<'_> {
         let stream = self.views.streams;
         let registration = Registration {
             name: name.clone(),
+            life: life_id(node, life),
             incarnation,
             cluster: found.as_ref().and_then(|(_, cluster)| *cluster),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
+            shown: None,
         };
         self.step_views(Event::Register { stream, registration }, Some((node, life)));
         let holds = self.views.state().present(&name);
@@ -485,4 +488,12 @@ impl World<'_> {
     pub(super) fn views_answer(&self) -> bool {
         !self.views.down && !self.views.paused
     }
+}
+
+/// As a process would have drawn it.
+fn life_id(node: Node, life: u64) -> LifeId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&(node as u64 + 1).to_le_bytes());
+    id[8..].copy_from_slice(&life.to_le_bytes());
+    LifeId(id)
 }

@@ -23,16 +23,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kvproto::registration::Held;
 use kvproto::{
-    ClusterId, Epoch, Generation, Incarnation, Member, OpNumber, Position, Rule, ServerName,
-    Settings, StorageId, View, ViewNumber, ViewStatus, keeps,
+    ClusterId, Epoch, Generation, History, Incarnation, LifeId, Member, OpNumber, Position,
+    Revision, Rule, ServerName, Settings, StorageId, View, ViewNumber, ViewStatus, keeps,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 mod invariants;
+mod past;
 mod returning;
 #[cfg(test)]
 pub(super) mod tests;
+
+pub use past::PAST_KEPT;
+use past::Past;
 
 /// Most servers registered at once. A view has at most 16; the rest are spares and servers that
 /// are gone and not yet forgotten.
@@ -87,6 +91,9 @@ pub enum Command {
         kind: Kind,
         /// The incarnation it had when this was proposed, so that a repetition ends nobody.
         replaces: Option<Incarnation>,
+        /// Which process it is; all zero for a plain server. Without it two processes that are
+        /// registered in the same place after a roll-back would make the same history.
+        life: LifeId,
         /// What it has on disk; `None` in memory. Whether the life that left it is over is for the
         /// proposer to know.
         held: Option<Held>,
@@ -211,6 +218,7 @@ pub enum Refusal {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 struct Server {
     incarnation: Incarnation,
+    life: LifeId,
     /// A plain server that has pinged with a number other than 0 in this life.
     adopted: bool,
 }
@@ -242,14 +250,17 @@ pub struct ViewState {
     last_incarnation: Incarnation,
     /// Highest op that a primary of this generation said is committed.
     committed_heard: OpNumber,
+    past: Past,
 }
 
 impl ViewState {
     /// A cluster without servers.
     #[must_use]
     pub fn new(cluster: ClusterId, settings: Settings) -> ViewState {
+        let view = View::none(cluster, settings);
         ViewState {
-            view: View::none(cluster, settings),
+            past: Past::founding(view.history),
+            view,
             ever_activated: false,
             kind: None,
             mode: None,
@@ -313,6 +324,20 @@ impl ViewState {
             .is_some_and(|server| server.incarnation == member.incarnation)
     }
 
+    /// The process that a present life is.
+    #[must_use]
+    pub fn life(&self, member: &Member) -> Option<LifeId> {
+        let server = self.servers.get(&member.name)?;
+        (server.incarnation == member.incarnation).then_some(server.life)
+    }
+
+    /// VIEW-8: whether a record of this revision and history is one that this state went through.
+    /// One older than [`PAST_KEPT`] revisions counts as such.
+    #[must_use]
+    pub fn went_through(&self, revision: Revision, history: History) -> bool {
+        self.past.includes(revision, history)
+    }
+
     /// Whether a plain server has pinged with a number other than 0 in its present life.
     #[must_use]
     pub fn has_adopted(&self, name: &ServerName) -> bool {
@@ -336,9 +361,10 @@ impl ViewState {
     pub fn apply(&mut self, command: Command) -> Result<Applied, Refusal> {
         let before = self.view.clone();
         let was_activated = self.ever_activated;
+        let change = encoded(&command);
         let outcome = match command {
-            Command::Register { name, kind, replaces, held } => {
-                self.register(name, kind, replaces, held)
+            Command::Register { name, kind, replaces, life, held } => {
+                self.register(name, kind, replaces, life, held)
             }
             Command::Forget { server } => self.forget(&server),
             Command::Adopted { by } => self.adopted(&by),
@@ -348,6 +374,10 @@ impl ViewState {
             Command::Heard { by, view, committed } => self.heard(&by, view, committed),
             Command::Force { after, server } => self.force(after, server),
         };
+        if self.view.revision != before.revision {
+            self.view.history = before.history.after(&change);
+            self.past.push(self.view.history);
+        }
         self.check_invariants();
         let before = match &outcome {
             Ok(Applied::Registered(member)) => self.as_if_returned(before, member),
@@ -362,6 +392,7 @@ impl ViewState {
         name: ServerName,
         kind: Kind,
         replaces: Option<Incarnation>,
+        life: LifeId,
         held: Option<Held>,
     ) -> Result<Applied, Refusal> {
         let present = self.servers.get(&name).map(|server| server.incarnation);
@@ -387,7 +418,7 @@ impl ViewState {
         }
         self.last_incarnation = self.last_incarnation.next();
         let member = Member { name: name.clone(), incarnation: self.last_incarnation };
-        let server = Server { incarnation: self.last_incarnation, adopted: false };
+        let server = Server { incarnation: self.last_incarnation, life, adopted: false };
         self.servers.insert(name, server);
         if let Some(held) = held {
             self.take_back(&member, &held);
@@ -593,6 +624,11 @@ impl ViewState {
             Err(Refusal::NotEligible(primary.clone()))
         }
     }
+}
+
+/// The bytes by which a change enters the history: those of the log.
+fn encoded(command: &Command) -> Vec<u8> {
+    serde_json::to_vec(command).expect("a command has an encoding: it is kept in the log")
 }
 
 fn name_is_usable(name: &ServerName) -> Result<(), Refusal> {

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Progress, RefusedReason, ToServer, Wish};
+use kvproto::registration::{Progress, RefusedReason, Registration, ToServer, Wish};
 use kvproto::{Member, ServerName, Timestamp, View, ViewNumber};
 
 use super::law::{Applied, Command, Kind, Mode, Refusal, ViewState};
@@ -20,7 +20,7 @@ use super::liveness::{Liveness, State};
 use super::notice::Notice;
 use super::plain::{self, Meaning};
 use super::planner::{self, Waiting};
-use super::requests::{self, Admission, Granted, Registration};
+use super::requests::{self, Admission, Granted};
 
 /// Changes of view that one event may lead to. One death leads to one; the bound is for a planner
 /// that contradicts itself.

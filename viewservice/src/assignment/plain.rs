@@ -5,7 +5,7 @@
 //! The number is the only thing these pings carry, so no incarnation can be checked: the present
 //! one is meant.
 
-use kvproto::{Incarnation, Member, Rule, ServerName, ViewNumber, keeps};
+use kvproto::{Incarnation, LifeId, Member, Rule, ServerName, ViewNumber, keeps};
 
 use super::law::{Command, Kind, ViewState};
 
@@ -49,7 +49,8 @@ pub fn ping(state: &ViewState, server: &ServerName, number: ViewNumber) -> Meani
 }
 
 fn begin(server: &ServerName, replaces: Option<Incarnation>) -> Command {
-    Command::Register { name: server.clone(), kind: Kind::Plain, replaces, held: None }
+    let life = LifeId::default();
+    Command::Register { name: server.clone(), kind: Kind::Plain, replaces, life, held: None }
 }
 
 fn says(state: &ViewState, member: &Member, number: ViewNumber) -> Vec<Command> {

@@ -4,29 +4,12 @@
 use std::time::Duration;
 
 use kvproto::limits::SILENCE_BEFORE_FORCE;
-use kvproto::registration::{Held, PROTOCOL_LEVEL, RefusedReason, Wish};
-use kvproto::{
-    ClusterId, Generation, Incarnation, Member, OpNumber, ServerName, Timestamp, ViewNumber,
-};
+use kvproto::registration::{PROTOCOL_LEVEL, RefusedReason, Registration, Wish};
+use kvproto::{Generation, Member, OpNumber, ServerName, Timestamp, ViewNumber};
 
 use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, ViewId, ViewState};
 use super::liveness::{Liveness, State};
 use super::planner;
-
-/// A server at the door.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Registration {
-    /// Its address.
-    pub name: ServerName,
-    /// `None` for a new life; otherwise the stream of this life is resumed.
-    pub incarnation: Option<Incarnation>,
-    /// The cluster that it belongs to, if any.
-    pub cluster: Option<ClusterId>,
-    /// The protocol level that it speaks.
-    pub protocol_level: u32,
-    /// What it found on its disk; `None` if it keeps its data in memory.
-    pub held: Option<Held>,
-}
 
 /// What becomes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,7 +73,13 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
     }
     let present = state.present(name);
     match (asked.incarnation, present) {
-        (Some(life), Some(member)) if member.incarnation == life => Admission::Resumes(member),
+        // Without its number it is a process that never heard the answer to its registration.
+        (claimed, Some(member))
+            if state.life(&member) == Some(asked.life)
+                && claimed.map_or(!asked.life.is_none(), |it| it == member.incarnation) =>
+        {
+            Admission::Resumes(member)
+        }
         (Some(life), _) => refused(
             RefusedReason::StaleIncarnation,
             format!("{name}#{life} is over: a newer process stands under this name, stop this one"),
@@ -108,6 +97,7 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
                 name: name.clone(),
                 kind: Kind::Full,
                 replaces: former.as_ref().map(|member| member.incarnation),
+                life: asked.life,
                 held: asked.held.clone(),
             },
             former,

@@ -15,16 +15,17 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Held, Memory, PROTOCOL_LEVEL, Progress, Wish};
+use kvproto::registration::{Held, Memory, PROTOCOL_LEVEL, Progress, Registration, Wish};
 use kvproto::{
-    ClusterId, Member, OpNumber, Role, ServerName, Settings, StorageId, Timestamp, View, ViewNumber,
+    ClusterId, LifeId, Member, OpNumber, Role, ServerName, Settings, StorageId, Timestamp, View,
+    ViewNumber,
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
 use super::leader::{Effect, Event, Leader, Stream};
 use super::notice::Notice;
 use super::planner;
-use super::requests::{self, Admission, Granted, Registration};
+use super::requests::{self, Admission, Granted};
 
 const PING_INTERVAL: Duration = Duration::from_millis(100);
 const DEAD_AFTER: Duration = Duration::from_millis(500);
@@ -306,6 +307,7 @@ impl World {
         process.steps += u64::from(!process.stuck);
         let progress = Progress {
             view: view.order(),
+            history: view.history,
             appended: process.appended,
             committed: process.committed,
             applied: OpNumber(0),
@@ -385,10 +387,12 @@ impl World {
 fn newcomer(name: &str) -> Registration {
     Registration {
         name: ServerName::from(name),
+        life: LifeId::default(),
         incarnation: None,
         cluster: None,
         protocol_level: PROTOCOL_LEVEL,
         held: None,
+        shown: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What may be in a data directory at a start, and what comes of it.
 
-use kvproto::ServerName;
+use kvproto::{LifeId, ServerName};
 use tempfile::TempDir;
 
 use super::*;
@@ -17,8 +17,13 @@ async fn open(directory: &TempDir) -> Result<Home, HomeError> {
 /// A cluster with one server.
 async fn founded(directory: &TempDir) -> ViewState {
     let home = open(directory).await.unwrap();
-    let server =
-        Command::Register { name: "s:1".into(), kind: Kind::Full, replaces: None, held: None };
+    let server = Command::Register {
+        name: "s:1".into(),
+        kind: Kind::Full,
+        replaces: None,
+        life: LifeId::default(),
+        held: None,
+    };
     let state = home.log.propose(Change::Apply(vec![server])).await.unwrap();
     home.log.close().await;
     state

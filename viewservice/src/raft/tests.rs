@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kvproto::{ClusterId, Member, OpNumber, ServerName, Settings};
+use kvproto::{ClusterId, LifeId, Member, OpNumber, ServerName, Settings};
 use openraft::RaftLogReader;
 use openraft::testing::{StoreBuilder, Suite};
 use redb::StorageBackend;
@@ -39,7 +39,13 @@ fn found() -> Change {
 }
 
 fn register(name: &str) -> Command {
-    Command::Register { name: name.into(), kind: Kind::Full, replaces: None, held: None }
+    Command::Register {
+        name: name.into(),
+        kind: Kind::Full,
+        replaces: None,
+        life: LifeId::default(),
+        held: None,
+    }
 }
 
 /// A cluster with an activated view of one server.

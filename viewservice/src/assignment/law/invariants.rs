@@ -57,7 +57,9 @@ impl ViewState {
             return;
         }
         assert!(
-            after.revision == before.revision.next(),
+            after.revision == before.revision.next()
+                && after.history != before.history
+                && self.went_through(after.revision, after.history),
             "OneRecordPerRevision: {before:?} {after:?}"
         );
         let forced = was_activated && after.generation != before.generation;

@@ -10,7 +10,13 @@ fn state() -> ViewState {
 
 fn register(state: &mut ViewState, name: &str) -> Member {
     let replaces = state.present(&name.into()).map(|member| member.incarnation);
-    let command = Command::Register { name: name.into(), kind: Kind::Full, replaces, held: None };
+    let command = Command::Register {
+        name: name.into(),
+        kind: Kind::Full,
+        replaces,
+        life: LifeId::default(),
+        held: None,
+    };
     match state.apply(command) {
         Ok(Applied::Registered(member)) => member,
         other => panic!("{name} was not registered: {other:?}"),
@@ -81,15 +87,25 @@ fn a_member_of_the_view_is_not_forgotten() {
 fn names_and_numbers_of_servers_are_bounded() {
     let mut state = state();
     for name in [String::new(), "x".repeat(NAME_SIZE_MAX + 1)] {
-        let command =
-            Command::Register { name: name.into(), kind: Kind::Plain, replaces: None, held: None };
+        let command = Command::Register {
+            name: name.into(),
+            kind: Kind::Plain,
+            replaces: None,
+            life: LifeId::default(),
+            held: None,
+        };
         assert_eq!(state.apply(command), Err(Refusal::BadName));
     }
     for number in 0..SERVERS_MAX {
         register(&mut state, &format!("s{number}"));
     }
-    let command =
-        Command::Register { name: "one more".into(), kind: Kind::Full, replaces: None, held: None };
+    let command = Command::Register {
+        name: "one more".into(),
+        kind: Kind::Full,
+        replaces: None,
+        life: LifeId::default(),
+        held: None,
+    };
     assert_eq!(state.apply(command), Err(Refusal::TooManyServers));
     register(&mut state, "s7");
 }
@@ -169,7 +185,13 @@ fn no_order_of_commands_breaks_an_invariant() {
                 0 => {
                     let name = ServerName::from(names[dice.roll(4)]);
                     let replaces = state.present(&name).map(|member| member.incarnation);
-                    Command::Register { name, kind: Kind::Full, replaces, held: None }
+                    Command::Register {
+                        name,
+                        kind: Kind::Full,
+                        replaces,
+                        life: LifeId::default(),
+                        held: None,
+                    }
                 }
                 1 => Command::Forget { server: life(&mut dice) },
                 2..=4 => Command::Propose { after: view, primary, backups: some(&mut dice) },
@@ -193,4 +215,40 @@ fn no_order_of_commands_breaks_an_invariant() {
         }
         assert_eq!(replayed, state, "seed {seed}");
     }
+}
+
+/// A view service that is put back to an older state goes on with another past, also where the same
+/// servers come in the same order: the processes are others.
+#[test]
+fn a_record_tells_which_past_it_is_of() {
+    let begin = |state: &mut ViewState, name: &str, life: u8| {
+        let replaces = state.present(&name.into()).map(|member| member.incarnation);
+        let (name, life) = (name.into(), LifeId([life; 16]));
+        let command = Command::Register { name, kind: Kind::Full, replaces, life, held: None };
+        state.apply(command).expect("registered");
+        state.view().clone()
+    };
+    let mut state = state();
+    let first = begin(&mut state, "s1", 1);
+    let mut put_back = state.clone();
+    let newer = begin(&mut state, "s1", 2);
+    assert!(state.went_through(first.revision, first.history));
+    assert!(state.went_through(newer.revision, newer.history));
+    assert!(!put_back.went_through(newer.revision, newer.history), "it knows no such revision");
+    let other = begin(&mut put_back, "s1", 3);
+    assert_eq!((other.order(), other.members().count()), (newer.order(), 0));
+    assert!(!put_back.went_through(newer.revision, newer.history), "it knows another one");
+    assert!(put_back.went_through(first.revision, first.history));
+}
+
+/// What is older than what is remembered cannot be told apart, and counts as this past.
+#[test]
+fn only_so_much_of_the_past_is_remembered() {
+    let mut past = Past::founding(History([0; 16]));
+    for _ in 0..PAST_KEPT {
+        past.push(History([1; 16]));
+    }
+    assert!(past.includes(Revision(0), History([9; 16])), "forgotten");
+    assert!(!past.includes(Revision(1), History([9; 16])), "remembered");
+    assert!(past.includes(Revision(1), History([1; 16])));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use kvproto::registration::Memory;
-use kvproto::{Incarnation, Role, ViewOrder};
+use kvproto::{History, Incarnation, Role, ViewOrder};
 
 const TICK: Duration = Duration::from_millis(50);
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,6 +19,7 @@ fn server(name: &str) -> Member {
 fn progress(steps: u64) -> Progress {
     Progress {
         view: ViewOrder::default(),
+        history: History::default(),
         appended: OpNumber(0),
         committed: OpNumber(0),
         applied: OpNumber(0),

@@ -96,6 +96,7 @@ fn restart(world: &mut World, name: &ServerName) -> Member {
         name: name.clone(),
         kind: Kind::Full,
         replaces: Some(former.incarnation),
+        life: LifeId::default(),
         held: None,
     };
     world.propose(command).unwrap();

@@ -166,8 +166,13 @@ pub(super) fn h1_the_role_of_a_primary_does_not_survive_its_restart() {
 #[test]
 fn view_6_a_repeated_registration_ends_nobody() {
     let mut world = World::setup(Kind::Full, 2, &["s1"]);
-    let repeated =
-        Command::Register { name: "s1".into(), kind: Kind::Full, replaces: None, held: None };
+    let repeated = Command::Register {
+        name: "s1".into(),
+        kind: Kind::Full,
+        replaces: None,
+        life: LifeId::default(),
+        held: None,
+    };
     let before = world.leader.state.clone();
     assert!(matches!(world.propose(repeated), Err(Refusal::Overtaken { .. })));
     assert_eq!(world.leader.state, before);

@@ -10,7 +10,13 @@ const B: StorageId = StorageId([0xb; 16]);
 fn begin(state: &mut ViewState, name: &str, held: Held) -> Member {
     let replaces = state.present(&name.into()).map(|member| member.incarnation);
     let name = name.into();
-    let command = Command::Register { name, kind: Kind::Full, replaces, held: Some(held) };
+    let command = Command::Register {
+        name,
+        kind: Kind::Full,
+        replaces,
+        life: LifeId::default(),
+        held: Some(held),
+    };
     match state.apply(command) {
         Ok(Applied::Registered(member)) => member,
         other => panic!("not registered: {other:?}"),
@@ -156,13 +162,24 @@ fn view_6_a_disk_that_moved_to_another_address_is_the_same_storage() {
 #[test]
 fn the_first_server_decides_where_the_data_is_kept() {
     let (mut durable, ..) = pair();
-    let memory =
-        |replaces| Command::Register { name: "m".into(), kind: Kind::Full, replaces, held: None };
+    let memory = |replaces| Command::Register {
+        name: "m".into(),
+        kind: Kind::Full,
+        replaces,
+        life: LifeId::default(),
+        held: None,
+    };
     assert_eq!(durable.apply(memory(None)), Err(Refusal::WrongMode(Mode::Durable)));
     let mut in_memory = state();
     in_memory.apply(memory(None)).unwrap();
     let held = Some(Held::nothing(A));
-    let other = Command::Register { name: "a".into(), kind: Kind::Full, replaces: None, held };
+    let other = Command::Register {
+        name: "a".into(),
+        kind: Kind::Full,
+        replaces: None,
+        life: LifeId::default(),
+        held,
+    };
     assert_eq!(in_memory.apply(other), Err(Refusal::WrongMode(Mode::InMemory)));
 }
 
