@@ -107,7 +107,7 @@ impl Peers {
     /// belongs to has ended, or ends now.
     pub fn send(&mut self, message: Message) {
         match &message.body {
-            Body::Open
+            Body::Open { .. }
             | Body::Append(_)
             | Body::TransferStart { .. }
             | Body::TransferChunk { .. }

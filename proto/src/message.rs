@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::batch::Batch;
 use crate::command::{Outcome, Refusal};
 use crate::ids::{
-    ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, Revision, SessionId,
-    StreamNumber,
+    ClusterId, Epoch, EpochStart, History, Member, Nonce, OpNumber, Position, RequestNumber,
+    Revision, SessionId, StreamNumber,
 };
 use crate::snapshot::SnapshotEnd;
 use crate::time::{LogTime, Timestamp};
@@ -34,7 +34,10 @@ pub struct Message {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
     /// Primary: first message of a stream.
-    Open,
+    Open {
+        /// The history that began the epoch.
+        began: History,
+    },
     /// Copy: what it holds.
     Opened(Opened),
     /// Primary: a batch, or with no entries a heartbeat.
@@ -67,7 +70,7 @@ pub enum Body {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Opened {
     /// Start of each epoch in its log, oldest first.
-    pub epochs: Vec<Position>,
+    pub epochs: Vec<EpochStart>,
     /// Its last op.
     pub last: OpNumber,
     /// Its committed op: nothing at or below may be truncated.
@@ -176,7 +179,7 @@ impl Body {
     #[must_use]
     pub fn is_from_primary(&self) -> bool {
         match self {
-            Body::Open
+            Body::Open { .. }
             | Body::Append(_)
             | Body::TransferStart { .. }
             | Body::TransferChunk { .. }

@@ -259,7 +259,7 @@ pub(super) mod tests {
             position: position(view, op),
             at: LogTime::default(),
             id: None,
-            command: Command::Barrier,
+            command: Command::Barrier(Default::default()),
         };
         ops.map(|op| Arc::new(entry(op))).collect()
     }

@@ -191,8 +191,9 @@ impl Era {
     /// First position of each epoch of the log, oldest first.
     #[must_use]
     pub fn epochs(&self) -> Vec<Position> {
-        let mut epochs =
-            self.snapshot.as_ref().map_or(Vec::new(), |snapshot| snapshot.end.epochs.clone());
+        let in_snapshot = self.snapshot.iter().flat_map(|snapshot| &snapshot.end.epochs);
+        let mut epochs: Vec<_> =
+            in_snapshot.map(|start| Position { epoch: start.epoch, op: start.op }).collect();
         let known = epochs.last().map(|start| start.epoch);
         epochs.extend(self.index.epochs().filter(|start| Some(start.epoch) > known));
         epochs

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use kvproto::command::{Entry, Outcome};
-use kvproto::ids::{Epoch, Member, OpNumber, Position, Revision, StreamNumber};
+use kvproto::ids::{Epoch, EpochStart, Member, OpNumber, Position, Revision, StreamNumber};
 use kvproto::message::{Body, Message};
 use kvproto::registration::Memory;
 use kvproto::reply::LogPoint;
@@ -114,7 +114,7 @@ impl Copy {
     pub(super) fn begin_at(
         &mut self,
         base: Position,
-        epochs: Vec<Position>,
+        epochs: Vec<EpochStart>,
         out: &mut Vec<Effect>,
     ) {
         self.log.reset(base, epochs);

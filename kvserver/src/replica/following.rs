@@ -58,7 +58,7 @@ impl Following {
         message: Message,
         out: &mut Vec<Effect>,
     ) {
-        if let Body::Open = message.body {
+        if let Body::Open { .. } = message.body {
             if message.stream > self.stream || !keeps(Rule::NewestStreamCounts) {
                 self.open(copy, message.from, message.stream, out);
             }
@@ -169,7 +169,7 @@ impl Following {
     ) -> Result<Vec<Arc<Entry>>, &'static str> {
         let held = entries
             .iter()
-            .take_while(|entry| copy.log.position_at(entry.op()) == Some(entry.position))
+            .take_while(|entry| copy.log.has(entry))
             .take_while(|_| keeps(Rule::MatchedIsNotDropped))
             .count();
         let fresh = &entries[held..];

@@ -138,6 +138,8 @@ pub struct Replica {
     copy: Copy,
     following: Following,
     primary: Option<Primary>,
+    /// This life has no part any more, whatever it hears.
+    estranged: bool,
     /// The newest opening of a stream to this copy, until it is answered.
     knocking: Option<Message>,
     /// The operator wants this server to stop.
@@ -161,6 +163,7 @@ impl Hash for Replica {
             copy,
             following,
             primary,
+            estranged,
             knocking,
             leaving,
             release_due,
@@ -171,7 +174,7 @@ impl Hash for Replica {
             steps: _,
         } = self;
         (copy, following, primary, knocking, leaving, release_due).hash(state);
-        (role, wished_to_leave_at, stepped_at).hash(state);
+        (estranged, role, wished_to_leave_at, stepped_at).hash(state);
     }
 }
 
@@ -213,6 +216,7 @@ impl Replica {
             copy,
             following: Following::default(),
             primary: None,
+            estranged: false,
             knocking: None,
             leaving: false,
             release_due: false,
@@ -234,6 +238,7 @@ impl Replica {
         let filled = (self.copy.committed, self.following.chunks());
         self.notice_pause(now);
         match event {
+            Event::Message(_) | Event::View(_) if self.estranged => {}
             Event::Requests(requests) => self.on_requests(now, requests, effects),
             Event::Message(message) => self.on_message(now, message, effects),
             Event::StreamBroken { peer, stream } => {
@@ -246,6 +251,8 @@ impl Replica {
             Event::Tick => self.copy.promises.forget_past(now),
             Event::Leave => self.leaving = true,
             Event::Stay => self.stay(),
+            Event::Estranged if !keeps(Rule::OtherPastStandsStill) => {}
+            Event::Estranged => self.stand_still(effects),
             Event::NobodyToTakeOver => self.on_nobody_to_take_over(effects),
         }
         self.let_in(now, effects);
@@ -364,6 +371,7 @@ impl Replica {
     fn present_role(&self) -> Role {
         match (&self.primary, self.copy.view.role_of(&self.copy.me)) {
             (Some(_), _) => Role::Primary,
+            (None, _) if self.estranged => Role::Spare,
             // Named by a record, but a newer epoch is known: no longer.
             (None, Role::Primary) => Role::Spare,
             (None, role) => role,
@@ -465,7 +473,7 @@ impl Replica {
         }
         self.hear_of(message.epoch, out);
         match (&mut self.primary, message.body.is_from_primary()) {
-            (None, true) if message.body == Body::Open => {
+            (None, true) if matches!(message.body, Body::Open { .. }) => {
                 let newest = self.knocking.as_ref().map(|known| (known.epoch, known.stream));
                 if newest < Some((message.epoch, message.stream))
                     || !keeps(Rule::NewestStreamCounts)
@@ -495,6 +503,12 @@ impl Replica {
         };
         if knock.epoch < copy.epoch {
             out.push(self.fence(&knock));
+            return;
+        }
+        if knock.body != (Body::Open { began: copy.view.began })
+            && keeps(Rule::EpochsHaveTheirHistory)
+        {
+            // An epoch of this name, but of another past.
             return;
         }
         // Counted on as a backup again, whatever it led before.
@@ -587,6 +601,15 @@ impl Replica {
         self.wished_to_leave_at = None;
     }
 
+    fn stand_still(&mut self, out: &mut Vec<Effect>) {
+        self.estranged = true;
+        self.following = Following::default();
+        self.knocking = None;
+        if let Some(primary) = self.primary.take() {
+            primary.depose(&mut self.copy, out);
+        }
+    }
+
     fn on_nobody_to_take_over(&mut self, out: &mut Vec<Effect>) {
         if !self.leaving {
             return;
@@ -609,6 +632,10 @@ impl Replica {
     fn advance_leaving(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         if !self.leaving {
             return;
+        }
+        if self.estranged {
+            // Nobody takes over what nobody else knows.
+            return self.on_nobody_to_take_over(out);
         }
         let view = &self.copy.view;
         let out_of_view = view.role_of(&self.copy.me) == Role::Spare && self.primary.is_none();

@@ -338,8 +338,7 @@ impl Recovered {
     /// What the view service has to know of it.
     #[must_use]
     pub fn held(&self, storage: StorageId) -> Held {
-        let epochs = self.log.epochs().iter().map(|start| start.epoch).collect();
-        Held { storage, last: self.log.last(), epochs }
+        Held { storage, last: self.log.last(), epochs: self.log.epochs().to_vec() }
     }
 
     /// VIEW-7: data of an older generation was given up, unless the newer one begins from it. It is

@@ -5,16 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Malformed, cluster, cluster_bytes, digest, generation, into_list, list, millis_rounded_up, op,
-    required,
+    Malformed, cluster, cluster_bytes, digest, generation, history, history_bytes, into_list, list,
+    millis_rounded_up, op, required,
 };
 use crate::batch::Batch;
 use crate::command::Entry;
 use crate::ids::{
-    Epoch, Nonce, Position, RequestNumber, Revision, SessionId, StreamNumber, ViewNumber,
+    Epoch, EpochStart, Nonce, Position, RequestNumber, Revision, SessionId, StreamNumber,
+    ViewNumber,
 };
 use crate::message::{Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord};
-use crate::pb::replication as pb;
+use crate::pb::{replication as pb, viewservice};
 use crate::snapshot::SnapshotEnd;
 use crate::time::{LogTime, Timestamp};
 
@@ -53,7 +54,7 @@ fn epoch(number: u64, primary_since: u64) -> Result<Epoch, Malformed> {
 impl From<Body> for pb::message::Body {
     fn from(body: Body) -> Self {
         match body {
-            Body::Open => Self::Open(pb::Open {}),
+            Body::Open { began } => Self::Open(pb::Open { began: history_bytes(began) }),
             Body::Opened(opened) => Self::Opened(opened.into()),
             Body::Append(append) => Self::Append(append.into()),
             Body::Ack(ack) => Self::Ack(ack.into()),
@@ -75,7 +76,7 @@ impl TryFrom<pb::message::Body> for Body {
     fn try_from(body: pb::message::Body) -> Result<Self, Malformed> {
         use pb::message::Body as Kind;
         Ok(match body {
-            Kind::Open(_) => Body::Open,
+            Kind::Open(open) => Body::Open { began: history(&open.began)? },
             Kind::Opened(opened) => Body::Opened(opened.try_into()?),
             Kind::Append(append) => Body::Append(append.try_into()?),
             Kind::Ack(ack) => Body::Ack(ack.try_into()?),
@@ -109,6 +110,28 @@ impl TryFrom<pb::Position> for Position {
         Ok(Self {
             epoch: epoch(position.generation, position.primary_since)?,
             op: op(position.op_number)?,
+        })
+    }
+}
+
+impl From<EpochStart> for viewservice::EpochStart {
+    fn from(start: EpochStart) -> Self {
+        Self {
+            generation: start.epoch.generation.0,
+            primary_since: start.epoch.primary_since.0,
+            op_number: start.op.0,
+            history: history_bytes(start.history),
+        }
+    }
+}
+
+impl TryFrom<viewservice::EpochStart> for EpochStart {
+    type Error = Malformed;
+    fn try_from(start: viewservice::EpochStart) -> Result<Self, Malformed> {
+        Ok(Self {
+            epoch: epoch(start.generation, start.primary_since)?,
+            op: op(start.op_number)?,
+            history: history(&start.history)?,
         })
     }
 }

@@ -43,6 +43,11 @@ pub(super) fn completion(work: &Work) -> Option<Completion> {
 }
 
 impl Disk {
+    /// The newest record of the view service.
+    pub(super) fn record(&self) -> Option<&View> {
+        self.record.as_deref()
+    }
+
     /// The work is done.
     pub(super) fn take(&mut self, work: &Work) {
         match work {

@@ -8,7 +8,7 @@ use viewservice::assignment::law::{Applied, Command as Law, Refusal};
 pub(super) fn brief(message: &Message) -> String {
     let Message { from, to, stream, epoch, .. } = message;
     let what = match &message.body {
-        Body::Open => "open".to_owned(),
+        Body::Open { .. } => "open".to_owned(),
         Body::Opened(opened) => format!("opened, holding through op {}", opened.last),
         Body::Append(append) => format!(
             "after {}: {} entries, committed {}, nonce {}",

@@ -35,13 +35,14 @@ impl World<'_> {
         }
         let incarnation = process.member.as_ref().map(|member| member.incarnation);
         let process_found = process.found.clone();
+        let shown = process.newest.clone();
         let again = self.random.between(200, 1000) * MS;
         let input = Input::Attend;
         self.later(again, Happening::ToServer { to: node, life, input });
         if !self.network.is_cut(node, self.views_node()) {
             let delay = self.delay();
             let found = process_found;
-            let register = ToViews::Register { node, life, incarnation, found };
+            let register = ToViews::Register { node, life, incarnation, found, shown };
             self.later_to_views(delay, node, register);
         }
     }
@@ -58,6 +59,7 @@ impl World<'_> {
             return;
         }
         process.registration = Some(stream);
+        process.note(&view);
         if process.replica.is_none() && !self.take_part(node, member, &view) {
             return;
         }

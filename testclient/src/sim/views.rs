@@ -36,6 +36,8 @@ pub enum ToViews {
         incarnation: Option<Incarnation>,
         /// What it found on its disk, and of which cluster.
         found: Option<(Held, Option<ClusterId>)>,
+        /// The newest record that it knows.
+        shown: Option<Box<View>>,
     },
     /// A sign of life.
     Ping(u64, Member, Progress),
@@ -169,8 +171,8 @@ impl World<'_> {
         }
         match what {
             ToViews::Tick => self.step_views(Event::Tick, None),
-            ToViews::Register { node, life, incarnation, found } => {
-                self.on_register(node, life, incarnation, found)
+            ToViews::Register { node, life, incarnation, found, shown } => {
+                self.on_register((node, life), incarnation, found, shown)
             }
             ToViews::Ping(number, member, progress) => {
                 let now = self.now;
@@ -256,10 +258,10 @@ impl World<'_> {
     /// to move within most of `dead-after` and whose stream stands.
     fn on_register(
         &mut self,
-        node: Node,
-        life: u64,
+        (node, life): (Node, u64),
         incarnation: Option<Incarnation>,
         found: Option<(Held, Option<ClusterId>)>,
+        shown: Option<Box<View>>,
     ) {
         let name = self.machines[node].name.clone();
         let held = self.views.state().present(&name);
@@ -278,7 +280,7 @@ impl World<'_> {
             cluster: found.as_ref().and_then(|(_, cluster)| *cluster),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
-            shown: None,
+            shown,
         };
         self.step_views(Event::Register { stream, registration }, Some((node, life)));
         let holds = self.views.state().present(&name);

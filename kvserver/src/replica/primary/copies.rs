@@ -193,7 +193,8 @@ impl Primary {
                     progress.open(now, copy.last_stream);
                     let (to, stream) = (member.clone(), progress.stream);
                     out.push(Effect::OpenStream { to, stream });
-                    out.push(copy.send(self.epoch, member.clone(), stream, Body::Open));
+                    let open = Body::Open { began: copy.view.began };
+                    out.push(copy.send(self.epoch, member.clone(), stream, open));
                 }
                 Phase::NeedsTransfer if free && acting => {
                     self.begin_transfer(copy, member, progress, out);

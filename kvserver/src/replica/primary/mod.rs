@@ -101,7 +101,9 @@ impl Primary {
         let tail = take_tail_of_older_generation(copy, out);
         let barrier = copy.log.last().op.next();
         let mut batch = Vec::new();
-        for (op, (id, command)) in (barrier.0..).zip(once((None, Command::Barrier)).chain(tail)) {
+        for (op, (id, command)) in
+            (barrier.0..).zip(once((None, Command::Barrier(copy.view.began))).chain(tail))
+        {
             let position = Position { epoch, op: OpNumber(op) };
             batch.push(Arc::new(Entry { position, at: copy.log_time, id, command }));
         }
@@ -415,7 +417,7 @@ fn take_tail_of_older_generation(
     // What no client asked for is not ordered again. Above all no expiry: another primary may have
     // kept the session alive since, and every session has a full lease now.
     let of_primaries =
-        |command: &Command| matches!(command, Command::Barrier | Command::ExpireSession(_));
+        |command: &Command| matches!(command, Command::Barrier(_) | Command::ExpireSession(_));
     let ordered = tail.iter().filter(|entry| !of_primaries(&entry.command));
     ordered.map(|entry| (entry.id, entry.command.clone())).collect()
 }

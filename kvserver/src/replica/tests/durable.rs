@@ -32,6 +32,7 @@ fn recovered(work: &[Work], items: Items) -> Recovered {
     for work in log {
         match work {
             Work::Adopt(epoch) => recovered.adopt(*epoch),
+            Work::Record(record) => recovered.recorded(record),
             Work::Append(entries) => recovered.append(entries.iter().cloned()).unwrap(),
             Work::Truncate { after } => {
                 recovered.log.truncate_after(*after);
@@ -497,9 +498,10 @@ fn what_contradicts_itself_is_not_taken_for_a_log() {
     let end =
         |digest, epochs| SnapshotEnd { epochs, log_time: Default::default(), digest, chunks: 0 };
     let wrong = kvproto::Digest(digest.0 ^ 1);
-    assert!(new().end_snapshot(at, &end(wrong, vec![entries[0].position])).is_err());
+    let start = kvproto::EpochStart::at(entries[0].position, Default::default());
+    assert!(new().end_snapshot(at, &end(wrong, vec![start])).is_err());
     assert!(new().end_snapshot(at, &end(digest, vec![])).is_err());
-    assert!(new().end_snapshot(at, &end(digest, vec![entries[0].position])).is_ok());
+    assert!(new().end_snapshot(at, &end(digest, vec![start])).is_ok());
     let held = twice.held(StorageId([1; 16]));
     assert_eq!((held.last, held.epochs.len()), (entries[0].position, 1));
 }

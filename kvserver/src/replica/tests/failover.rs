@@ -181,8 +181,9 @@ pub(super) fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
     let tail = world.replicas[&c()].copy.log.last().op;
     assert!(tail > common.op);
     world.kill(&a());
-    let mut epoch = world.view.epoch();
-    epoch.primary_since = epoch.primary_since.next();
+    world.deaf.extend([b()]);
+    world.propose(b(), &[c()]);
+    let (epoch, began) = (world.view.epoch(), world.view.began);
     let say = |body| Message {
         cluster: CLUSTER,
         epoch,
@@ -191,7 +192,7 @@ pub(super) fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
         stream: kvproto::StreamNumber(1),
         body,
     };
-    world.deliver(say(Body::Open));
+    world.deliver(say(Body::Open { began }));
     world.wire.clear();
     world.deliver(say(Body::Append(kvproto::message::Append {
         previous: common,
