@@ -160,6 +160,8 @@ fn nothing_is_acknowledged_in_an_epoch_that_is_not_on_disk() {
     world.run(ms(100));
     world.slow_journal.insert(a());
     world.propose(b(), &[a()]);
+    let recorded = Completion::Recorded(world.view.order());
+    world.step(&a(), Event::Journal(recorded));
     world.run(ms(30));
     let acks = |world: &World| {
         let last = world.replicas[&a()].log().last();
@@ -197,6 +199,7 @@ fn chunks_are_sent_no_faster_than_the_newcomer_writes_them() {
     }
     world.settle();
     world.start(b());
+    world.hear_view(&b());
     world.slow_journal.insert(b());
     world.propose(a(), &[b()]);
     world.run(ms(200));

@@ -36,7 +36,7 @@ fn a_copy_that_hears_of_an_epoch_and_then_of_a_newer_one_answers_the_newer() {
     world.run(ms(50));
     world.deaf.clear();
     world.propose(c(), &[b()]);
-    world.run(ms(300));
+    world.run(ms(900));
     assert!(world.acting(&c()));
 }
 
@@ -133,7 +133,7 @@ pub(super) fn an_epoch_of_the_same_name_but_of_another_past_is_another_one() {
 pub(super) fn who_learns_that_the_cluster_went_on_without_it_serves_nothing_and_keeps_everything() {
     let mut world = World::with(a(), &[b()]);
     world.put(&a(), "k", "v");
-    world.run(ms(50));
+    world.run(ms(200));
     world.step(&b(), Event::Estranged);
     let write = world.put(&a(), "k", "w");
     world.run(ms(200));
