@@ -42,8 +42,9 @@ define foreground
 	@echo $$$$ >logs/$(1).pid; exec $(2) 2> >(tee -i -a logs/$(1).log >&2)
 endef
 
+# The first one founds the cluster; `--new` is never given where one was before.
 run-vs: build ## the view service alone, in the foreground
-	$(call foreground,viewservice,bin/viewservice --addr localhost:8000)
+	$(call foreground,viewservice,bin/viewservice --addr localhost:8000$(if $(wildcard data/viewservice-8000),, --new))
 
 run-s1: build ## server 1 alone, in the foreground
 	$(call foreground,s1,bin/kvserver --addr localhost:8001 --vs localhost:8000)

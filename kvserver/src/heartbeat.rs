@@ -9,14 +9,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use kvprocess::dial;
+use kvprocess::{dial, meeting};
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
 use kvproto::registration::{
-    FromServer, Held, PROTOCOL_LEVEL, RefusedReason, Registration, ToServer, Wish,
+    FromServer, Held, PROTOCOL_LEVEL, Process, RefusedReason, Registration, ToServer, Wish,
 };
 use kvproto::{ClusterId, LifeId, Member, ServerName, View};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -38,6 +39,9 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Pings and wishes that wait for the connection; when as many do, the connection has stopped.
 const SENT_QUEUED_MAX: usize = 64;
 
+/// Other servers that this one meets at once, at the view service's wish; of more it asks another.
+const MEETINGS_MAX: usize = 8;
+
 /// What the heartbeat needs of its server.
 pub struct Heartbeat {
     name: ServerName,
@@ -58,8 +62,8 @@ pub struct Heartbeat {
     me: Option<Member>,
     pause: Duration,
     told_at: Option<Instant>,
-    /// Since when another life counts as alive under this name.
-    name_in_use_since: Option<Instant>,
+    /// Since when the name is another's, and what the view service said of it last.
+    name_in_use: Option<(Instant, String)>,
 }
 
 /// Why an attempt to attend has ended.
@@ -102,7 +106,7 @@ impl Heartbeat {
             me: None,
             pause: PAUSES.0,
             told_at: None,
-            name_in_use_since: None,
+            name_in_use: None,
         }
     }
 
@@ -154,7 +158,7 @@ impl Heartbeat {
                 info!("Connected to view service at {address}");
                 self.pause = PAUSES.0;
                 self.told_at = None;
-                self.name_in_use_since = None;
+                self.name_in_use = None;
                 match self.exchange(&up, down, views).await {
                     Ok(()) => Ended::Broken(anyhow!("it closed the stream")),
                     Err(ended) => ended,
@@ -236,6 +240,7 @@ impl Heartbeat {
         views: &watch::Sender<Option<View>>,
     ) -> Result<(), Ended> {
         let mut ping_at = Instant::now();
+        let mut meetings: JoinSet<Option<Process>> = JoinSet::new();
         loop {
             tokio::select! {
                 () = sleep_until(ping_at) => {
@@ -245,8 +250,20 @@ impl Heartbeat {
                     ping_at = Instant::now() + self.ping_interval();
                 }
                 Some(wish) = self.wishes.recv() => up.try_send(FromServer::Wish(wish).into())?,
+                Some(met) = meetings.join_next() => {
+                    if let Ok(Some(process)) = met {
+                        up.try_send(FromServer::Met(process).into())?;
+                    }
+                }
                 message = down.message() => match message? {
-                    Some(message) => self.take(message.try_into()?, views)?,
+                    Some(message) => match message.try_into()? {
+                        ToServer::Meet(process) if meetings.len() < MEETINGS_MAX => {
+                            meetings.spawn(async move {
+                                meeting::meet(&process).await.is_ok().then_some(process)
+                            });
+                        }
+                        message => self.take(message, views)?,
+                    },
                     None => return Ok(()),
                 },
             }
@@ -265,6 +282,10 @@ impl Heartbeat {
             }
             // Lost if the node has no room for it: the wish, which is repeated, asks again.
             ToServer::NobodyToTakeOver => self.node.try_event(Event::NobodyToTakeOver),
+            ToServer::NotMet { message } => {
+                self.tell(&format!("no part in the cluster before this is mended: {message}"));
+            }
+            ToServer::Meet(_) => debug!("{MEETINGS_MAX} servers are being met: no other now"),
             ToServer::Refused { reason, message } => return Err(Ended::Refused(reason, message)),
             ToServer::Registered { .. } => return Err(anyhow!("it registers twice").into()),
         }
@@ -292,24 +313,29 @@ impl Heartbeat {
         }
     }
 
-    /// After a restart it is this server's own former life, and soon counts as dead, or the view service
-    /// is about to be done listening: only when that takes long there is something to do for somebody.
+    /// The view service will take this server in when something has changed that it says itself: most
+    /// often a former life of it counts as dead soon, and only when it does not, or more is known, there
+    /// is something to do for somebody.
     fn tell_of_waiting(&mut self, reason: RefusedReason, message: &str) {
         self.pause = self.pause.min(NAME_PAUSE_MAX);
-        if reason == RefusedReason::Listening {
-            self.name_in_use_since = None;
-            let what = format!("waiting to register as {}: {message}", self.name);
-            return self.tell(&what);
-        }
-        let Some(since) = self.name_in_use_since else {
-            info!("waiting until the former life of {} counts as dead ({message})", self.name);
-            self.name_in_use_since = Some(Instant::now());
-            return;
+        let what = match &self.name_in_use {
+            _ if reason != RefusedReason::NameInUse => {
+                format!("waiting to register as {}: {message}", self.name)
+            }
+            None => {
+                let former = &self.name;
+                info!("waiting until the former life of {former} counts as dead ({message})");
+                self.name_in_use = Some((Instant::now(), message.to_owned()));
+                return;
+            }
+            Some((since, said)) if said == message && since.elapsed() < TELL_EVERY => return,
+            Some(_) => format!("waiting to register as {}: {message}", self.name),
         };
-        if since.elapsed() >= TELL_EVERY {
-            let what = format!("waiting to register as {}: {message}", self.name);
-            self.tell(&what);
+        if let Some((_, said)) = self.name_in_use.as_mut().filter(|(_, said)| said != message) {
+            message.clone_into(said);
+            self.told_at = None;
         }
+        self.tell(&what);
     }
 
     /// An operator has had the cluster go on without what this life knows.

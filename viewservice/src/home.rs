@@ -102,15 +102,18 @@ pub struct Home {
     pub(crate) log: ViewLog,
     /// As it stands at the end of the log.
     pub(crate) state: ViewState,
+    /// Whether the cluster may begin at once, with whoever comes first.
+    pub(crate) new: bool,
 }
 
 impl Home {
-    /// Opens the directory, and founds a cluster if it is new. Of the settings, those not given are
-    /// as they were, or in a new cluster the defaults.
+    /// Opens the directory, and founds a cluster if there is none. Of the settings, those not given are
+    /// as they were, or in a new cluster the defaults. `new` says that there must be none in which
+    /// anybody ever was, and that nobody needs to be listened for.
     ///
     /// # Errors
     /// Why it must not or cannot be used, and what to do.
-    pub async fn open(path: &Path, given: &SettingFlags) -> Result<Home, HomeError> {
+    pub async fn open(path: &Path, given: &SettingFlags, new: bool) -> Result<Home, HomeError> {
         let file = path.join(LOG);
         if !file.exists() {
             // Before anything is made: what is refused leaves nothing behind.
@@ -127,8 +130,9 @@ impl Home {
             }
             other => HomeError::Failed { path: path.into(), what: other.to_string() },
         })?;
-        match settle(&dir, identity, &log, given).await {
-            Ok(state) => Ok(Home { dir, log, state }),
+        let settled = settle(&dir, identity, &log, given).await;
+        match settled.and_then(|state| if new { untouched(state) } else { Ok(state) }) {
+            Ok(state) => Ok(Home { dir, log, state, new }),
             Err(error) => {
                 log.close().await;
                 Err(error)
@@ -177,6 +181,19 @@ async fn settle(
         })?;
     }
     Ok(state)
+}
+
+/// `--new` where a cluster is: whoever writes it into a unit file would found a second cluster on the
+/// day on which the volume is not mounted.
+fn untouched(state: ViewState) -> Result<ViewState, HomeError> {
+    if state.is_untouched() {
+        return Ok(state);
+    }
+    Err(HomeError::Flags(format!(
+        "--new contradicts the directory, which has the cluster {}, whose servers have come already: \
+         leave the flag out, or begin another cluster with another --data-dir",
+        state.view().cluster
+    )))
 }
 
 /// Whether a directory of ours has something of this name.

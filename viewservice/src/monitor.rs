@@ -1,5 +1,6 @@
 //! The one task that owns the [`Leader`]. Requests come in through a bounded mailbox, views go out
-//! through a watch channel, which shows slow readers the newest record rather than each.
+//! through watch channels, which show slow readers the newest record rather than each: one for the
+//! servers, who get the records of this view service and no others, one for the rest of the world.
 //!
 //! It decides nothing: it turns requests into events, hands what must be kept to the [`ViewLog`], and
 //! performs the other effects of a step when that is done. When the log fails the monitor ends, and
@@ -11,11 +12,14 @@ use std::time::Duration;
 
 use kvprocess::clock;
 use kvprocess::dial::{self, Probe};
-use kvproto::registration::{Progress, RefusedReason, Registration, ToServer, Wish};
+use kvprocess::meeting;
+use kvproto::registration::{
+    NotMet, Process, Progress, RefusedReason, Registration, ToServer, Wish,
+};
 use kvproto::{ServerName, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -33,6 +37,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// Time for one probe, and between two, of the address of a server whose stream broke.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// At the end the disk has this long to do what it was given. What waits for that longer was told to
+/// nobody.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A refused registration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,6 +73,10 @@ enum Request {
     Broken(Stream),
     /// The address of the server refuses connections.
     Gone(Stream),
+    /// What became of an attempt to meet a process.
+    Meeting(Process, Result<(), NotMet>),
+    /// The server on this stream met a process.
+    MetBy(Stream, Process),
     Report(oneshot::Sender<Report>),
     Force {
         server: ServerName,
@@ -76,7 +88,8 @@ enum Request {
 #[derive(Clone)]
 pub struct Handle {
     mailbox: mpsc::Sender<Request>,
-    views: watch::Receiver<Arc<View>>,
+    records: watch::Receiver<Arc<View>>,
+    public: watch::Receiver<Arc<View>>,
 }
 
 /// The monitor has stopped, because the process is about to.
@@ -85,16 +98,22 @@ pub struct Handle {
 pub struct Stopping;
 
 impl Handle {
-    /// The current record.
+    /// What the world is shown.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        self.views.borrow().clone()
+        self.public.borrow().clone()
     }
 
-    /// The current record and every later one.
+    /// What the world is shown, now and later.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<Arc<View>> {
-        self.views.clone()
+        self.public.clone()
+    }
+
+    /// For servers that attend: the current record and every later one.
+    #[must_use]
+    pub fn records(&self) -> watch::Receiver<Arc<View>> {
+        self.records.clone()
     }
 
     /// A ping of the lab.
@@ -135,6 +154,14 @@ impl Handle {
     /// [`Stopping`].
     pub async fn wish(&self, stream: &Stream, wish: Wish) -> Result<(), Stopping> {
         self.send(Request::Wish(stream.clone(), wish)).await
+    }
+
+    /// The server on this stream met this process at its address.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn met_by(&self, stream: &Stream, process: Process) -> Result<(), Stopping> {
+        self.send(Request::MetBy(stream.clone(), process)).await
     }
 
     /// The stream has ended.
@@ -183,17 +210,26 @@ pub struct Running {
     pub task: JoinHandle<Result<(), LogFailed>>,
 }
 
-/// Starts the monitor, which leads from this state, the last one in the log. Must be called within a
-/// tokio runtime.
+/// Starts the monitor, which leads from this state, the last one in the log; with `new` it founds a
+/// cluster at once if nobody ever came. Must be called within a tokio runtime.
 #[must_use]
-pub fn start(log: ViewLog, state: ViewState, now: Timestamp, token: CancellationToken) -> Running {
+pub fn start(
+    log: ViewLog,
+    state: ViewState,
+    new: bool,
+    now: Timestamp,
+    token: CancellationToken,
+) -> Running {
     let leader = Leader::new(state, now);
-    let (views, seen) = watch::channel(Arc::new(leader.view().clone()));
+    let leader = if new { leader } else { leader.listening_first(now) };
+    let (records, seen_by_servers) = watch::channel(Arc::new(leader.view().clone()));
+    let (public, seen) = watch::channel(Arc::new(leader.public_view().clone()));
     let (mailbox, requests) = mpsc::channel(MAILBOX);
     let monitor = Monitor {
         leader,
         log,
-        views,
+        records,
+        public,
         attending: BTreeMap::new(),
         probing: BTreeMap::new(),
         streams: 0,
@@ -201,7 +237,7 @@ pub fn start(log: ViewLog, state: ViewState, now: Timestamp, token: Cancellation
         mailbox: mailbox.clone(),
     };
     Running {
-        handle: Handle { mailbox, views: seen },
+        handle: Handle { mailbox, records: seen_by_servers, public: seen },
         task: tokio::spawn(monitor.run(requests, token)),
     }
 }
@@ -216,7 +252,8 @@ enum Asking {
 struct Monitor {
     leader: Leader,
     log: ViewLog,
-    views: watch::Sender<Arc<View>>,
+    records: watch::Sender<Arc<View>>,
+    public: watch::Sender<Arc<View>>,
     /// How to reach the server on each open stream, by the number of the stream.
     attending: BTreeMap<u64, mpsc::Sender<ToServer>>,
     probing: BTreeMap<ServerName, AbortHandle>,
@@ -236,8 +273,8 @@ impl Monitor {
     ) -> Result<(), LogFailed> {
         let served = token.run_until_cancelled(self.serve(requests)).await;
         self.probing.values().for_each(AbortHandle::abort);
-        self.log.close().await;
-        served.unwrap_or(Ok(()))
+        let closed = timeout(CLOSED_WITHIN, self.log.close()).await;
+        served.unwrap_or(Ok(())).and(closed.map_err(|_| LogFailed::disk_hangs()))
     }
 
     async fn serve(&mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), LogFailed> {
@@ -257,7 +294,7 @@ impl Monitor {
         match request {
             Request::Ping { server, number, answer } => {
                 self.step(Event::PlainPing { server, number }).await?;
-                let _caller_gone = answer.send(self.view());
+                let _caller_gone = answer.send(self.public.borrow().clone());
             }
             Request::Register { registration, tell, answer } => {
                 self.streams += 1;
@@ -271,6 +308,9 @@ impl Monitor {
                 self.step(Event::Broken(stream)).await?;
             }
             Request::Gone(stream) => self.step(Event::Gone(stream)).await?,
+            Request::Meeting(process, Ok(())) => self.step(Event::Met(process)).await?,
+            Request::Meeting(process, Err(why)) => self.step(Event::NotMet(process, why)).await?,
+            Request::MetBy(stream, process) => self.step(Event::MetBy(stream, process)).await?,
             Request::Report(answer) => {
                 let _caller_gone = answer.send(self.leader.report(clock::now()));
             }
@@ -289,9 +329,22 @@ impl Monitor {
             let mut effects = Vec::new();
             let commits = self.leader.step(clock::now(), event, &mut effects);
             self.commit(commits).await?;
+            self.show();
             events.extend(effects.into_iter().filter_map(|effect| self.perform(effect)));
         }
         Ok(())
+    }
+
+    /// What the world is shown changes with the commits, before anybody is answered.
+    fn show(&self) {
+        let view = self.leader.public_view();
+        self.public.send_if_modified(|shown| {
+            let changed = **shown != *view;
+            if changed {
+                *shown = Arc::new(view.clone());
+            }
+            changed
+        });
     }
 
     /// Returns when the commits of a step are durable.
@@ -311,7 +364,7 @@ impl Monitor {
     /// What happens at once because of it, if anything.
     fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Publish(view) => drop(self.views.send_replace(Arc::new(*view))),
+            Effect::Publish(view) => drop(self.records.send_replace(Arc::new(*view))),
             Effect::Admitted(stream, view) => return self.admitted(stream, *view),
             Effect::Rejected { reason, message, .. } => {
                 if let Asking::Server { answer, .. } = self.take_asking() {
@@ -330,6 +383,14 @@ impl Monitor {
                 let probe = tokio::spawn(probe(stream, patience, self.mailbox.clone()));
                 self.stop_probing(&name);
                 self.probing.insert(name, probe.abort_handle());
+            }
+            Effect::Meet(process) => {
+                let mailbox = self.mailbox.clone();
+                // Ends by itself, soon: the next attempt waits for its answer.
+                tokio::spawn(async move {
+                    let met = meeting::meet(&process).await;
+                    let _stopping = mailbox.send(Request::Meeting(process, met)).await;
+                });
             }
             Effect::Forced(verdict) => {
                 if let Asking::Operator(answer) = self.take_asking() {
@@ -360,10 +421,6 @@ impl Monitor {
 
     fn take_asking(&mut self) -> Asking {
         std::mem::replace(&mut self.asking, Asking::Nobody)
-    }
-
-    fn view(&self) -> Arc<View> {
-        self.views.borrow().clone()
     }
 }
 

@@ -87,7 +87,7 @@ impl Store {
             file.extend_from_slice(chunk);
         }
         file.extend_from_slice(&writer.end(&SnapshotEnd {
-            epochs: vec![position(1)],
+            epochs: vec![kvproto::EpochStart::at(position(1), Default::default())],
             log_time: LogTime::default(),
             digest: rolling.with(Rolling::default()),
             chunks: chunk.iter().count() as u64,
@@ -429,6 +429,8 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
+            disk_waits_ms: 0,
+            not_met: String::new(),
         });
         let backup = vs::ServerStatus {
             member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
@@ -442,6 +444,8 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
+            disk_waits_ms: 0,
+            not_met: String::new(),
         };
         Ok(Response::new(vs::StatusResponse {
             view: Some(view.into()),

@@ -1,12 +1,13 @@
 //! The view service of a simulation: its leader as it runs in production, on a clock of its own, and
 //! the registration streams that carry records, pings and wishes. It may pause, and it may restart,
-//! also in the middle of a step: then it goes on from what its log holds. Decides nothing about views.
-//! Pure.
+//! also in the middle of a step: then it goes on from what its log holds, or from what an older copy of
+//! it held. Decides nothing about views. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvproto::registration::{
-    Held, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, ToServer, Wish,
+    Held, NotMet, PROTOCOL_LEVEL, Process as ServerProcess, Progress, RefusedReason, Registration,
+    ToServer, Wish,
 };
 use kvproto::{ClusterId, Incarnation, LifeId, Member, ServerName, Settings, Timestamp, View};
 use kvserver::replica::event::Event as ServerEvent;
@@ -20,6 +21,9 @@ use super::network::Node;
 use super::servers::Input;
 use super::visits::Path;
 use super::world::{Happening, MS, World};
+
+/// Copies of its state that are kept, for whoever puts one in its place.
+const OLDER_KEPT: usize = 16;
 
 /// What reaches the view service.
 #[derive(Clone, Debug)]
@@ -54,6 +58,15 @@ pub enum ToViews {
         /// Who asks.
         life: u64,
     },
+    /// This life of the view service asks the address of a process who answers there.
+    Meet {
+        /// Which process.
+        process: ServerProcess,
+        /// Who asks.
+        life: u64,
+    },
+    /// A server met a process at its address.
+    MetBy(u64, Member, ServerProcess),
     /// A client asks for the present record.
     Asked {
         /// Which client.
@@ -78,6 +91,10 @@ pub struct Views {
     leader: Leader,
     /// The state that its log leads to. The leader is ahead of it only within a step.
     kept: ViewState,
+    /// The states of its log at the latest changes of the record, oldest first.
+    older: VecDeque<ViewState>,
+    /// What clients were told last.
+    public: View,
     clock: Clock,
     /// Which life of its process this is.
     life: u64,
@@ -92,6 +109,8 @@ pub struct Views {
     forced: Option<Result<Box<View>, String>>,
     /// Backups left out at their primary's wish.
     evicted: BTreeSet<Member>,
+    /// Whom this life of the view service knows to have been met.
+    met: BTreeSet<LifeId>,
 }
 
 impl Views {
@@ -99,6 +118,8 @@ impl Views {
         let state = ViewState::new(ClusterId([7; 16]), settings);
         Views {
             leader: Leader::new(state.clone(), clock.at(0)),
+            older: VecDeque::new(),
+            public: state.view().clone(),
             kept: state,
             clock,
             life: 1,
@@ -109,6 +130,7 @@ impl Views {
             inbox: Vec::new(),
             forced: None,
             evicted: BTreeSet::new(),
+            met: BTreeSet::new(),
         }
     }
 
@@ -146,13 +168,27 @@ impl World<'_> {
         self.later(down_for, Happening::ViewsStart);
     }
 
+    /// It restarts, and meanwhile an older copy of its log takes the place of the log: the one before
+    /// so many changes of the record, as far back as there are any.
+    pub(super) fn put_back_views(&mut self, changes: usize, down_for: u64) {
+        self.restart_views(down_for);
+        let kept = self.views.older.len().saturating_sub(changes);
+        let discarded = self.views.older.split_off(kept);
+        if let Some(older) = discarded.into_iter().next() {
+            self.note(|| format!("views: put back to {:?}", older.view()));
+            self.views.kept = older;
+        }
+    }
+
     pub(super) fn start_views(&mut self) {
         if !std::mem::replace(&mut self.views.down, false) {
             return;
         }
         self.note(|| "views: is back".into());
         self.views.life += 1;
-        self.views.leader = Leader::new(self.views.state().clone(), self.views_clock());
+        self.views.met.clear();
+        let (state, now) = (self.views.state().clone(), self.views_clock());
+        self.views.leader = Leader::new(state, now).listening_first(now);
     }
 
     pub(super) fn on_views(&mut self, what: ToViews) {
@@ -172,7 +208,7 @@ impl World<'_> {
         match what {
             ToViews::Tick => self.step_views(Event::Tick, None),
             ToViews::Register { node, life, incarnation, found, shown } => {
-                self.on_register((node, life), incarnation, found, shown)
+                self.on_register(node, life, (incarnation, shown), found)
             }
             ToViews::Ping(number, member, progress) => {
                 let now = self.now;
@@ -192,6 +228,12 @@ impl World<'_> {
                 self.step_views(Event::Broken(Stream { member, number }), None);
             }
             ToViews::Probe { stream, until, life } => self.on_probe(stream, until, life),
+            ToViews::Meet { process, life } => self.on_meeting(process, life),
+            ToViews::MetBy(number, member, process) => {
+                self.visits.note(Path::MetByAPeer);
+                self.views.met.insert(process.life);
+                self.step_views(Event::MetBy(Stream { member, number }, process), None);
+            }
             ToViews::Asked { client } => self.on_view_asked(client),
         }
     }
@@ -212,12 +254,18 @@ impl World<'_> {
                 if view.number > last.number && !last.is_activated() && last.number.0 > 0 {
                     self.visits.note(Path::SupersededProposal);
                 }
+                self.check_met(&last, view);
                 if let Some(former) = former.filter(|_| view.primary != last.primary) {
                     self.ambush(former);
                 }
                 last = (**view).clone();
             }
             self.perform_for_views(effect, asking);
+        }
+        let public = self.views.leader.public_view().clone();
+        if public != self.views.public {
+            self.push_to_clients(&public);
+            self.views.public = public;
         }
     }
 
@@ -231,6 +279,7 @@ impl World<'_> {
         if dies && self.random.chance(500) {
             self.visits.note(Path::ViewsLostAStep);
         } else {
+            let before = self.views.kept.clone();
             for command in commits {
                 let applied = self.views.kept.apply(command);
                 assert!(applied.is_ok(), "OneTruth: the log refuses a commit: {applied:?}");
@@ -240,6 +289,11 @@ impl World<'_> {
                 "OneTruth: log and leader differ"
             );
             let view = self.views.kept.view();
+            if view.revision != before.view().revision {
+                self.views.older.push_back(before);
+                let more = self.views.older.len().saturating_sub(OLDER_KEPT);
+                self.views.older.drain(..more);
+            }
             if let Some(primary) = &view.primary {
                 self.ledgers.note_generation(view.generation, primary);
             }
@@ -258,10 +312,10 @@ impl World<'_> {
     /// to move within most of `dead-after` and whose stream stands.
     fn on_register(
         &mut self,
-        (node, life): (Node, u64),
-        incarnation: Option<Incarnation>,
+        node: Node,
+        life: u64,
+        (incarnation, shown): (Option<Incarnation>, Option<Box<View>>),
         found: Option<(Held, Option<ClusterId>)>,
-        shown: Option<Box<View>>,
     ) {
         let name = self.machines[node].name.clone();
         let held = self.views.state().present(&name);
@@ -277,7 +331,10 @@ impl World<'_> {
             name: name.clone(),
             life: life_id(node, life),
             incarnation,
-            cluster: found.as_ref().and_then(|(_, cluster)| *cluster),
+            cluster: shown
+                .as_ref()
+                .map(|record| record.cluster)
+                .or(found.as_ref().and_then(|(_, cluster)| *cluster)),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
             shown,
@@ -327,6 +384,11 @@ impl World<'_> {
                 let what = ToViews::Probe { stream, until, life };
                 self.later(MS, Happening::ToViews { from: None, what });
             }
+            Effect::Meet(process) => {
+                let (delay, life) = (self.delay(), self.views.life);
+                let what = ToViews::Meet { process, life };
+                self.later(delay, Happening::ToViews { from: None, what });
+            }
             Effect::Forced(verdict) => self.views.forced = Some(verdict),
             Effect::Notice(notice) => self.on_views_notice(&notice),
         }
@@ -340,6 +402,7 @@ impl World<'_> {
                 self.views.evicted.insert(backup.clone());
             }
             Notice::WantsToStop { leads: true, .. } => self.visits.note(Path::HandOver),
+            Notice::Yields { .. } => self.visits.note(Path::Yielded),
             Notice::NobodyToTakeOver(_) => self.visits.note(Path::NobodyToTakeOver),
             _ => {}
         }
@@ -377,6 +440,51 @@ impl World<'_> {
         }
     }
 
+    /// The address of a process was dialled.
+    fn on_meeting(&mut self, process: ServerProcess, life: u64) {
+        if life != self.views.life {
+            return;
+        }
+        match self.who_answers(self.views_node(), &process) {
+            Ok(()) => {
+                self.views.met.insert(process.life);
+                self.step_views(Event::Met(process), None);
+            }
+            Err(why) => {
+                self.visits.note(Path::NotMet);
+                self.step_views(Event::NotMet(process, why), None);
+            }
+        }
+    }
+
+    /// Whether this very process answers at its address to somebody who dials from there.
+    pub(super) fn who_answers(
+        &mut self,
+        from: Node,
+        process: &ServerProcess,
+    ) -> Result<(), NotMet> {
+        let nobody = || NotMet::Nobody("no answer".into());
+        let node = self.resolve(&process.name).ok_or_else(nobody)?;
+        let is_cut = self.network.is_cut(from, node) || self.network.is_cut(node, from);
+        let machine = &self.machines[node];
+        let answers = machine.process.as_ref().filter(|_| !is_cut && !machine.paused);
+        match answers.ok_or_else(nobody)?.life {
+            life if life_id(node, life) == process.life => Ok(()),
+            _ => Err(NotMet::Another),
+        }
+    }
+
+    /// MetBeforeItsPart: whoever comes into a view was met at its address, but an eligible server that
+    /// leads since no other could.
+    fn check_met(&self, before: &View, view: &View) {
+        for member in view.members().filter(|member| !before.members().any(|it| it == *member)) {
+            let life = self.views.kept.life(member);
+            let was_met = life.is_some_and(|life| self.views.met.contains(&life));
+            let is_exempt = view.is_primary(member) && view.eligible.contains(member);
+            assert!(was_met || is_exempt, "MetBeforeItsPart: {member} in {view:?}");
+        }
+    }
+
     fn on_admitted(&mut self, node: Node, life: u64, stream: Stream, view: Box<View>) {
         let number = stream.number;
         let member = stream.member.clone();
@@ -402,8 +510,9 @@ impl World<'_> {
         let input = match message {
             ToServer::NobodyToTakeOver => Input::Event(Box::new(ServerEvent::NobodyToTakeOver)),
             ToServer::Refused { reason, .. } => Input::Refused { reason },
-            // These come as effects of their own.
-            ToServer::Registered { .. } | ToServer::View(_) => return,
+            ToServer::Meet(process) => Input::Meet(process),
+            // These come as effects of their own, or are for people.
+            ToServer::Registered { .. } | ToServer::View(_) | ToServer::NotMet { .. } => return,
         };
         if self.network.is_cut(self.views_node(), to) {
             return;
@@ -439,7 +548,6 @@ impl World<'_> {
             let input = Input::Event(Box::new(event));
             self.later(at, Happening::ToServer { to, life, input });
         }
-        self.push_to_clients(view);
         if !self.views.state().ever_activated()
             && let Some(first) = view.primary.as_ref().and_then(|primary| self.host_of(primary))
         {
@@ -453,7 +561,7 @@ impl World<'_> {
         if self.network.is_cut(self.views_node(), to) {
             return;
         }
-        let view = Box::new(self.views.leader.view().clone());
+        let view = Box::new(self.views.leader.public_view().clone());
         let at = self.delay();
         self.later(at, Happening::ViewHeard { client, view });
     }
@@ -493,7 +601,7 @@ impl World<'_> {
 }
 
 /// As a process would have drawn it.
-fn life_id(node: Node, life: u64) -> LifeId {
+pub(super) fn life_id(node: Node, life: u64) -> LifeId {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&(node as u64 + 1).to_le_bytes());
     id[8..].copy_from_slice(&life.to_le_bytes());

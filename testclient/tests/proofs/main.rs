@@ -3,8 +3,10 @@
 //! notices when a rule is dropped.
 
 mod exploration;
+mod hanging;
 #[cfg(debug_assertions)]
 mod mutants;
+mod older_past;
 mod simulation;
 mod storage;
 mod tales;

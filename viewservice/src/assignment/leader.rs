@@ -1,8 +1,8 @@
 //! The view service as one value: an event comes in, effects come out. Pure: `now` comes with the
 //! event, and everything that reaches the outside is an effect.
 //!
-//! It owns the failure detector, which registration streams stand, and its own copy of the state of
-//! the views. Every change of the state goes through `Leader::propose`: it is made to the leader's
+//! It owns the failure detector, which registration streams stand, who knocks in vain, and its own copy
+//! of the state of the views. Every change of the state goes through `Leader::propose`: it is made to the leader's
 //! copy at once, and is a commit of the step, to be kept.
 //!
 //! Its caller owes it a [`Event::Tick`] every 50 ms or so, numbers for streams that are never used
@@ -12,19 +12,26 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Progress, RefusedReason, Registration, ToServer, Wish};
+use kvproto::registration::{
+    NotMet, Process, Progress, RefusedReason, Registration, ToServer, Wish,
+};
 use kvproto::{Member, ServerName, Timestamp, View, ViewNumber};
 
-use super::law::{Applied, Command, Kind, Mode, Refusal, ViewState};
+use super::door::{Door, Knock};
+use super::law::{Applied, Command, Kind, Mode, Refusal, Shown, ViewState};
 use super::liveness::{Liveness, State};
 use super::notice::Notice;
 use super::plain::{self, Meaning};
 use super::planner::{self, Waiting};
+use super::proof;
 use super::requests::{self, Admission, Granted};
 
 /// Changes of view that one event may lead to. One death leads to one; the bound is for a planner
 /// that contradicts itself.
 const CHANGES_PER_EVENT: usize = 8;
+/// A meeting that fails once may have failed by accident, or succeed from elsewhere: from this failure
+/// on people are told.
+const FAILURES_TOLD: u32 = 2;
 
 /// One registration stream.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -62,6 +69,12 @@ pub enum Event {
     Broken(Stream),
     /// The address of the server on this broken stream refuses connections.
     Gone(Stream),
+    /// This very process answered at its address.
+    Met(Process),
+    /// It did not.
+    NotMet(Process, NotMet),
+    /// The server on this stream met the process.
+    MetBy(Stream, Process),
     /// The operator accepts the loss of what this server does not hold. Answered by
     /// [`Effect::Forced`].
     Force {
@@ -93,6 +106,9 @@ pub enum Effect {
     Close(Stream),
     /// Ask the address of this server, until it refuses ([`Event::Gone`]) or for this long.
     Probe(Stream, Duration),
+    /// Ask once who answers at the address of this process. Answered by [`Event::Met`] or
+    /// [`Event::NotMet`].
+    Meet(Process),
     /// The answer to the operator: the new record, or what to do first.
     Forced(Result<Box<View>, String>),
     /// For the log.
@@ -110,6 +126,19 @@ pub struct Report {
     pub servers: Vec<ServerReport>,
     /// For whom or what the cluster waits.
     pub waiting: Option<Waiting>,
+    /// The servers that were refused of late, by name, each with the age of its last attempt.
+    pub refused: Vec<(ServerName, Knock, Duration)>,
+    /// VIEW-8: the doubt that the view service is in.
+    pub doubt: Option<DoubtReport>,
+}
+
+/// A doubt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DoubtReport {
+    /// Who showed what.
+    pub shown: Vec<Shown>,
+    /// Those who showed it or may serve, each with the time since its last sign of life.
+    pub may_serve: Vec<(ServerName, Duration)>,
 }
 
 /// One server.
@@ -125,6 +154,8 @@ pub struct ServerReport {
     pub unheard_for: Option<Duration>,
     /// Whether it is driven by plain pings.
     pub plain: bool,
+    /// Why it was not met at its address, which it needs for a part.
+    pub not_met: Option<NotMet>,
 }
 
 /// The view service.
@@ -135,6 +166,7 @@ pub struct Leader {
     /// Of the present step.
     commits: Vec<Command>,
     pub(super) liveness: Liveness,
+    pub(super) door: Door,
     /// The open stream of each server that has one.
     pub(super) attending: BTreeMap<ServerName, Stream>,
     /// As it was last noticed.
@@ -153,6 +185,7 @@ impl Leader {
             known.iter().for_each(|member| liveness.suspect(member));
         }
         Leader {
+            door: Door::new(&state.view().settings, now),
             state,
             commits: Vec::new(),
             liveness,
@@ -160,6 +193,13 @@ impl Leader {
             waiting: None,
             mixing_noticed: false,
         }
+    }
+
+    /// VIEW-8: before an empty view service founds a cluster, it listens for the servers of another one.
+    #[must_use]
+    pub fn listening_first(mut self, now: Timestamp) -> Leader {
+        self.door.listen(&self.state.view().settings, now);
+        self
     }
 
     /// Takes in what happened, and says what is to be done. What is returned first of all: by these
@@ -184,9 +224,12 @@ impl Leader {
                 self.wish(&stream, wish, now, out);
             }
             Event::Broken(stream) if self.is_open(&stream) => self.broken(stream, out),
+            Event::MetBy(stream, process) if self.is_open(&stream) => self.met(&process, out),
             // From a stream that was replaced.
-            Event::Ping(..) | Event::Wish(..) | Event::Broken(_) => {}
+            Event::Ping(..) | Event::Wish(..) | Event::Broken(_) | Event::MetBy(..) => {}
             Event::Gone(stream) => self.gone(&stream.member, now, out),
+            Event::Met(process) => self.met(&process, out),
+            Event::NotMet(process, why) => self.not_met(&process, &why, out),
             Event::Force { server } => return self.force(&server, now, out),
         }
         self.settle(now, out);
@@ -196,6 +239,12 @@ impl Leader {
     #[must_use]
     pub fn view(&self) -> &View {
         self.state.view()
+    }
+
+    /// What the world is shown: the current record, or in doubt the newest one that anybody has.
+    #[must_use]
+    pub fn public_view(&self) -> &View {
+        proof::public_view(&self.state)
     }
 
     /// Everything that must never be forgotten.
@@ -212,14 +261,29 @@ impl Leader {
             progress: self.liveness.progress(&member),
             unheard_for: self.liveness.unheard_for(&member, now),
             plain: self.state.kind() == Some(Kind::Plain),
+            not_met: self.why_not_met(&member),
             member,
         };
         Report {
             view: self.view().clone(),
             mode: self.state.mode(),
             servers: self.state.servers().map(server).collect(),
-            waiting: planner::waiting(&self.state, &self.liveness),
+            waiting: self.waits_for(now),
+            refused: self
+                .door
+                .knocks()
+                .map(|(name, knock)| (name.clone(), knock.clone(), now.since(knock.at)))
+                .collect(),
+            doubt: self.state.doubt().map(|doubt| DoubtReport {
+                shown: doubt.shown().cloned().collect(),
+                may_serve: proof::may_serve(&self.state, &self.liveness, &self.door, now),
+            }),
         }
+    }
+
+    fn waits_for(&self, now: Timestamp) -> Option<Waiting> {
+        proof::waiting(&self.state, &self.door, now)
+            .or_else(|| planner::waiting(&self.state, &self.liveness))
     }
 
     fn plain_ping(
@@ -229,6 +293,11 @@ impl Leader {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
+        let founding = self.state.is_untouched();
+        if self.state.doubt().is_some() || founding && self.door.has_full() {
+            // Whoever speaks like this proves nothing.
+            return;
+        }
         match plain::ping(&self.state, server, number) {
             Meaning::Inert => self.notice_mixing(
                 format!(
@@ -269,10 +338,12 @@ impl Leader {
                 let stream = Stream { member, number };
                 let older = self.attending.insert(stream.member.name.clone(), stream.clone());
                 out.extend(older.map(Effect::Close));
+                self.door.admitted(&registration.name);
                 self.settle(now, out);
                 out.push(Effect::Admitted(stream, Box::new(self.view().clone())));
             }
             Err((reason, message)) => {
+                self.door.refused(registration, reason, &message, now);
                 out.push(Effect::Rejected { stream: number, reason, message });
                 self.settle(now, out);
             }
@@ -286,8 +357,20 @@ impl Leader {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) -> Result<Member, (RefusedReason, String)> {
-        match requests::register(&self.state, &self.liveness, registration) {
+        let (state, liveness, door) = (&self.state, &self.liveness, &self.door);
+        let admission = requests::register(state, liveness, door, registration, now);
+        if !matches!(admission, Admission::Refused(..) | Admission::Doubts(_)) {
+            self.liveness.meetings.came(&registration.process(), now);
+        }
+        match admission {
             Admission::Resumes(member) => Ok(member),
+            Admission::Doubts(shown) => match self.doubt(*shown, out) {
+                Ok(()) => {
+                    let why = proof::waiting(&self.state, &self.door, now).map(|it| it.advice);
+                    Err((RefusedReason::Doubt, why.unwrap_or_default()))
+                }
+                Err(refusal) => Err((RefusedReason::Incompatible, refusal.to_string())),
+            },
             Admission::Refused(reason, message) => {
                 if reason == RefusedReason::WrongKind {
                     self.notice_mixing(message.clone(), out);
@@ -320,16 +403,34 @@ impl Leader {
         let Some(stream) = self.attending.remove(&former.name) else {
             return;
         };
-        let message = format!(
-            "{former} was silent, and a newer process stands under this name: stop this one"
-        );
+        let message =
+            format!("a newer process than {former} stands under this name: stop this one");
         let refused = ToServer::Refused { reason: RefusedReason::StaleIncarnation, message };
         out.push(Effect::Tell(stream.clone(), refused));
         out.push(Effect::Close(stream));
     }
 
+    /// VIEW-8: somebody shows what this state does not descend from.
+    fn doubt(&mut self, shown: Shown, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let applied = self.propose(Command::Doubt { shown: shown.clone() }, out)?;
+        if applied == Applied::Changed {
+            out.push(Effect::Notice(Notice::Doubts(shown)));
+        }
+        Ok(())
+    }
+
     fn ping(&mut self, member: &Member, progress: Progress, now: Timestamp, out: &mut Vec<Effect>) {
+        let hung = self.liveness.disk_hangs(member);
         self.liveness.observe(member, Some(progress), now);
+        let shown = proof::shown_by_ping(&self.state, member, progress.view, progress.history);
+        if let Some(shown) = shown {
+            let _noticed = self.doubt(shown, out);
+            return;
+        }
+        let hangs = self.liveness.disk_hangs(member);
+        if hangs != hung {
+            out.push(Effect::Notice(Notice::Disk { member: member.clone(), hangs }));
+        }
         let view = self.state.view();
         if view.is_primary(member)
             && view.is_activated()
@@ -349,6 +450,10 @@ impl Leader {
         if let Wish::Evict { server, reason, .. } = &wish {
             let (by, server, reason) = (member.clone(), server.clone(), reason.clone());
             out.push(Effect::Notice(Notice::AsksWithout { by, server, reason }));
+        }
+        if let Wish::Yield { reason, .. } = &wish {
+            let (by, reason) = (member.clone(), reason.clone());
+            out.push(Effect::Notice(Notice::Yields { by, reason }));
         }
         match requests::wish(&self.state, &self.liveness, member, wish, now) {
             Granted::Propose(command) => {
@@ -392,11 +497,55 @@ impl Leader {
         }
     }
 
+    fn met(&mut self, process: &Process, out: &mut Vec<Effect>) {
+        let failures = self.liveness.meetings.met(process);
+        if failures.is_some_and(|failures| failures >= FAILURES_TOLD) {
+            out.push(Effect::Notice(Notice::Met(process.name.clone())));
+        }
+    }
+
+    /// Tried again, later each time. Where nobody answers this process, a server may get an answer.
+    fn not_met(&mut self, process: &Process, why: &NotMet, out: &mut Vec<Effect>) {
+        let Some(failures) = self.liveness.meetings.failed(process, why.clone()) else {
+            return;
+        };
+        if let (NotMet::Nobody(_), Some(peer)) = (why, self.peer_of(process, failures)) {
+            out.push(Effect::Tell(peer, ToServer::Meet(process.clone())));
+        }
+        if failures == FAILURES_TOLD {
+            let name = process.name.clone();
+            out.push(Effect::Notice(Notice::NotMet(name, why.clone())));
+        }
+        let attending = self.attending.get(&process.name);
+        let stream =
+            attending.filter(|it| self.state.process(&it.member).as_ref() == Some(process));
+        if let Some(stream) = stream.filter(|_| failures >= FAILURES_TOLD) {
+            let message = requests::not_met(&process.name, why);
+            out.push(Effect::Tell(stream.clone(), ToServer::NotMet { message }));
+        }
+    }
+
+    /// Another server, to be asked to meet this process: the primary first, which has most to do with
+    /// it, then each of the others.
+    fn peer_of(&self, process: &Process, failures: u32) -> Option<Stream> {
+        let mut others: Vec<_> =
+            self.attending.values().filter(|other| other.member.name != process.name).collect();
+        others.sort_by_key(|other| !self.view().is_primary(&other.member));
+        let turn = (failures as usize).checked_sub(1)?.checked_rem(others.len())?;
+        others.get(turn).copied().cloned()
+    }
+
+    fn why_not_met(&self, member: &Member) -> Option<NotMet> {
+        self.liveness.meetings.why_not(&self.state.process(member)?).cloned()
+    }
+
     fn force(&mut self, server: &ServerName, now: Timestamp, out: &mut Vec<Effect>) {
         self.tick(now, out);
         let before = self.view().clone();
         let heard = self.state.committed_heard();
-        let forced = requests::force(&self.state, &self.liveness, server, now)
+        let doubted = self.state.doubt().is_some();
+        let asked = requests::force(&self.state, &self.liveness, &self.door, server, now);
+        let forced = asked
             .and_then(|command| self.propose(command, out).map_err(|refusal| refusal.to_string()));
         if forced.is_ok() {
             out.push(Effect::Notice(Notice::Forced {
@@ -405,9 +554,29 @@ impl Leader {
                 given_up: before.eligible,
                 heard,
             }));
+            if doubted {
+                self.end_the_replaced(now, out);
+            }
         }
         self.settle(now, out);
         out.push(Effect::Forced(forced.map(|_| Box::new(self.view().clone()))));
+    }
+
+    /// After a doubt: lives that are over attend no longer, and the one that was believed has
+    /// `dead-after` to come.
+    fn end_the_replaced(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let attending: Vec<_> =
+            self.attending.values().map(|stream| stream.member.clone()).collect();
+        for member in attending {
+            if !self.state.is_present(&member) {
+                self.end(&member, now, out);
+            }
+        }
+        let primary = self.view().primary.clone();
+        if let Some(primary) = primary.filter(|it| !self.attending.contains_key(&it.name)) {
+            self.liveness.observe(&primary, None, now);
+            self.liveness.suspect(&primary);
+        }
     }
 
     /// Lets time pass, and does what the planner wants.
@@ -428,10 +597,17 @@ impl Leader {
                 self.liveness.forget(&server);
             }
         }
-        self.notice_waiting(out);
+        out.extend(self.liveness.meetings.due().into_iter().map(Effect::Meet));
+        self.notice_waiting(now, out);
     }
 
     fn tick(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        self.door.tick(now);
+        let (state, attending) = (&self.state, &self.attending);
+        self.liveness.meetings.tick(now, |process| {
+            let stream = attending.get(&process.name);
+            stream.and_then(|stream| state.process(&stream.member)).as_ref() == Some(process)
+        });
         let died = self.liveness.tick(now);
         out.extend(died.into_iter().map(|(member, how)| Effect::Notice(Notice::Died(member, how))));
     }
@@ -463,13 +639,14 @@ impl Leader {
         out.push(Effect::Publish(Box::new(view.clone())));
     }
 
-    fn notice_waiting(&mut self, out: &mut Vec<Effect>) {
-        let waiting = planner::waiting(&self.state, &self.liveness);
+    fn notice_waiting(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let waiting = self.waits_for(now);
         if waiting == self.waiting {
             return;
         }
-        // Before the first activation there is nothing yet to wait for.
-        if self.state.ever_activated() {
+        // Before the first activation there is nothing yet to wait for, but who holds it up.
+        let held_up = proof::waiting(&self.state, &self.door, now).is_some();
+        if self.state.ever_activated() || held_up {
             match (&waiting, &self.waiting) {
                 (Some(waiting), _) => out.push(Effect::Notice(Notice::Waiting(waiting.clone()))),
                 (None, Some(_)) => out.push(Effect::Notice(Notice::NoLongerWaiting)),

@@ -4,8 +4,11 @@
 //! numbers; each is told twice, with the pings as the lab wrote them and with full servers. `h…` are
 //! holes that earlier wordings of the protocol had, `s2_…` defects of the Go predecessor.
 
+mod disks;
+mod doubt;
 mod holes;
 mod lab;
+mod meeting;
 #[cfg(debug_assertions)]
 mod mutants;
 mod rules;
@@ -15,10 +18,13 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Held, Memory, PROTOCOL_LEVEL, Progress, Registration, Wish};
+use kvproto::registration::{
+    Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
+};
 use kvproto::{
-    ClusterId, LifeId, Member, OpNumber, Role, ServerName, Settings, StorageId, Timestamp, View,
-    ViewNumber,
+    EpochStart,
+    ClusterId, LifeId, Member, OpNumber, Position, Role, ServerName, Settings, StorageId,
+    Timestamp, View, ViewNumber,
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
@@ -45,6 +51,13 @@ enum Habit {
 }
 
 struct Process {
+    life: LifeId,
+    /// Of which cluster it is, if it says so.
+    cluster: Option<ClusterId>,
+    /// Its directory, from the first registration on, if it has one.
+    disk: Option<Held>,
+    /// The newest record that it has.
+    record: Option<View>,
     member: Option<Member>,
     stream: Option<Stream>,
     habit: Habit,
@@ -53,6 +66,8 @@ struct Process {
     stuck: bool,
     appended: OpNumber,
     committed: OpNumber,
+    /// How long its disk has stood still with something to do.
+    disk_waits: Duration,
 }
 
 /// A view service and the servers around it.
@@ -68,11 +83,23 @@ struct World {
     now: Timestamp,
     steps: u64,
     servers: BTreeMap<&'static str, Process>,
+    /// Processes started so far.
+    lives: u128,
+    /// Where nobody answers, or somebody else; everybody else is met at once.
+    misled: BTreeMap<&'static str, NotMet>,
+    /// What a process left behind on its disk: the directory, and the newest record.
+    disks: BTreeMap<&'static str, (Held, Option<View>)>,
+    /// How the last registration was refused, if it was.
+    refusal: Option<(RefusedReason, String)>,
 }
 
 impl Process {
-    fn new(habit: Habit) -> Process {
+    fn new(life: LifeId, habit: Habit) -> Process {
         Process {
+            life,
+            cluster: None,
+            disk: None,
+            record: None,
             member: None,
             stream: None,
             habit,
@@ -81,6 +108,21 @@ impl Process {
             stuck: false,
             appended: OpNumber(0),
             committed: OpNumber(0),
+            disk_waits: Duration::ZERO,
+        }
+    }
+}
+
+impl Process {
+    /// A record comes down its stream. What it holds has then what the record says that it has.
+    fn hears(&mut self, view: &View) {
+        self.record = Some(view.clone());
+        let is_copy = self.member.as_ref().is_some_and(|me| view.eligible.contains(me));
+        if let Some(held) = self.disk.as_mut().filter(|_| is_copy && view.is_activated()) {
+            held.last = Position { epoch: view.epoch(), op: self.appended };
+            if held.epochs.last().is_none_or(|start| start.epoch != view.epoch()) {
+                held.epochs.push(EpochStart::at(held.last, view.began));
+            }
         }
     }
 }
@@ -110,7 +152,17 @@ impl World {
             now,
             steps: 0,
             servers: BTreeMap::new(),
+            lives: 0,
+            misled: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            refusal: None,
         }
+    }
+
+    /// The same, which listens first.
+    fn listening(mut self) -> World {
+        self.leader = self.leader.listening_first(self.now);
+        self
     }
 
     /// A settled view: the first of `names` is its primary, the next ones its backups, all of them
@@ -166,13 +218,24 @@ impl World {
 
     /// A process starts at this address, as if there never was another.
     fn start(&mut self, name: &'static str) {
-        self.servers.insert(name, Process::new(Habit::Follows));
+        self.begin(name, Habit::Follows);
         self.ping(name);
+    }
+
+    fn begin(&mut self, name: &'static str, habit: Habit) {
+        self.lives += 1;
+        let life = LifeId(self.lives.to_be_bytes());
+        self.servers.insert(name, Process::new(life, habit));
+    }
+
+    /// From now on whoever is asked for at this address is not met there, for this reason.
+    fn mislead(&mut self, name: &'static str, why: NotMet) {
+        self.misled.insert(name, why);
     }
 
     /// A process comes with these data, and so far does nothing else. False if it is refused.
     fn brings(&mut self, name: &'static str, held: Held) -> bool {
-        self.servers.insert(name, Process::new(Habit::Zero));
+        self.begin(name, Habit::Zero);
         self.attend(name, Registration { held: Some(held), ..newcomer(name) });
         let admitted = self.servers[name].member.is_some();
         if !admitted {
@@ -187,9 +250,26 @@ impl World {
         self.servers.values_mut().for_each(|process| process.stream = None);
     }
 
-    /// One step of the view service. Whatever the planner wants the law allows, and it comes to rest.
-    /// Its commits make of what the log held what the leader holds.
+    /// One step of the view service, and those that follow since it asks addresses who answers.
     fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = self.step_once(event);
+        let mut at = 0;
+        while let Some(effect) = effects.get(at) {
+            if let Effect::Meet(process) = effect.clone() {
+                let more = self.step_once(match self.misled.get(process.name.as_str()) {
+                    None => Event::Met(process),
+                    Some(why) => Event::NotMet(process, why.clone()),
+                });
+                effects.extend(more);
+            }
+            at += 1;
+        }
+        effects
+    }
+
+    /// Whatever the planner wants the law allows, and it comes to rest. What the view service commits
+    /// makes of what the log held what the leader holds.
+    fn step_once(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         for command in self.leader.step(self.now, event, &mut effects) {
             self.kept.apply(command).expect("a commit is allowed");
@@ -304,6 +384,13 @@ impl World {
             self.register(name);
             return;
         };
+        if process.stream.is_some() {
+            process.hears(&view);
+            let left = process.disk.clone().map(|held| (held, process.record.clone()));
+            self.disks.extend(left.map(|left| (name, left)));
+        }
+        let process = self.servers.get_mut(name).unwrap();
+        let view = process.record.clone().unwrap_or(view);
         process.steps += u64::from(!process.stuck);
         let progress = Progress {
             view: view.order(),
@@ -315,6 +402,7 @@ impl World {
             role: Role::Spare,
             memory: Memory::default(),
             disk_full: false,
+            disk_waits: process.disk_waits,
         };
         let habit = process.habit;
         if process.stream.is_none() {
@@ -348,28 +436,55 @@ impl World {
     }
 
     fn register(&mut self, name: &'static str) {
-        let storage = StorageId((u128::from(self.streams) + 1).to_be_bytes());
-        let held = self.on_disk.then(|| Held::nothing(storage));
-        self.attend(name, Registration { held, ..newcomer(name) });
+        let number = u128::from(self.streams) + 1;
+        let on_disk = self.on_disk;
+        let process = self.servers.get_mut(name).unwrap();
+        if on_disk && process.disk.is_none() {
+            process.disk = Some(Held::nothing(StorageId(number.to_be_bytes())));
+        }
+        self.attend(name, self.asks(name));
     }
 
     /// A life whose stream broke opens another.
     fn resume(&mut self, name: &'static str) {
         let incarnation = self.servers[name].member.as_ref().map(|member| member.incarnation);
-        self.attend(name, Registration { incarnation, ..newcomer(name) });
+        self.attend(name, Registration { incarnation, ..self.asks(name) });
     }
 
+    fn asks(&self, name: &'static str) -> Registration {
+        let process = &self.servers[name];
+        Registration {
+            life: process.life,
+            cluster: process.cluster.or(process.record.as_ref().map(|record| record.cluster)),
+            held: process.disk.clone(),
+            shown: process.record.clone().map(Box::new),
+            ..newcomer(name)
+        }
+    }
+
+    /// Like a server, it knocks again soon: it may be met meanwhile.
     fn attend(&mut self, name: &'static str, registration: Registration) {
-        self.streams += 1;
-        let effects = self.step(Event::Register { stream: self.streams, registration });
-        let admitted = effects.into_iter().find_map(|effect| match effect {
-            Effect::Admitted(stream, _) => Some(stream),
-            _ => None,
-        });
-        if let Some(stream) = admitted {
-            let process = self.servers.get_mut(name).unwrap();
-            process.member = Some(stream.member.clone());
-            process.stream = Some(stream);
+        let registration = Registration { life: self.servers[name].life, ..registration };
+        self.refusal = None;
+        for _ in 0..2 {
+            self.streams += 1;
+            let (stream, registration) = (self.streams, registration.clone());
+            for effect in self.step(Event::Register { stream, registration }) {
+                match effect {
+                    Effect::Admitted(stream, view) => {
+                        let process = self.servers.get_mut(name).unwrap();
+                        process.member = Some(stream.member.clone());
+                        process.stream = Some(stream);
+                        process.record = Some(*view);
+                        self.refusal = None;
+                        return;
+                    }
+                    Effect::Rejected { reason, message, .. } => {
+                        self.refusal = Some((reason, message));
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 

@@ -2,9 +2,9 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use kvclient::{ClusterStatus, ServerStatus, View};
+use kvclient::{ClusterStatus, RefusedServer, ServerStatus, Shown, View};
 use kvproto::registration::Memory;
-use kvproto::{OpNumber, Role};
+use kvproto::{Member, OpNumber, Role, ViewOrder};
 use serde_json::{Value, json};
 
 /// A view as a block of lines.
@@ -25,6 +25,7 @@ pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
         lines.extend(table.lines().map(|line| line.trim_end().to_owned()));
         lines.extend(wrapped(FOOTNOTE, width));
     }
+    lines.extend(who_came(status).iter().flat_map(|line| wrapped(line, width)));
     let advice = advice(status);
     if !status.waiting_for.is_empty() || !advice.is_empty() {
         lines.push(String::new());
@@ -37,19 +38,74 @@ pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
     lines.join("\n")
 }
 
+/// Who showed what, and who was refused: what a table of registered servers cannot have.
+fn who_came(status: &ClusterStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(doubt) = &status.doubt {
+        lines.push(String::new());
+        lines.push(format!(
+            "In doubt: here it is {}, and servers show",
+            record(status.view.order())
+        ));
+        for shown in &doubt.shown {
+            let primary = match shown.primary.as_str() {
+                "" => String::new(),
+                primary => format!(", primary {primary}"),
+            };
+            let who = life(&shown.member);
+            lines.push(format!("{INDENT}{who}: {}{primary}", record(shown.order)));
+        }
+    }
+    if !status.refused.is_empty() {
+        lines.push(String::new());
+        lines.push("Came and were refused:".into());
+    }
+    for server in &status.refused {
+        let cluster = match server.cluster.as_str() {
+            "" => String::new(),
+            _ if server.cluster == status.view.cluster.to_string() => String::new(),
+            other => format!(" of cluster {other}"),
+        };
+        let shows = match server.shown.revision.0 {
+            0 => String::new(),
+            _ => format!(", with {}", record(server.shown)),
+        };
+        let (who, age, reason) = (life(&server.member), ago(server.age), &server.reason);
+        lines.push(format!("{INDENT}{who}{cluster}, {age} ago{shows}: {reason}"));
+    }
+    lines
+}
+
+/// Survives the breaking of lines.
+const INDENT: &str = "  ";
+
+fn record(order: ViewOrder) -> String {
+    let ViewOrder { generation, number, revision } = order;
+    format!("view {number} of generation {generation}, revision {revision}")
+}
+
+/// A server that was given no number in this life has only its name.
+fn life(member: &Member) -> String {
+    match member.incarnation.0 {
+        0 => member.name.to_string(),
+        _ => member.to_string(),
+    }
+}
+
 /// Breaks a text between words, so that lines fit where a word does.
 fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
     let Some(width) = width else {
         return text.lines().map(str::to_owned).collect();
     };
-    let mut lines: Vec<String> = Vec::new();
+    let indent = if text.starts_with(INDENT) { INDENT } else { "" };
+    let mut lines: Vec<String> = vec![String::new(); usize::from(text.is_empty())];
     for word in text.split_whitespace() {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(format!("{indent}{word}")),
         }
     }
     lines
@@ -166,12 +222,33 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
              make room on it, or stop that server if there is a spare."
         )
     });
+    let stall_after = status.view.settings.stall_after;
+    let hanging = status.servers.iter().filter(|server| server.disk_waits >= stall_after);
+    let hanging: Vec<_> = hanging
+        .map(|server| format!("{} ({} s)", server.member.name, server.disk_waits.as_secs()))
+        .collect();
+    let hangs = (!hanging.is_empty()).then(|| {
+        format!(
+            "The disk hangs at {}: what that server was given is not written, and no error is told; \
+             look after its volume. Another copy that can leads meanwhile, and it is a copy again \
+             when its disk moves.",
+            hanging.join(", ")
+        )
+    });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
-    [told, memory, disk].into_iter().flatten().collect()
+    let unmet = status.servers.iter().filter(|server| !server.not_met.is_empty()).map(|server| {
+        let (member, why) = (&server.member, &server.not_met);
+        format!("{member} announces {}, where {why}: check --advertise.", member.name)
+    });
+    [told, memory, disk, hangs].into_iter().flatten().chain(unmet).collect()
 }
 
 fn age(server: &ServerStatus) -> String {
-    let millis = server.ping_age.as_millis();
+    ago(server.ping_age)
+}
+
+fn ago(age: std::time::Duration) -> String {
+    let millis = age.as_millis();
     match millis {
         ..1_000 => format!("{millis} ms"),
         1_000..10_000 => format!("{}.{} s", millis / 1000, millis / 100 % 10),
@@ -213,11 +290,13 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "committed": said(server, server.committed),
             "applied": said(server, server.applied),
             "lag": lag(status, server),
-            "ping_age_ms": u64::try_from(server.ping_age.as_millis()).unwrap_or(u64::MAX),
+            "ping_age_ms": millis(server.ping_age),
             "plain": server.plain,
             "memory_used": server.memory.used,
             "memory_max": server.memory.max,
             "disk_full": server.disk_full,
+            "disk_waits_ms": u64::try_from(server.disk_waits.as_millis()).unwrap_or(u64::MAX),
+            "not_met": (!server.not_met.is_empty()).then_some(&server.not_met),
         })
     };
     json!({
@@ -228,13 +307,57 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
         "rpcs_handled": status.rpcs_handled,
         "version": status.version,
         "storage": (!status.storage.is_empty()).then_some(&status.storage),
+        "refused": status.refused.iter().map(refused_json).collect::<Vec<_>>(),
+        "doubt": status.doubt.as_ref().map(|doubt| json!({
+            "shown": doubt.shown.iter().map(shown_json).collect::<Vec<_>>(),
+            "may_serve": doubt.may_serve.iter().map(|(name, silent_for)| json!({
+                "server": name,
+                "silent_ms": millis(*silent_for),
+            })).collect::<Vec<_>>(),
+        })),
     })
+}
+
+fn refused_json(server: &RefusedServer) -> Value {
+    json!({
+        "server": server.member.name.to_string(),
+        "incarnation": numbered(&server.member),
+        "cluster": (!server.cluster.is_empty()).then_some(&server.cluster),
+        "reason": server.reason,
+        "message": server.message,
+        "age_ms": millis(server.age),
+        "shown": (server.shown.revision.0 > 0).then(|| order_json(server.shown)),
+    })
+}
+
+fn shown_json(shown: &Shown) -> Value {
+    let mut json = order_json(shown.order);
+    json["server"] = json!(shown.member.name.to_string());
+    json["incarnation"] = json!(numbered(&shown.member));
+    json["primary"] = json!((!shown.primary.is_empty()).then_some(&shown.primary));
+    json
+}
+
+fn order_json(order: ViewOrder) -> Value {
+    json!({
+        "generation": order.generation.0,
+        "view": order.number.0,
+        "revision": order.revision.0,
+    })
+}
+
+fn numbered(member: &Member) -> Option<u64> {
+    (member.incarnation.0 > 0).then_some(member.incarnation.0)
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvproto::{ClusterId, Generation, Incarnation, Member, Settings, ViewNumber, ViewStatus};
+    use kvproto::{ClusterId, Generation, Incarnation, Revision, Settings, ViewNumber, ViewStatus};
     use std::time::Duration;
 
     fn member(name: &str, incarnation: u64) -> Member {
@@ -265,6 +388,8 @@ mod tests {
             plain: false,
             memory: Memory { used: 420 << 20, max: 1 << 30 },
             disk_full: false,
+            disk_waits: Duration::ZERO,
+            not_met: String::new(),
         }
     }
 
@@ -282,6 +407,8 @@ mod tests {
             rpcs_handled: Default::default(),
             version: "1".into(),
             storage: String::new(),
+            refused: vec![],
+            doubt: None,
         }
     }
 
@@ -360,10 +487,81 @@ Wait until s3:1 has caught up.";
     }
 
     #[test]
+    fn the_screen_says_whose_disk_hangs_and_for_how_long() {
+        let mut status = status();
+        status.servers[0].disk_waits = Duration::from_millis(700);
+        assert!(!screen(&status, None).contains("hangs"), "less than stall-after is no reason yet");
+        status.servers[0].disk_waits = Duration::from_millis(12_300);
+        assert!(screen(&status, None).contains("The disk hangs at s1:1 (12 s):"));
+        assert_eq!(status_json(&status)["servers"][0]["disk_waits_ms"], 12_300);
+    }
+
+    #[test]
+    fn the_screen_says_who_was_not_met_at_its_address() {
+        let mut status = status();
+        status.servers[3].not_met = "nobody answers (connection refused)".into();
+        let told = "s4:1#1 announces s4:1, where nobody answers (connection refused): check";
+        assert!(screen(&status, None).contains(told), "{}", screen(&status, None));
+        let json = status_json(&status);
+        assert_eq!(json["servers"][3]["not_met"], "nobody answers (connection refused)");
+        assert_eq!(json["servers"][0]["not_met"], Value::Null);
+    }
+
+    #[test]
     fn the_screen_names_whom_the_cluster_waits_for() {
         let mut status = status();
         status.waiting_for = vec!["s1:1".into(), "s2:1".into()];
         assert!(screen(&status, None).contains("\nWaiting for s1:1, s2:1.\n"));
+    }
+
+    fn order(number: u64, revision: u64) -> ViewOrder {
+        ViewOrder {
+            generation: Generation(2),
+            number: ViewNumber(number),
+            revision: Revision(revision),
+        }
+    }
+
+    #[test]
+    fn the_screen_says_who_showed_what_and_who_was_refused() {
+        let mut status = status();
+        let refused = |member: Member, cluster: &str, shown, reason: &str| RefusedServer {
+            member,
+            cluster: cluster.into(),
+            reason: reason.into(),
+            message: "words".into(),
+            age: Duration::from_millis(300),
+            shown,
+        };
+        let shown =
+            Shown { member: member("s2:1", 4), order: order(9, 31), primary: "s2:1".into() };
+        status.doubt = Some(kvclient::Doubt {
+            shown: vec![shown],
+            may_serve: vec![("s1:1".into(), Duration::from_secs(3))],
+        });
+        let own = ClusterId([1; 16]).to_string();
+        status.refused = vec![
+            refused(member("s2:1", 4), &own, order(9, 31), "doubt"),
+            refused(member("s5:1", 0), "abcd", ViewOrder::default(), "wrong cluster"),
+        ];
+        let expected = "
+In doubt: here it is view 5 of generation 2, revision 0, and servers show
+  s2:1#4: view 9 of generation 2, revision 31, primary s2:1
+
+Came and were refused:
+  s2:1#4, 300 ms ago, with view 9 of generation 2, revision 31: doubt
+  s5:1 of cluster abcd, 300 ms ago: wrong cluster
+
+Wait until s3:1 has caught up.";
+        for width in [None, Some(80)] {
+            let screen = screen(&status, width);
+            assert!(screen.ends_with(expected), "{screen}");
+        }
+        let json = status_json(&status);
+        assert_eq!(json["doubt"]["shown"][0]["view"], 9);
+        assert_eq!(json["doubt"]["may_serve"][0]["silent_ms"], 3000);
+        assert_eq!(json["refused"][1]["incarnation"], Value::Null);
+        assert_eq!(json["refused"][0]["shown"]["revision"], 31);
     }
 
     #[test]
