@@ -455,6 +455,8 @@ impl ViewService for Views {
             rpcs_handled: Default::default(),
             version: "test".into(),
             storage: "durable".into(),
+            doubt: None,
+            refused: vec![],
         }))
     }
 

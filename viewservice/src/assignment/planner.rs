@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use kvproto::registration::Process;
-use kvproto::{Member, OpNumber, Rule, ServerName, Timestamp, View, keeps};
+use kvproto::{Member, OpNumber, Rule, ServerName, Timestamp, keeps};
 
 use super::law::{Command, Kind, Mode, ViewState};
 use super::liveness::{Liveness, State};

@@ -259,7 +259,7 @@ fn ago(age: std::time::Duration) -> String {
 /// A view for programs.
 pub(crate) fn view_json(view: &View) -> Value {
     let members = |role: Role| -> Vec<String> {
-        let has_role = |member: &&kvproto::Member| view.role_of(member) == role;
+        let has_role = |member: &&Member| view.role_of(member) == role;
         let members = view.members().filter(has_role);
         members.map(|member| member.name.to_string()).collect()
     };

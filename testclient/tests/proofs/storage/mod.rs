@@ -265,7 +265,8 @@ fn entries_are_dropped_only_together_with_all_that_take_their_place() {
     let mut engine = written(&disk);
     let before = disk.operations();
     assert!(engine.flush().expect("nothing fails"));
-    let (old, new) = ([life::epoch(1); 10], [[life::epoch(1); 5], [life::epoch(2); 40]].concat());
+    let old = [life::epoch(1); 10];
+    let new = [vec![life::epoch(1); 5], vec![life::epoch(2); 40]].concat();
     for operation in before + 1..=disk.operations() {
         for loss in LOSSES.into_iter().chain((4..40).map(Loss::Some)) {
             let disk = SimulatedDisk::default();
