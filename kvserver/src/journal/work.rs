@@ -17,6 +17,7 @@ use kvproto::command::Entry;
 use kvproto::ids::{ClusterId, Epoch, OpNumber, Position};
 use kvproto::rules::{Rule, keeps};
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
+use kvproto::view::View;
 
 use super::disk::{Disk, Trouble};
 use super::engine::{Engine, Failed};
@@ -32,6 +33,8 @@ pub use side::SideWorker;
 pub enum LogJob {
     /// See [`Work::Adopt`].
     Adopt(Epoch),
+    /// See [`Work::Record`].
+    Record(Box<View>),
     /// See [`Work::Append`].
     Append(Vec<Arc<Entry>>),
     /// See [`Work::Reset`], to op 0. Snapshots through this one are of the log before it.
@@ -203,6 +206,10 @@ impl<W: Workers> Journal for Front<W> {
             Work::Adopt(epoch) => {
                 let ticket = self.pending.adopt(epoch);
                 self.log(ticket, LogJob::Adopt(epoch));
+            }
+            Work::Record(record) => {
+                let ticket = self.pending.record(record.order());
+                self.log(ticket, LogJob::Record(record));
             }
             Work::Append(entries) if entries.is_empty() => {}
             Work::Append(entries) => {
@@ -468,6 +475,7 @@ impl<D: Disk> LogWorker<D> {
         let engine = &mut self.engine;
         match job {
             LogJob::Adopt(epoch) => engine.adopt(*epoch),
+            LogJob::Record(record) => engine.record(record.clone()),
             LogJob::Append(entries) => engine.append(entries),
             LogJob::Committed(through) => engine.committed(*through),
             LogJob::Read(from, bytes_max) => {
@@ -563,10 +571,14 @@ impl LogJob {
     }
 
     fn is_of_the_log(&self) -> bool {
-        // An adoption holds for whatever log comes next.
+        // An adoption holds for whatever log comes next, and so does a record.
         !matches!(
             self,
-            LogJob::Adopt(_) | LogJob::Install(..) | LogJob::Spare(_) | LogJob::Failed(..)
+            LogJob::Adopt(_)
+                | LogJob::Record(_)
+                | LogJob::Install(..)
+                | LogJob::Spare(_)
+                | LogJob::Failed(..)
         )
     }
 }

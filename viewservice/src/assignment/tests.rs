@@ -24,8 +24,8 @@ use kvproto::registration::{
     Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
 };
 use kvproto::{
-    ClusterId, LifeId, Member, OpNumber, Position, Role, ServerName, Settings, StorageId,
-    Timestamp, View, ViewNumber,
+    ClusterId, EpochStart, LifeId, Member, OpNumber, Position, Role, ServerName, Settings,
+    StorageId, Timestamp, View, ViewNumber,
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
@@ -123,8 +123,8 @@ impl Process {
         let is_copy = self.member.as_ref().is_some_and(|me| view.eligible.contains(me));
         if let Some(held) = self.disk.as_mut().filter(|_| is_copy && view.is_activated()) {
             held.last = Position { epoch: view.epoch(), op: self.appended };
-            if held.epochs.last() != Some(&view.epoch()) {
-                held.epochs.push(view.epoch());
+            if held.epochs.last().is_none_or(|start| start.epoch != view.epoch()) {
+                held.epochs.push(EpochStart::at(held.last, view.began));
             }
         }
     }

@@ -39,7 +39,9 @@ impl<D: Disk> Engine<D> {
     /// When it is not to be used, or cannot be read now.
     pub fn find(disk: D, options: Options) -> Result<(Engine<D>, Found), Refused> {
         let directory = survey::survey(&disk)?;
+        let record = directory.record.map_err(survey::refuse_record)?;
         let mut engine = Engine::new(disk, options, directory.identity);
+        engine.record = record;
         let mut unsettled = Unsettled { unfinished: directory.unfinished, ..Unsettled::default() };
         for number in &directory.replaced {
             let era = survey::era(&engine.disk, *number, engine.identity.storage)?;
