@@ -179,7 +179,7 @@ impl Heartbeat {
                 .or(found.as_ref().and_then(|(_, of)| *of)),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
-            shown: known.map(Box::new),
+            shown: known.map(|view| Box::new((*view).clone())),
         });
         up.try_send(register.into())?;
         let mut client = RegistrationClient::new(channel);
