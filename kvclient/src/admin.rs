@@ -98,6 +98,10 @@ pub struct ServerStatus {
     pub memory: Memory,
     /// Whether its disk is nearly full.
     pub disk_full: bool,
+    /// How long its disk has been given something without doing any of it; zero while it moves.
+    pub disk_waits: Duration,
+    /// Why it was not met at its address, without which it has no part; empty if it was.
+    pub not_met: String,
 }
 
 impl ServerStatus {
@@ -246,5 +250,7 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         plain: server.plain,
         memory: Memory { used: server.memory_used, max: server.memory_max },
         disk_full: server.disk_full,
+        disk_waits: Duration::from_millis(server.disk_waits_ms),
+        not_met: server.not_met,
     }
 }

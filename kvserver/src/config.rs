@@ -43,8 +43,9 @@ pub struct Flags {
     )]
     pub vs: Vec<String>,
 
-    /// Address under which others reach this server, and its name in views. Default: --addr.
-    #[arg(long, env = "KVSERVER_ADVERTISE", value_name = "HOST:PORT", value_parser = address)]
+    /// Address under which others reach this server, and its name in views: it has no part before it
+    /// was met there. Default: --addr.
+    #[arg(long, env = "KVSERVER_ADVERTISE", value_name = "HOST:PORT", value_parser = reachable)]
     pub advertise: Option<String>,
 
     /// Directory for the data. Default: data/kvserver-PORT below the working directory.
@@ -205,6 +206,12 @@ impl Flags {
 }
 
 impl Config {
+    /// Whether the data is kept on disk.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        matches!(self.keeping, Keeping::OnDisk(_))
+    }
+
     /// The directory for the data when the server listens at `port`; `None` if it is kept in
     /// memory.
     #[must_use]
@@ -230,7 +237,9 @@ fn address(text: &str) -> Result<String, String> {
     let rule = "must be HOST:PORT with a port from 0 to 65535";
     let (host, port) = text.rsplit_once(':').ok_or(rule)?;
     let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
-    if host.is_empty() || host.contains(char::is_whitespace) || bare_ipv6 {
+    // A URL is none, nor what else has a meaning around a host.
+    let foreign = |c: char| c.is_whitespace() || "/@?#".contains(c);
+    if host.is_empty() || host.contains(foreign) || bare_ipv6 {
         return Err(rule.into());
     }
     // The number is written again, so that one server has one name whatever its zeros.
@@ -258,7 +267,7 @@ fn max_memory(text: &str) -> Result<MaxMemory, String> {
 fn is_wildcard(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
+    host.parse().is_ok_and(|ip: std::net::IpAddr| ip.to_canonical().is_unspecified())
 }
 
 #[cfg(test)]
@@ -295,10 +304,15 @@ mod tests {
 
     #[test]
     fn a_wildcard_address_needs_a_name_that_others_can_dial() {
-        for wildcard in ["0.0.0.0:8001", "[::]:8001"] {
-            let error = flags(&["--addr", wildcard]).expect("well formed").checked();
-            let error = error.expect_err("nobody can dial it").to_string();
-            assert!(error.contains(wildcard) && error.contains("--advertise"), "{error}");
+        for flag in ["--addr", "--advertise"] {
+            for wildcard in ["0.0.0.0:8001", "[::]:8001", "[::ffff:0.0.0.0]:8001"] {
+                let error = flags(&[flag, wildcard]).expect("well formed").checked();
+                let error = error.expect_err("nobody can dial it");
+                assert_eq!(error.exit_code(), 2);
+                let error = error.to_string();
+                let named = error.contains(flag) && error.contains(wildcard);
+                assert!(named && error.contains("--advertise"), "{error}");
+            }
         }
     }
 
@@ -339,6 +353,11 @@ mod tests {
             ("--addr", ":8001", "HOST:PORT"),
             ("--addr", "::1:8001", "HOST:PORT"),
             ("--vs", "localhost:0", "other than 0"),
+            ("--advertise", "localhost:0", "other than 0"),
+            ("--advertise", "localhost", "HOST:PORT"),
+            ("--advertise", "http://localhost:8001", "HOST:PORT"),
+            ("--advertise", "me@localhost:8001", "HOST:PORT"),
+            ("--advertise", "localhost/kv:8001", "HOST:PORT"),
             ("--reads", "maybe", "confirm"),
             ("--max-memory", "lots", "512mb"),
             ("--max-memory", "101%", "1% to 100%"),

@@ -9,14 +9,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use kvprocess::dial;
+use kvprocess::{dial, meeting};
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
 use kvproto::registration::{
-    FromServer, Held, PROTOCOL_LEVEL, RefusedReason, Registration, ToServer, Wish,
+    FromServer, Held, PROTOCOL_LEVEL, Process, RefusedReason, Registration, ToServer, Wish,
 };
 use kvproto::{ClusterId, LifeId, Member, ServerName, View};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -37,6 +38,9 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Pings and wishes that wait for the connection; when as many do, the connection has stopped.
 const SENT_QUEUED_MAX: usize = 64;
 
+/// Other servers that this one meets at once, at the view service's wish; of more it asks another.
+const MEETINGS_MAX: usize = 8;
+
 /// What the heartbeat needs of its server.
 pub struct Heartbeat {
     name: ServerName,
@@ -52,8 +56,8 @@ pub struct Heartbeat {
     me: Option<Member>,
     pause: Duration,
     told_at: Option<Instant>,
-    /// Since when another life counts as alive under this name.
-    name_in_use_since: Option<Instant>,
+    /// Since when the name is another's, and what the view service said of it last.
+    name_in_use: Option<(Instant, String)>,
 }
 
 /// Why an attempt to attend has ended.
@@ -93,7 +97,7 @@ impl Heartbeat {
             me: None,
             pause: PAUSES.0,
             told_at: None,
-            name_in_use_since: None,
+            name_in_use: None,
         }
     }
 
@@ -149,7 +153,7 @@ impl Heartbeat {
                 info!("Connected to view service at {address}");
                 self.pause = PAUSES.0;
                 self.told_at = None;
-                self.name_in_use_since = None;
+                self.name_in_use = None;
                 match self.exchange(&up, down, views).await {
                     Ok(()) => Ended::Broken(anyhow!("it closed the stream")),
                     Err(ended) => ended,
@@ -179,7 +183,7 @@ impl Heartbeat {
                 .or(found.as_ref().and_then(|(_, of)| *of)),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
-            shown: known.map(|view| Box::new((*view).clone())),
+            shown: known.map(|view| Box::new(View::clone(&view))),
         });
         up.try_send(register.into())?;
         let mut client = RegistrationClient::new(channel);
@@ -231,6 +235,7 @@ impl Heartbeat {
         views: &watch::Sender<Option<View>>,
     ) -> Result<(), Ended> {
         let mut ping_at = Instant::now();
+        let mut meetings: JoinSet<Option<Process>> = JoinSet::new();
         loop {
             tokio::select! {
                 () = sleep_until(ping_at) => {
@@ -240,19 +245,39 @@ impl Heartbeat {
                     ping_at = Instant::now() + self.ping_interval();
                 }
                 Some(wish) = self.wishes.recv() => up.try_send(FromServer::Wish(wish).into())?,
+                Some(met) = meetings.join_next() => {
+                    if let Ok(Some(process)) = met {
+                        up.try_send(FromServer::Met(process).into())?;
+                    }
+                }
                 message = down.message() => match message? {
-                    Some(message) => self.take(message.try_into()?, views)?,
+                    Some(message) => match message.try_into()? {
+                        ToServer::Meet(process) if meetings.len() < MEETINGS_MAX => {
+                            meetings.spawn(async move {
+                                meeting::meet(&process).await.is_ok().then_some(process)
+                            });
+                        }
+                        message => self.take(message, views)?,
+                    },
                     None => return Ok(()),
                 },
             }
         }
     }
 
-    fn take(&self, message: ToServer, views: &watch::Sender<Option<View>>) -> Result<(), Ended> {
+    fn take(
+        &mut self,
+        message: ToServer,
+        views: &watch::Sender<Option<View>>,
+    ) -> Result<(), Ended> {
         match message {
             ToServer::View(view) => offer(views, *view),
             // Lost if the node has no room for it: the wish, which is repeated, asks again.
             ToServer::NobodyToTakeOver => self.node.try_event(Event::NobodyToTakeOver),
+            ToServer::NotMet { message } => {
+                self.tell(&format!("no part in the cluster before this is mended: {message}"));
+            }
+            ToServer::Meet(_) => debug!("{MEETINGS_MAX} servers are being met: no other now"),
             ToServer::Refused { reason, message } => return Err(Ended::Refused(reason, message)),
             ToServer::Registered { .. } => return Err(anyhow!("it registers twice").into()),
         }
@@ -273,17 +298,23 @@ impl Heartbeat {
     }
 
     /// After a restart it is this server's own former life, and soon counts as dead: only when it does
-    /// not there is something to do for somebody.
+    /// not, or more is known, there is something to do for somebody.
     fn tell_of_other_life(&mut self, message: &str) {
-        let Some(since) = self.name_in_use_since else {
-            info!("waiting until the former life of {} counts as dead ({message})", self.name);
-            self.name_in_use_since = Some(Instant::now());
-            return;
+        let what = match &self.name_in_use {
+            None => {
+                let former = &self.name;
+                info!("waiting until the former life of {former} counts as dead ({message})");
+                self.name_in_use = Some((Instant::now(), message.to_owned()));
+                return;
+            }
+            Some((since, said)) if said == message && since.elapsed() < TELL_EVERY => return,
+            Some(_) => format!("waiting to register as {}: {message}", self.name),
         };
-        if since.elapsed() >= TELL_EVERY {
-            let what = format!("waiting to register as {}: {message}", self.name);
-            self.tell(&what);
+        if let Some((_, said)) = self.name_in_use.as_mut().filter(|(_, said)| said != message) {
+            message.clone_into(said);
+            self.told_at = None;
         }
+        self.tell(&what);
     }
 
     /// A view service that took this life in and now refuses it has lost its state, or is another

@@ -62,7 +62,6 @@ fn server() -> (TempDir, PathBuf) {
         engine.append(&[entry(1, op)]);
         flush(&mut engine);
     }
-    engine.truncate(OpNumber(12));
     engine.adopt(entry(4, 13).position.epoch);
     engine.append(&[entry(4, 13), entry(4, 14)]);
     flush(&mut engine);

@@ -6,7 +6,8 @@
 //! - [`logging`], [`clock`]
 //! - [`shutdown`]: signals become a token
 //! - [`data_dir`]: where it keeps what must outlive it; [`snapshot_file`]: backups
-//! - [`listen`], [`serve`]: its own address; [`dial`]: other people's
+//! - [`listen`], [`serve`]: its own address; [`dial`]: other people's;
+//!   [`meeting`]: who answers there
 //! - [`machine`]: what there is to share; [`size`]: bytes in words
 //!
 //! Behind [`serve`]: `connection` (who gets a place and who loses it), `calls` and `budget` (what each
@@ -22,6 +23,7 @@ pub mod dial;
 pub mod listen;
 pub mod logging;
 pub mod machine;
+pub mod meeting;
 pub mod serve;
 pub mod shutdown;
 pub mod size;

@@ -1,12 +1,15 @@
 //! What a full server and the view service say to each other. Meanings of the fields:
 //! `viewservice.proto`.
 
+use std::fmt;
+
 use crate::ids::{
     ClusterId, Epoch, Generation, History, Incarnation, LifeId, Member, OpNumber, Position,
     ServerName, StorageId, ViewNumber,
 };
 use crate::view::{Role, View, ViewOrder};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Level of the protocol between our own programs. It rises with every kind of message or op that
 /// an older program would not understand.
@@ -21,6 +24,38 @@ pub enum FromServer {
     Ping(Progress),
     /// A wish that only the view service can grant.
     Wish(Wish),
+    /// It met this very process at its address.
+    Met(Process),
+}
+
+/// One process of a server: its address, and the id that it drew at its start.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Process {
+    /// Its address in views.
+    pub name: ServerName,
+    /// Which process it is.
+    pub life: LifeId,
+}
+
+/// Why a process was not met at its address. In words: "*address*, where …".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotMet {
+    /// Nobody answers.
+    Nobody(String),
+    /// Another process answers, of this server or of another.
+    Another,
+    /// Something else than a server of this release answers.
+    Stranger,
+}
+
+impl fmt::Display for NotMet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotMet::Nobody(what) => write!(f, "nobody answers ({what})"),
+            NotMet::Another => f.write_str("another server answers"),
+            NotMet::Stranger => f.write_str("something else than a kvserver answers"),
+        }
+    }
 }
 
 /// A server that wants to attend.
@@ -40,6 +75,14 @@ pub struct Registration {
     pub held: Option<Held>,
     /// VIEW-8: the newest record that it knows, from this life or, on disk, from a former one.
     pub shown: Option<Box<View>>,
+}
+
+impl Registration {
+    /// Which process asks.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        Process { name: self.name.clone(), life: self.life }
+    }
 }
 
 /// What a server found in its data directory when it started. What is damaged counts as not there.
@@ -95,6 +138,17 @@ pub enum Wish {
     },
     /// A view without the sender, please: it wants to stop.
     Leave,
+    /// A view with another primary and without the sender, please: its own disk hangs.
+    Yield {
+        /// In which view.
+        generation: Generation,
+        /// In which view.
+        number: ViewNumber,
+        /// Copies that hold what the sender's disk lacks.
+        to: Vec<Member>,
+        /// What the sender saw, for people.
+        reason: String,
+    },
 }
 
 /// Progress of a server.
@@ -118,6 +172,9 @@ pub struct Progress {
     pub memory: Memory,
     /// Whether its disk is nearly full.
     pub disk_full: bool,
+    /// How long what its disk was given has waited without anything of it being done; zero while
+    /// nothing waits.
+    pub disk_waits: Duration,
 }
 
 /// What the data of a server takes of the memory that there is for it, in bytes. What is set aside
@@ -151,6 +208,13 @@ pub enum ToServer {
     },
     /// Answer to [`Wish::Leave`]: no other eligible server could take over.
     NobodyToTakeOver,
+    /// Please meet this process at its address, where the view service gets no answer.
+    Meet(Process),
+    /// Nobody met this server at its address, so it has no part.
+    NotMet {
+        /// Why, and what to do.
+        message: String,
+    },
 }
 
 /// Why a registration is refused.

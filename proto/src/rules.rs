@@ -49,6 +49,16 @@ rules! {
     ReturnIsComplete,
     /// VIEW-6: data of a server that was not eligible does not count, however fresh it looks.
     FormerMembersStayOut,
+    /// VIEW-6: a server has no part before it was met at its address.
+    MetBeforeItsPart,
+    /// VIEW-6: but an eligible one leads unmet if no other eligible server could.
+    UnmetLeadsIfNobodyElse,
+    /// VIEW-6: a meeting ends a life at once only for a newcomer that brings its storage.
+    MeetingEndsItsOwnStorage,
+    /// VIEW-6: to any other newcomer an eligible life is lost by silence only.
+    EligibleEndsBySilence,
+    /// VIEW-6: another storage gets a name only where it was met.
+    AnotherStorageIsMet,
     /// A name that registered through the full protocol is driven only by it.
     PlainPingIsInert,
     /// VIEW-8: a record outside of the history of the views puts the view service in doubt.
@@ -87,6 +97,8 @@ rules! {
     FailedSyncIsFinal,
     /// Disks: what does not check out is cut off only where nothing proves that it was synced.
     DamageIsNotCut,
+    /// Disks: entries are dropped only together with all that take their place.
+    ReplacedAsOne,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.
@@ -117,6 +129,14 @@ rules! {
     NewPrimaryKeepsItsTail,
     /// VIEW-7: a forced generation orders anew what it does not know to be committed.
     ForcedTailIsNamedAnew,
+    /// VIEW-7: an op of its tail that speaks of another one there still finds it.
+    ForcedTailKeepsItsNames,
+    /// VIEW-7: a name that was not given yet in a log when an op with it was ordered names nothing there.
+    NamesAreGivenFirst,
+    /// VIEW-7: what the tail refuses, because it ended a session before, is not ordered again.
+    EndedInTheTail,
+    /// VIEW-7: a repeated request is recognised by the names that its client used.
+    RecognisedAsAsked,
     /// REP-5: reconciled is who acknowledged the barrier.
     ReconciledHoldTheBarrier,
     /// REP-5: a primary acts only in an activated view.
@@ -139,6 +159,20 @@ rules! {
     PrimaryDropsTails,
     /// REP-10: until it hears a newer epoch, a primary that wanted to leave may resume.
     LeavingMayResume,
+    /// REP-10: a primary whose own disk hangs yields.
+    HangingPrimaryYields,
+    /// REP-10: it yields to a copy that acknowledged what its own disk lacks, and to no other.
+    YieldsToWhoMoves,
+    /// REP-9: a primary whose own disk hangs has nobody left out: writes would wait all the same.
+    HangingBlamesNobody,
+    /// REP-10: neither handing over nor stopping waits for a disk that hangs.
+    LeavingNeedsNoDisk,
+    /// Policy: a candidate whose disk hangs is replaced.
+    HangingCandidateIsReplaced,
+    /// Policy: it is replaced by one whose disk moves, and by no other.
+    ReplacedIfAnotherMoves,
+    /// Policy: whose disk hangs is left out of the view in which another leads, and not recruited.
+    HangingIsLeftOut,
     /// REP-10: a release is about promises made in older epochs only.
     ReleaseIsBoundToItsEpoch,
     /// Leases: a read is answered only under one.

@@ -229,6 +229,7 @@ impl Door {
                         self.monitor.progress(stream, progress).await
                     }
                     Ok(Ok(FromServer::Wish(wish))) => self.monitor.wish(stream, wish).await,
+                    Ok(Ok(FromServer::Met(process))) => self.monitor.met_by(stream, process).await,
                     Ok(Ok(FromServer::Register(_))) => {
                         return self.refuse("a stream registers once").await;
                     }
@@ -378,6 +379,10 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
         memory_used: progress.map_or(0, |progress| progress.memory.used),
         memory_max: progress.map_or(0, |progress| progress.memory.max),
         disk_full: progress.is_some_and(|progress| progress.disk_full),
+        disk_waits_ms: progress.map_or(0, |progress| {
+            u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX)
+        }),
+        not_met: server.not_met.map(|why| why.to_string()).unwrap_or_default(),
         member: Some(server.member.into()),
     }
 }

@@ -12,11 +12,14 @@ use std::time::Duration;
 
 use kvprocess::clock;
 use kvprocess::dial::{self, Probe};
-use kvproto::registration::{Progress, RefusedReason, Registration, ToServer, Wish};
+use kvprocess::meeting;
+use kvproto::registration::{
+    NotMet, Process, Progress, RefusedReason, Registration, ToServer, Wish,
+};
 use kvproto::{ServerName, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -34,6 +37,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// Time for one probe, and between two, of the address of a server whose stream broke.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// At the end the disk has this long to do what it was given. What waits for that longer was told to
+/// nobody.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A refused registration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,6 +73,10 @@ enum Request {
     Broken(Stream),
     /// The address of the server refuses connections.
     Gone(Stream),
+    /// What became of an attempt to meet a process.
+    Meeting(Process, Result<(), NotMet>),
+    /// The server on this stream met a process.
+    MetBy(Stream, Process),
     Report(oneshot::Sender<Report>),
     Force {
         server: ServerName,
@@ -143,6 +154,14 @@ impl Handle {
     /// [`Stopping`].
     pub async fn wish(&self, stream: &Stream, wish: Wish) -> Result<(), Stopping> {
         self.send(Request::Wish(stream.clone(), wish)).await
+    }
+
+    /// The server on this stream met this process at its address.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn met_by(&self, stream: &Stream, process: Process) -> Result<(), Stopping> {
+        self.send(Request::MetBy(stream.clone(), process)).await
     }
 
     /// The stream has ended.
@@ -254,8 +273,8 @@ impl Monitor {
     ) -> Result<(), LogFailed> {
         let served = token.run_until_cancelled(self.serve(requests)).await;
         self.probing.values().for_each(AbortHandle::abort);
-        self.log.close().await;
-        served.unwrap_or(Ok(()))
+        let closed = timeout(CLOSED_WITHIN, self.log.close()).await;
+        served.unwrap_or(Ok(())).and(closed.map_err(|_| LogFailed::disk_hangs()))
     }
 
     async fn serve(&mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), LogFailed> {
@@ -289,6 +308,9 @@ impl Monitor {
                 self.step(Event::Broken(stream)).await?;
             }
             Request::Gone(stream) => self.step(Event::Gone(stream)).await?,
+            Request::Meeting(process, Ok(())) => self.step(Event::Met(process)).await?,
+            Request::Meeting(process, Err(why)) => self.step(Event::NotMet(process, why)).await?,
+            Request::MetBy(stream, process) => self.step(Event::MetBy(stream, process)).await?,
             Request::Report(answer) => {
                 let _caller_gone = answer.send(self.leader.report(clock::now()));
             }
@@ -361,6 +383,14 @@ impl Monitor {
                 let probe = tokio::spawn(probe(stream, patience, self.mailbox.clone()));
                 self.stop_probing(&name);
                 self.probing.insert(name, probe.abort_handle());
+            }
+            Effect::Meet(process) => {
+                let mailbox = self.mailbox.clone();
+                // Ends by itself, soon: the next attempt waits for its answer.
+                tokio::spawn(async move {
+                    let met = meeting::meet(&process).await;
+                    let _stopping = mailbox.send(Request::Meeting(process, met)).await;
+                });
             }
             Effect::Forced(verdict) => {
                 if let Asking::Operator(answer) = self.take_asking() {

@@ -3,27 +3,31 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::future::Future;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvprocess::{dial, listen};
 use kvproto::convert::Malformed;
 use kvproto::pb::legacy::view_service_client::ViewServiceClient as LegacyClient;
+use kvproto::pb::replication::meeting_server::{Meeting, MeetingServer};
+use kvproto::pb::replication::{MeetRequest, MeetResponse};
 use kvproto::pb::viewservice as pb;
 use kvproto::pb::viewservice::registration_client::RegistrationClient;
 use kvproto::pb::viewservice::view_service_client::ViewServiceClient;
 use kvproto::registration::{
-    FromServer, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, ToServer, Wish,
+    FromServer, Memory, PROTOCOL_LEVEL, Process, Progress, RefusedReason, Registration, ToServer,
+    Wish,
 };
 use kvproto::{ClusterId, History, Incarnation, LifeId, Member, OpNumber, Role, Settings, View};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tonic::{Code, Streaming};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status, Streaming};
 use viewservice::config::SettingFlags;
 use viewservice::home::Home;
 
@@ -106,20 +110,24 @@ impl Service {
         (attending, answer)
     }
 
-    /// A server that really listens somewhere starts and attends.
+    /// A server that is met at its address starts and attends.
     async fn server(&self) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let name = listener.local_addr().unwrap().to_string();
-        let (attending, answer) = self.register(newcomer(&name)).await;
+        let address = listen("127.0.0.1:0", None).await;
+        let name = address.name.clone();
+        let (attending, answer) = self.register(process(&name, life_at(&name))).await;
         let ToServer::Registered { incarnation, view } = answer else {
             panic!("{name} was not registered: {answer:?}");
         };
-        Server {
-            member: Member { name: name.into(), incarnation },
-            attending,
-            view: *view,
-            listener: Some(listener),
-        }
+        let member = Member { name: name.into(), incarnation };
+        Server { member, attending, view: *view, address }
+    }
+
+    /// Waits until somebody is in this state.
+    async fn until_somebody_is(&self, state: &str) {
+        let wait = async {
+            while !self.status().await.servers.iter().any(|server| server.state == state) {}
+        };
+        soon(&format!("somebody to be {state}"), wait).await;
     }
 
     async fn refusal(&self, register: FromServer) -> RefusedReason {
@@ -163,7 +171,48 @@ struct Server {
     member: Member,
     attending: Attending,
     view: View,
-    listener: Option<TcpListener>,
+    address: Address,
+}
+
+/// Answers at an address, as one process, until it is dropped.
+struct Address {
+    name: String,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+struct Answers(LifeId);
+
+#[tonic::async_trait]
+impl Meeting for Answers {
+    async fn meet(&self, _: Request<MeetRequest>) -> Result<Response<MeetResponse>, Status> {
+        Ok(Response::new(MeetResponse { life: self.0.0.to_vec().into() }))
+    }
+}
+
+/// Answers as this process, or as the first one at the address.
+async fn listen(at: &str, life: Option<LifeId>) -> Address {
+    let listener = TcpListener::bind(at).await.unwrap();
+    let name = listener.local_addr().unwrap().to_string();
+    let door = MeetingServer::new(Answers(life.unwrap_or_else(|| life_at(&name))));
+    let serving = tokio::spawn(async move {
+        let router = tonic::transport::Server::builder().add_service(door);
+        router.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
+    });
+    Address { name, serving }
+}
+
+/// The first process at an address.
+fn life_at(name: &str) -> LifeId {
+    let mut life = [0; 16];
+    let bytes = name.bytes().rev();
+    life.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
+    LifeId(life)
 }
 
 impl Server {
@@ -176,6 +225,7 @@ impl Server {
         while !wanted(&self.view) {
             match self.attending.next().await {
                 ToServer::View(view) => self.view = *view,
+                ToServer::Meet(_) => {}
                 other => panic!("waiting for {what}: {other:?}"),
             }
         }
@@ -198,21 +248,25 @@ impl Server {
     }
 
     /// Its process ends: the kernel closes its connections and its listener.
-    fn kill(mut self) -> Member {
-        self.listener = None;
-        self.member.clone()
+    fn kill(self) -> Member {
+        self.member
     }
 
     /// Its connection breaks; the process lives on.
-    fn cut_off(self) -> (Member, Option<TcpListener>) {
-        (self.member, self.listener)
+    fn cut_off(self) -> (Member, Address) {
+        (self.member, self.address)
     }
 }
 
+/// Another process than the first one at this address.
 fn newcomer(name: &str) -> FromServer {
+    process(name, LifeId([0xff; 16]))
+}
+
+fn process(name: &str, life: LifeId) -> FromServer {
     FromServer::Register(Registration {
         name: name.into(),
-        life: LifeId::default(),
+        life,
         incarnation: None,
         cluster: None,
         protocol_level: PROTOCOL_LEVEL,
@@ -225,7 +279,7 @@ fn newcomer(name: &str) -> FromServer {
 fn again(member: &Member, record: &View) -> FromServer {
     FromServer::Register(Registration {
         name: member.name.clone(),
-        life: LifeId::default(),
+        life: life_at(member.name.as_str()),
         incarnation: Some(member.incarnation),
         cluster: Some(record.cluster),
         protocol_level: PROTOCOL_LEVEL,
@@ -293,10 +347,7 @@ async fn a_server_that_is_only_cut_off_resumes_its_life() {
     let (primary, backup) = pair(&service).await;
     let before = backup.view.clone();
     let (member, _still_listening) = primary.cut_off();
-    let suspected = async {
-        while !service.status().await.servers.iter().any(|server| server.state == "suspected") {}
-    };
-    soon("the broken stream to be noticed", suspected).await;
+    service.until_somebody_is("suspected").await;
     let (_attending, answer) = service.register(again(&member, &before)).await;
     let ToServer::Registered { incarnation, view } = answer else {
         panic!("it was not resumed: {answer:?}");
@@ -315,6 +366,8 @@ async fn a_second_start_is_refused_while_the_first_lives_and_then_makes_the_firs
     assert_eq!(service.refusal(newcomer(&name)).await, RefusedReason::NameInUse);
 
     let killed = first.kill();
+    service.until_somebody_is("dead").await;
+    let _newer = listen(&name, Some(LifeId([0xff; 16]))).await;
     let admitted = async {
         loop {
             let (attending, answer) = service.register(newcomer(&name)).await;
@@ -357,6 +410,7 @@ async fn a_first_message_that_is_no_registration_is_refused() {
         role: Role::Spare,
         memory: Memory::default(),
         disk_full: false,
+        disk_waits: Duration::ZERO,
     });
     let nameless = pb::Register::default();
     let garbage = [
@@ -573,4 +627,71 @@ async fn a_silent_server_is_dead_after_the_time_set_for_it() {
     };
     soon("the silent server to be dead", dead).await;
     drop(silent);
+}
+
+/// Trial 27: a wrong --advertise.
+#[tokio::test]
+async fn a_server_that_nobody_meets_has_no_part_and_hears_why() {
+    let service = Service::start().await;
+    let mut primary = service.server().await;
+    primary.until("its own view", |view| view.primary.is_some()).await;
+    primary.activate(Vec::new()).await;
+    let number = primary.view.number;
+    // Somebody else answers at the address that it announces.
+    let taken = listen("127.0.0.1:0", None).await;
+    let (mut astray, answer) = service.register(newcomer(&taken.name)).await;
+    let ToServer::Registered { incarnation, .. } = answer else {
+        panic!("it was not registered: {answer:?}");
+    };
+    let message = loop {
+        match astray.next().await {
+            ToServer::NotMet { message } => break message,
+            ToServer::View(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(message.contains("another server answers: check --advertise"), "{message}");
+    let status = service.status().await;
+    let member = Member { name: taken.name.as_str().into(), incarnation };
+    let row = status.servers.iter().find(|row| row.member == Some(member.clone().into())).unwrap();
+    assert_eq!((row.role.as_str(), row.not_met.as_str()), ("spare", "another server answers"));
+    assert_eq!(service.view().await.number, number);
+    // Its address is put right: it answers there itself.
+    let name = taken.name.clone();
+    drop(taken);
+    let _right = async {
+        while TcpListener::bind(&name).await.is_err() {}
+        listen(&name, Some(LifeId([0xff; 16]))).await
+    };
+    let _right = soon("its address to be free", _right).await;
+    primary.until("the recruit", |view| view.backups.contains(&member)).await;
+}
+
+/// A wall that lets nothing through from the view service to a server.
+#[tokio::test]
+async fn a_server_that_only_another_server_meets_has_a_part() {
+    let service = Service::start().await;
+    let mut primary = service.server().await;
+    primary.until("its own view", |view| view.primary.is_some()).await;
+    primary.activate(Vec::new()).await;
+    // Nobody answers the view service here.
+    let name = {
+        let gone = listen("127.0.0.1:0", None).await;
+        gone.name.clone()
+    };
+    let (_attending, answer) = service.register(newcomer(&name)).await;
+    assert!(matches!(answer, ToServer::Registered { .. }), "{answer:?}");
+    let process = loop {
+        match primary.attending.next().await {
+            ToServer::Meet(process) => break process,
+            ToServer::View(view) => primary.view = *view,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(process, Process { name: name.into(), life: LifeId([0xff; 16]) });
+    let met = FromServer::Met(process.clone());
+    primary.attending.up.send(met.into()).await.unwrap();
+    primary
+        .until("the recruit", |view| view.backups.iter().any(|it| it.name == process.name))
+        .await;
 }

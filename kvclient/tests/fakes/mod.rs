@@ -429,6 +429,8 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
+            disk_waits_ms: 0,
+            not_met: String::new(),
         });
         let backup = vs::ServerStatus {
             member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
@@ -442,6 +444,8 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
+            disk_waits_ms: 0,
+            not_met: String::new(),
         };
         Ok(Response::new(vs::StatusResponse {
             view: Some(view.into()),
@@ -451,6 +455,8 @@ impl ViewService for Views {
             rpcs_handled: Default::default(),
             version: "test".into(),
             storage: "durable".into(),
+            doubt: None,
+            refused: vec![],
         }))
     }
 

@@ -5,14 +5,16 @@ mod deadline;
 mod dumped;
 mod grpc;
 mod limited;
+mod meeting;
 pub mod replication;
 
 use anyhow::Context;
 use kvprocess::serve::{CallLimits, Metering};
 use kvproto::limits::MESSAGE_SIZE_MAX;
-use kvproto::pb;
 use kvproto::pb::kvserver::kv_server_server::KvServerServer;
 use kvproto::pb::legacy::kv_server_server::KvServerServer as LegacyKvServerServer;
+use kvproto::pb::replication::meeting_server::MeetingServer;
+use kvproto::{LifeId, pb};
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -20,16 +22,18 @@ use tonic_health::server::HealthReporter;
 use crate::node::NodeHandle;
 use grpc::ClientDoor;
 use limited::Limited;
+use meeting::MeetingDoor;
 
 /// The name under which health says whether this server is a primary that serves.
 const PRIMARY_HEALTH: &str = "kvserver.KVServer";
 
-/// All gRPC services of a server, and the reporter that [`keep_health`] needs.
+/// All gRPC services of the server that is this life, and the reporter that [`keep_health`] needs.
 ///
 /// # Errors
 /// When the descriptors for reflection cannot be read, which only a broken build can cause.
 pub fn services(
     node: &NodeHandle,
+    life: LifeId,
     calls: CallLimits,
 ) -> anyhow::Result<(Router<Metering>, HealthReporter)> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -50,6 +54,7 @@ pub fn services(
             node.clone(),
             LegacyKvServerServer::max_decoding_message_size,
         ))
+        .add_service(MeetingServer::new(MeetingDoor(life)))
         .add_service(health)
         .add_service(reflection().build_v1().context("build reflection")?)
         .add_service(reflection().build_v1alpha().context("build the older reflection")?);

@@ -19,6 +19,7 @@ use kvproto::batch::Batch;
 use kvproto::command::Entry;
 use kvproto::ids::{ClusterId, Epoch, OpNumber, Position, StorageId};
 use kvproto::limits::BATCH_SIZE_MAX;
+use kvproto::rules::{Rule, keeps};
 use kvproto::settings::Settings;
 use thiserror::Error;
 
@@ -329,15 +330,22 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Entries follow.
+    /// Entries follow, or take the place of what was there: those are one record, so that a crash
+    /// leaves the old ones or all of the new.
     pub fn append(&mut self, entries: &[Arc<Entry>]) {
+        let replaced = entries.first().filter(|first| first.op() <= self.last_called());
+        if let Some(first) = replaced
+            && !keeps(Rule::ReplacedAsOne)
+        {
+            self.queue.push(Op::Truncate(OpNumber(first.op().0 - 1)));
+        }
+        let weight_max = if replaced.is_some() { usize::MAX } else { BATCH_SIZE_MAX };
         let (mut start, mut weight) = (0, 0);
         for (end, entry) in (1..).zip(entries) {
             weight += entry.weight();
             let next = entries.get(end);
             let joins = next.is_some_and(|next| {
-                next.position.epoch == entry.position.epoch
-                    && weight + next.weight() <= BATCH_SIZE_MAX
+                next.position.epoch == entry.position.epoch && weight + next.weight() <= weight_max
             });
             if !joins {
                 let batch = &entries[start..end];
@@ -351,9 +359,14 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Entries after this op are dropped.
-    pub fn truncate(&mut self, after: OpNumber) {
-        self.queue.push(Op::Truncate(after));
+    /// The last op, written or not.
+    fn last_called(&self) -> OpNumber {
+        let queued = self.queue.iter().rev().find_map(|op| match op {
+            Op::Entries { first, count, .. } => Some(OpNumber(first.op.0 + u64::from(*count) - 1)),
+            Op::Truncate(_) | Op::Adopt(_) => None,
+        });
+        let written = || self.log.as_ref().map_or(OpNumber(0), |log| log.index().last());
+        queued.unwrap_or_else(written)
     }
 
     /// Everything through this op is in every required copy.

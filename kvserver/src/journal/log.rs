@@ -36,7 +36,7 @@ pub struct Sizes {
 /// Something to be written.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// Contiguous entries of one epoch.
+    /// Contiguous entries of one epoch. What stood under their numbers, and behind, is dropped.
     Entries {
         /// Position of the first.
         first: Position,
@@ -45,7 +45,8 @@ pub enum Op {
         /// Encoded.
         batch: Bytes,
     },
-    /// Entries after this op are dropped.
+    /// Entries after this op are dropped. Older releases wrote it; where nothing follows it, what was
+    /// dropped is lost.
     Truncate(OpNumber),
     /// An epoch was adopted.
     Adopt(Epoch),
@@ -328,14 +329,17 @@ impl<D: Disk> Log<D> {
         for op in ops {
             let size = record::record_size(&op.body()) as u64;
             match op {
-                Op::Entries { first, count, .. } => self.index.append(Run {
-                    first: first.op,
-                    last: OpNumber(first.op.0 + u64::from(*count) - 1),
-                    epoch: first.epoch,
-                    segment: segment.number,
-                    offset,
-                    size,
-                }),
+                Op::Entries { first, count, .. } => {
+                    self.index.truncate(OpNumber(first.op.0 - 1));
+                    self.index.append(Run {
+                        first: first.op,
+                        last: OpNumber(first.op.0 + u64::from(*count) - 1),
+                        epoch: first.epoch,
+                        segment: segment.number,
+                        offset,
+                        size,
+                    });
+                }
                 Op::Truncate(after) => drop(self.index.truncate(*after)),
                 Op::Adopt(_) => {}
             }

@@ -86,8 +86,8 @@ pub enum Work {
     Adopt(Epoch),
     /// Entries, which follow everything taken on before.
     Append(Vec<Arc<Entry>>),
-    /// Forgets every entry after an op; the next append goes on from there. The caller drops only
-    /// entries of older epochs.
+    /// Forgets every entry after an op; the next append goes on from there, in the same step. The
+    /// caller drops only entries of older epochs. A crash leaves either them or all of that append.
     Truncate {
         /// Last op kept.
         after: OpNumber,

@@ -479,9 +479,16 @@ fn segment<D: Disk>(
                 match record.body {
                     Body::Entries { first, count, .. } => {
                         let last = first.op.0.saturating_add(u64::from(count) - 1);
-                        if first.op != era.index.last().next() || last == u64::MAX {
+                        let old = era.index.epoch_of(first.op);
+                        let replaces = first.op.0 > 0 && old.is_none_or(|old| old < first.epoch);
+                        let follows = era.index.last().next();
+                        let fits = first.op == follows || (first.op < follows && replaces);
+                        if !fits || last == u64::MAX {
                             return Err(wrong(Some(record.at), "ops are not contiguous"));
                         }
+                        let after = OpNumber(first.op.0 - 1);
+                        let old = era.index.truncate(after);
+                        era.dropped.extend(old.map(|last| Dropped { after, last }));
                         era.index.append(Run {
                             first: first.op,
                             last: OpNumber(last),

@@ -30,8 +30,6 @@ pub enum LogJob {
     Adopt(Epoch),
     /// See [`Work::Append`].
     Append(Vec<Arc<Entry>>),
-    /// See [`Work::Truncate`].
-    Truncate(OpNumber),
     /// See [`Work::Reset`], to op 0. Snapshots through this one are of the log before it.
     Reset(SnapshotNumber),
     /// See [`Work::Reset`], to the state received.
@@ -204,8 +202,8 @@ impl<W: Workers> Journal for Front<W> {
                 self.log(ticket, LogJob::Append(entries));
             }
             Work::Truncate { after } => {
-                let ticket = self.pending.truncate(after);
-                self.log(ticket, LogJob::Truncate(after));
+                // The disk hears of it with the entries that take their place.
+                self.pending.truncate(after);
             }
             Work::Reset { base } if base.op == OpNumber(0) => {
                 self.abandon_snapshot();
@@ -409,7 +407,6 @@ impl<D: Disk> LogWorker<D> {
         match job {
             LogJob::Adopt(epoch) => engine.adopt(*epoch),
             LogJob::Append(entries) => engine.append(entries),
-            LogJob::Truncate(after) => engine.truncate(*after),
             LogJob::Committed(through) => engine.committed(*through),
             LogJob::Read(from, bytes_max) => {
                 // What is not to be read is no reason to go: this may be the last complete copy, and
@@ -474,7 +471,6 @@ impl LogJob {
     fn leads_to(&self, op: OpNumber) -> bool {
         match self {
             LogJob::Append(entries) => entries.first().is_some_and(|first| first.op() <= op),
-            LogJob::Truncate(after) => *after < op,
             _ => false,
         }
     }

@@ -23,6 +23,10 @@ fn told(sent: &Sent) -> String {
     }
 }
 
+fn disk_of(dir: Option<&Path>) -> String {
+    dir.map_or("the journal".to_owned(), |dir| format!("the disk of {}", dir.display()))
+}
+
 /// How full the disk of this directory is.
 fn fullness(dir: Option<&Path>) -> String {
     let room = dir.and_then(|dir| Some((dir, writer::room(dir).ok()?)));
@@ -84,6 +88,11 @@ pub(super) fn log(notice: &Notice, view: &View, dir: Option<&Path>) {
             warn!("{}: writes are refused until there is more, reads go on", fullness(dir));
         }
         Notice::DiskFull(false) => info!("the disk has room again: writes go on"),
+        Notice::DiskHangs(true) => warn!(
+            "{} hangs: nothing that it was given is written, and no error is told; look after its volume",
+            disk_of(dir)
+        ),
+        Notice::DiskHangs(false) => info!("{} moves again", disk_of(dir)),
         Notice::SnapshotSaved { at } => {
             info!("saved a snapshot of the data at op {at}: the next start begins with it");
         }

@@ -11,12 +11,13 @@ use kvproto::message::{Body, Message};
 use kvproto::registration::Memory;
 use kvproto::reply::LogPoint;
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
-use kvproto::time::LogTime;
+use kvproto::time::{LogTime, Timestamp};
 use kvproto::view::View;
 
 use super::ReplicaOptions;
 use super::effect::Effect;
 use super::log::Log;
+use super::own_disk::OwnDisk;
 use super::promise::Promises;
 use super::recovery::Recovered;
 use super::snapshots::{self, Snapshots};
@@ -57,6 +58,8 @@ pub struct Copy {
     pub(super) led: Option<Epoch>,
     /// On the disk.
     pub(super) room: Room,
+    /// Whether it moves.
+    pub(super) own_disk: OwnDisk,
     /// What this copy writes of itself to disk.
     pub(super) snapshots: Snapshots,
     /// Through here the journal knows that all is committed.
@@ -92,6 +95,7 @@ impl Copy {
             promises: Promises::default(),
             led: None,
             room: Room::Enough,
+            own_disk: OwnDisk::default(),
             snapshots: Snapshots::new(unsaved_bytes),
             told_committed: committed,
             last_stream: StreamNumber(0),
@@ -147,6 +151,16 @@ impl Copy {
     /// Whether the disk is nearly full.
     pub(super) fn disk_full(&self) -> bool {
         self.room == Room::Full
+    }
+
+    /// Whether the journal was given something of the log that it has not said to be safe.
+    pub(super) fn owes_journal(&self) -> bool {
+        self.safe < self.log.last().op || self.adopted < self.adopting
+    }
+
+    /// Whether this copy's own disk has stood still for `stall-after` with something to do.
+    pub(super) fn disk_hangs(&self, now: Timestamp) -> bool {
+        self.own_disk.waits(now) >= self.view.settings.stall_after
     }
 
     /// The journal holds everything through this position. A completion for an entry that was

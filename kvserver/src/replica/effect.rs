@@ -164,6 +164,8 @@ pub enum Notice {
     RoomAgain(Memory),
     /// Whether this server's disk is nearly full, which stops writes.
     DiskFull(bool),
+    /// Whether this server's disk has stood still for `stall-after` with something to do.
+    DiskHangs(bool),
     /// A snapshot of the data at this op is on this server's disk, verified.
     SnapshotSaved {
         /// Which.

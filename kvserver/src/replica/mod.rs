@@ -6,6 +6,7 @@
 //! - [`event`], [`effect`]: what goes in, what comes out, and the contract between them
 //! - [`log`]: the retained entries and which epoch ordered each
 //! - [`copy`]: what every copy holds, whatever part it plays
+//! - [`own_disk`]: whether its disk moves
 //! - [`promise`]: the leases this copy granted
 //! - [`following`]: a copy under a primary: fenced, matched, acknowledged, filled by a transfer
 //! - [`progress`]: what a primary knows of one other copy
@@ -35,6 +36,7 @@ pub mod copy;
 pub mod divergence;
 pub mod following;
 pub mod log;
+pub mod own_disk;
 pub mod primary;
 pub mod progress;
 pub mod promise;
@@ -248,9 +250,12 @@ impl Replica {
             primary.advance(&mut self.copy, now, effects);
         }
         self.advance_leaving(now, effects);
+        self.look_at_disk(now, effects);
         let keep_from = self.primary.as_ref().and_then(Primary::keep_from);
         self.copy.trim(keep_from);
         self.copy.keep_up_journal(effects);
+        let owes = self.copy.owes_journal() || self.following.owes_chunks();
+        self.copy.own_disk.note_owes(now, owes);
         let role = self.present_role();
         if role != self.role {
             effects.push(Effect::Notice(Notice::RoleChanged { from: self.role, to: role }));
@@ -291,6 +296,7 @@ impl Replica {
             role: self.role,
             memory: self.copy.memory(),
             disk_full: self.copy.disk_full(),
+            disk_waits: self.copy.own_disk.waits(self.stepped_at),
         }
     }
 
@@ -385,7 +391,23 @@ impl Replica {
         }
     }
 
+    /// Tells people when this server's disk begins to hang, and when it moves again.
+    fn look_at_disk(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let hangs = self.copy.disk_hangs(now);
+        let news = self.copy.own_disk.news(hangs);
+        out.extend(news.map(|hangs| Effect::Notice(Notice::DiskHangs(hangs))));
+    }
+
     fn on_journal(&mut self, now: Timestamp, completion: Completion, out: &mut Vec<Effect>) {
+        let of_the_log = match &completion {
+            Completion::Safe(_) | Completion::Adopted(_) | Completion::Read { .. } => true,
+            Completion::ChunksWritten(_) => !self.copy.complete,
+            // Another thread of the journal said so, or nothing was written for it.
+            Completion::Snapshot(_) | Completion::SnapshotGivenUp | Completion::Room(_) => false,
+        };
+        if of_the_log {
+            self.copy.own_disk.note_done(now);
+        }
         match completion {
             Completion::Safe(position) => {
                 self.copy.note_safe(position);
@@ -532,9 +554,11 @@ impl Replica {
     fn notice_pause(&mut self, now: Timestamp) {
         let gap = now.since(self.stepped_at);
         self.stepped_at = now;
-        if gap >= self.copy.view.settings.heartbeat_interval * 2
-            && let Some(primary) = &mut self.primary
-        {
+        if gap < self.copy.view.settings.heartbeat_interval * 2 {
+            return;
+        }
+        self.copy.own_disk.forgive(now);
+        if let Some(primary) = &mut self.primary {
             primary.forgive(now);
         }
     }
@@ -562,7 +586,8 @@ impl Replica {
         }
     }
 
-    /// REP-10: drain, ask for a view without this server, and leave once it is known.
+    /// REP-10: drain, ask for a view without this server, and leave once it is known. What waits for a
+    /// disk that hangs is not drained.
     fn advance_leaving(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         if !self.leaving {
             return;
@@ -579,7 +604,8 @@ impl Replica {
             out.push(Effect::Left);
             return;
         }
-        let drained = self.primary.as_ref().is_none_or(Primary::is_drained);
+        let hangs = self.copy.disk_hangs(now) && keeps(Rule::LeavingNeedsNoDisk);
+        let drained = hangs || self.primary.as_ref().is_none_or(Primary::is_drained);
         let due = self.wished_to_leave_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
         if drained && due && !out_of_view {
             if self.wished_to_leave_at.is_none() {

@@ -1,5 +1,7 @@
 //! What a full server and the view service say to each other.
 
+use std::time::Duration;
+
 use super::view::history;
 use super::{
     Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, op, required,
@@ -8,7 +10,7 @@ use super::{
 use crate::ids::{Epoch, Incarnation, LifeId, Member, Position, Revision, StorageId, ViewNumber};
 use crate::pb::viewservice as pb;
 use crate::registration::{
-    FromServer, Held, Memory, Progress, RefusedReason, Registration, ToServer, Wish,
+    FromServer, Held, Memory, Process, Progress, RefusedReason, Registration, ToServer, Wish,
 };
 use crate::view::{Role, View, ViewOrder};
 
@@ -19,6 +21,7 @@ impl From<FromServer> for pb::FromServer {
             FromServer::Register(registration) => Body::Register(registration.into()),
             FromServer::Ping(progress) => Body::Ping(progress.into()),
             FromServer::Wish(wish) => wish.into(),
+            FromServer::Met(process) => Body::Met(process.into()),
         };
         Self { body: Some(body) }
     }
@@ -34,6 +37,7 @@ impl TryFrom<pb::FromServer> for FromServer {
         let wish = match required(message.body, "a server's message is of no known kind")? {
             Body::Register(register) => return Ok(FromServer::Register(register.try_into()?)),
             Body::Ping(ping) => return Ok(FromServer::Ping(ping.try_into()?)),
+            Body::Met(process) => return Ok(FromServer::Met(process.try_into()?)),
             Body::Activate(activate) => Wish::Activate {
                 generation: generation(activate.generation)?,
                 number: ViewNumber(activate.view_number),
@@ -51,6 +55,12 @@ impl TryFrom<pb::FromServer> for FromServer {
                 reason: evict.reason,
             },
             Body::Leave(_) => Wish::Leave,
+            Body::Yield(pb::Yield { generation: of, view_number, to, reason }) => Wish::Yield {
+                generation: generation(of)?,
+                number: ViewNumber(view_number),
+                to: list(to)?,
+                reason,
+            },
         };
         Ok(FromServer::Wish(wish))
     }
@@ -86,6 +96,20 @@ impl TryFrom<pb::Register> for Registration {
             held: register.held.map(Held::try_from).transpose()?,
             shown: register.shown.map(View::try_from).transpose()?.map(Box::new),
         })
+    }
+}
+
+impl From<Process> for pb::Process {
+    fn from(process: Process) -> Self {
+        Self { name: process.name.as_str().to_owned(), life: process.life.0.to_vec().into() }
+    }
+}
+
+impl TryFrom<pb::Process> for Process {
+    type Error = Malformed;
+    fn try_from(process: pb::Process) -> Result<Self, Malformed> {
+        let life = sixteen(&process.life, "the id of a process has 16 bytes")?;
+        Ok(Process { name: process.name.into(), life: LifeId(life.unwrap_or_default()) })
     }
 }
 
@@ -147,6 +171,12 @@ impl From<Wish> for pb::from_server::Body {
                 reason,
             }),
             Wish::Leave => Self::Leave(pb::Leave {}),
+            Wish::Yield { generation, number, to, reason } => Self::Yield(pb::Yield {
+                generation: generation.0,
+                view_number: number.0,
+                to: into_list(to),
+                reason,
+            }),
         }
     }
 }
@@ -166,6 +196,7 @@ impl From<Progress> for pb::ServerPing {
             memory_max: progress.memory.max,
             disk_full: progress.disk_full,
             history: progress.history.0.to_vec().into(),
+            disk_waits_ms: u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
@@ -187,6 +218,7 @@ impl TryFrom<pb::ServerPing> for Progress {
             role: Role::try_from(ping.role.as_str())?,
             memory: Memory { used: ping.memory_used, max: ping.memory_max },
             disk_full: ping.disk_full,
+            disk_waits: Duration::from_millis(ping.disk_waits_ms),
         })
     }
 }
@@ -205,6 +237,8 @@ impl From<ToServer> for pb::ToServer {
                 message,
             }),
             ToServer::NobodyToTakeOver => Body::NobodyToTakeOver(pb::NobodyToTakeOver {}),
+            ToServer::Meet(process) => Body::Meet(process.into()),
+            ToServer::NotMet { message } => Body::NotMet(pb::NotMet { message }),
         };
         Self { body: Some(body) }
     }
@@ -228,6 +262,8 @@ impl TryFrom<pb::ToServer> for ToServer {
                 ToServer::Refused { reason: refused.reason().into(), message: refused.message }
             }
             Body::NobodyToTakeOver(_) => ToServer::NobodyToTakeOver,
+            Body::Meet(process) => ToServer::Meet(process.try_into()?),
+            Body::NotMet(not_met) => ToServer::NotMet { message: not_met.message },
         })
     }
 }

@@ -114,10 +114,14 @@ impl Gen {
         }
     }
     fn expect(&mut self) -> Expect {
-        match self.below(3) {
+        match self.below(4) {
             0 => Expect::Missing,
             1 => Expect::Value(self.bytes().into()),
-            _ => Expect::Version(Version(self.number())),
+            2 => Expect::Version(Version(self.number())),
+            _ => {
+                let (asked, now) = (Version(self.number()), Version(self.number()));
+                Expect::Renamed(Box::new(Renamed { asked, now }))
+            }
         }
     }
     fn change(&mut self) -> Change {
@@ -289,7 +293,7 @@ impl Gen {
     }
     fn server_message(&mut self) -> FromServer {
         let (generation, number) = (self.generation(), ViewNumber(self.number()));
-        FromServer::Wish(match self.below(6) {
+        FromServer::Wish(match self.below(7) {
             0 => {
                 return FromServer::Register(Registration {
                     name: self.member().name,
@@ -306,6 +310,7 @@ impl Gen {
                 });
             }
             1 => return FromServer::Ping(self.progress()),
+            6 => return FromServer::Met(self.process()),
             2 => Wish::Activate { generation, number, reconciled: self.several(Self::member) },
             3 => Wish::Synced { generation, number, server: self.member() },
             4 => Wish::Evict {
@@ -314,8 +319,17 @@ impl Gen {
                 server: self.member(),
                 reason: "no progress".into(),
             },
+            5 => Wish::Yield {
+                generation,
+                number,
+                to: self.several(Self::member),
+                reason: "it hangs".into(),
+            },
             _ => Wish::Leave,
         })
+    }
+    fn process(&mut self) -> Process {
+        Process { name: self.member().name, life: LifeId(self.cluster().0) }
     }
     fn progress(&mut self) -> Progress {
         let roles = [Role::Primary, Role::Backup, Role::Joining, Role::Spare];
@@ -333,6 +347,7 @@ impl Gen {
             role: roles[self.below(4) as usize],
             memory: Memory { used: self.number(), max: self.number() },
             disk_full: self.number() % 2 == 1,
+            disk_waits: self.millis(),
         }
     }
     fn view_service_message(&mut self) -> ToServer {
@@ -346,7 +361,7 @@ impl Gen {
             RefusedReason::Listening,
             RefusedReason::OtherPast,
         ];
-        match self.below(4) {
+        match self.below(6) {
             0 => ToServer::Registered {
                 incarnation: Incarnation(self.number()),
                 view: Box::new(self.view()),
@@ -356,6 +371,8 @@ impl Gen {
                 reason: reasons[self.below(5) as usize],
                 message: "start it elsewhere".into(),
             },
+            3 => ToServer::Meet(self.process()),
+            4 => ToServer::NotMet { message: "check --advertise".into() },
             _ => ToServer::NobodyToTakeOver,
         }
     }

@@ -46,6 +46,8 @@ pub struct Plan {
     pub starts: Vec<Option<u64>>,
     /// Each a machine with the same address as the server of this number.
     pub twins: Vec<usize>,
+    /// Whether their address leads only to those servers, not to them.
+    pub astray: bool,
     /// How many clients.
     pub clients: usize,
     /// One clock per machine, twins included, then that of the view service, then the clients'.
@@ -95,6 +97,7 @@ pub(super) fn chaos(kind: Kind, random: &mut Random) -> Plan {
         options,
         starts,
         twins,
+        astray: false,
         clients,
         clocks,
         journal_delay: random.pick(&[1, 500, 5 * MS, 60 * MS]).unwrap_or(1),
@@ -103,6 +106,7 @@ pub(super) fn chaos(kind: Kind, random: &mut Random) -> Plan {
         faults: faults(random),
         chaos_until,
     };
+    plan.astray = random.chance(500);
     if durable {
         // Drawn last, so that the worlds in memory are what they are.
         let tuning = &mut plan.options.tuning;

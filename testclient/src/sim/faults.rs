@@ -46,11 +46,14 @@ pub enum Fault {
     StrikeDisk,
     /// A disk is nearly full for a while.
     FillDisk,
+    /// A disk does nothing for a while, and tells no error.
+    HangDisk,
 }
 
 impl Fault {
     /// Those of worlds with disks only.
-    pub const OF_DISKS: [Fault; 3] = [Fault::PowerCut, Fault::StrikeDisk, Fault::FillDisk];
+    pub const OF_DISKS: [Fault; 4] =
+        [Fault::PowerCut, Fault::StrikeDisk, Fault::FillDisk, Fault::HangDisk];
     /// All others.
     pub const ALL: [Fault; 14] = [
         Fault::Crash,
@@ -164,6 +167,11 @@ impl World<'_> {
             Fault::PowerCut => self.cut_all_power(),
             Fault::StrikeDisk => self.strike_disk(node),
             Fault::FillDisk => self.fill_disk(node),
+            Fault::HangDisk => {
+                self.hang_disk(node);
+                let at = self.random.between(100, 6000) * MS;
+                self.later(at, Happening::DiskAnswers(node));
+            }
         }
     }
 
@@ -431,6 +439,7 @@ impl World<'_> {
             self.machines[node].journal_delay = 200;
             self.empty_disk(node);
             self.calm_disk(node);
+            self.disk_answers(node);
             self.machines[node].pause_after_step = None;
             let process = self.machines[node].process.as_ref();
             match process.map(|process| process.life) {
@@ -453,8 +462,10 @@ impl World<'_> {
                     process.member.as_ref().is_some_and(|m| world.views.state().is_present(m))
                 })
             };
-            let stop =
-                if registered(self, twin) && !registered(self, first) { first } else { twin };
+            let twin_stays = registered(self, twin)
+                && !registered(self, first)
+                && !self.machines[twin].is_astray;
+            let stop = if twin_stays { first } else { twin };
             self.crash(stop);
             self.machines[stop].gone = true;
             if stop == first {

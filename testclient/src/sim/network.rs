@@ -135,7 +135,7 @@ impl World<'_> {
         let mut first = None;
         let mut alive = Vec::new();
         for (node, machine) in self.machines.iter().enumerate() {
-            if machine.name == *name {
+            if machine.name == *name && !machine.is_astray {
                 first = first.or(Some(node));
                 if machine.process.is_some() {
                     alive.push(node);

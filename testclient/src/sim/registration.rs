@@ -1,7 +1,7 @@
 //! The registration of a process with the view service, on its own side: attempts to attend, pings
 //! and wishes. Pure.
 
-use kvproto::registration::{Progress, Wish};
+use kvproto::registration::{Process as ServerProcess, Progress, Wish};
 use kvproto::{Member, View};
 use kvserver::replica::Replica;
 use kvserver::replica::event::Event;
@@ -18,6 +18,7 @@ use super::world::{Happening, MS, World};
 pub(super) enum Say {
     Ping(Progress),
     Wish(Wish),
+    Met(ServerProcess),
 }
 
 impl World<'_> {
@@ -126,6 +127,7 @@ impl World<'_> {
         let told = match say {
             Say::Ping(progress) => ToViews::Ping(stream, member, progress),
             Say::Wish(wish) => ToViews::Wish(stream, member, wish),
+            Say::Met(process) => ToViews::MetBy(stream, member, process),
         };
         let slow = self.random.chance(self.faults.slow_records);
         let at = self.delay() + if slow { self.random.between(0, 600 * MS) } else { 0 };

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kvproto::registration::{Held, RefusedReason};
+use kvproto::registration::{Held, Process as ServerProcess, RefusedReason};
 use kvproto::{ClusterId, Member, NotDone, NotReady, OpNumber, Reply, ServerName, View};
 use kvserver::journal::Work;
 use kvserver::journal::pending::{Pending, SnapshotNumber, Ticket};
@@ -49,6 +49,8 @@ pub enum Input {
         /// Why.
         reason: RefusedReason,
     },
+    /// The view service asks this server to meet another process at its address.
+    Meet(ServerProcess),
     /// The registration stream broke.
     RegistrationBroken {
         /// Which.
@@ -64,7 +66,7 @@ impl Input {
     /// Whether it comes over the link from the view service.
     pub(super) fn is_from_views(&self) -> bool {
         match self {
-            Input::Registered { .. } | Input::Refused { .. } => true,
+            Input::Registered { .. } | Input::Refused { .. } | Input::Meet(_) => true,
             Input::Event(event) => matches!(**event, Event::View(_) | Event::NobodyToTakeOver),
             _ => false,
         }
@@ -171,6 +173,8 @@ pub struct Machine {
     pub(super) name: ServerName,
     /// The machine that has the same address by somebody's mistake.
     pub(super) twin_of: Option<Node>,
+    /// It only says so: the address does not lead here.
+    pub(super) is_astray: bool,
     /// Nothing is started here any more.
     pub(super) gone: bool,
     pub(super) clock: Clock,
@@ -184,6 +188,8 @@ pub struct Machine {
     pub(super) door: Vec<Request>,
     pub(super) inbox: VecDeque<Input>,
     pub(super) journal_delay: u64,
+    /// While its disk hangs, what that would have done, and for which life.
+    pub(super) hung: Option<Vec<(u64, Input)>>,
     /// Its disk, where data is not kept in memory only.
     pub(super) storage: Option<Storage>,
     pub(super) options: ReplicaOptions,
@@ -201,6 +207,10 @@ impl World<'_> {
     pub(super) fn start(&mut self, node: Node) {
         if self.machines[node].process.is_some() || self.machines[node].gone {
             return;
+        }
+        if self.machines[node].hung.is_some() && self.machines[node].storage.is_some() {
+            // It reads its data first.
+            return self.later(100 * MS, Happening::Start(node));
         }
         let table = Table::new(Items::default());
         let Some(opened) = self.open_storage(node, table.items()) else {
@@ -269,6 +279,9 @@ impl World<'_> {
 
     pub(super) fn input(&mut self, node: Node, life: u64, input: Input) {
         let machine = &mut self.machines[node];
+        if let (Input::Written(_) | Input::DiskTurn, Some(hung)) = (&input, &mut machine.hung) {
+            return hung.push((life, input));
+        }
         match &mut machine.process {
             Some(process) if process.life == life => {
                 if let (Input::Written(ticket), Journal::Memory(journal)) =
@@ -356,6 +369,11 @@ impl World<'_> {
                 self.crash(node);
                 if self.machines[node].twin_of.is_none() {
                     self.later(100 * MS, Happening::Start(node));
+                }
+            }
+            Input::Meet(process) => {
+                if self.who_answers(node, &process).is_ok() {
+                    self.tell_views(node, life, Say::Met(process));
                 }
             }
             Input::RegistrationBroken { stream } => {

@@ -338,6 +338,25 @@ impl World<'_> {
         }
     }
 
+    /// From now on a disk does nothing, and tells no error. Whoever waits for it waits.
+    pub(super) fn hang_disk(&mut self, node: Node) {
+        if self.machines[node].hung.is_none() {
+            self.note(|| format!("s{node}: its disk hangs"));
+            self.machines[node].hung = Some(Vec::new());
+        }
+    }
+
+    /// It goes on, with everything that it was given meanwhile.
+    pub(super) fn disk_answers(&mut self, node: Node) {
+        let Some(hung) = self.machines[node].hung.take() else {
+            return;
+        };
+        self.note(|| format!("s{node}: its disk answers again"));
+        for (life, input) in hung {
+            self.input(node, life, input);
+        }
+    }
+
     pub(super) fn empty_disk(&mut self, node: Node) {
         if let Some(storage) = &mut self.machines[node].storage {
             storage.disk.set_capacity(u64::MAX);

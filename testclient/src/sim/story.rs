@@ -117,6 +117,7 @@ impl<'a> Story<'a> {
             options: ReplicaOptions { reads: stage.reads, tuning: stage.tuning, durable: false },
             starts: vec![None; stage.servers],
             twins: Vec::new(),
+            astray: false,
             clients: stage.clients,
             clocks,
             journal_delay: random.pick(&[1, 200, 2 * MS]).unwrap_or(1),
@@ -214,6 +215,16 @@ impl<'a> Story<'a> {
         if let Some(life) = process.map(|process| process.life) {
             self.world.resume(server, life);
         }
+    }
+
+    /// The disk of a server does nothing from now on, and tells no error.
+    pub fn hang_disk(&mut self, server: usize) {
+        self.world.hang_disk(server);
+    }
+
+    /// It goes on, with everything that it was given meanwhile.
+    pub fn disk_answers(&mut self, server: usize) {
+        self.world.disk_answers(server);
     }
 
     /// Asks a server to stop in good order.

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvproto::registration::{
-    Held, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, ToServer, Wish,
+    Held, NotMet, PROTOCOL_LEVEL, Process as ServerProcess, Progress, RefusedReason, Registration,
+    ToServer, Wish,
 };
 use kvproto::{ClusterId, Incarnation, LifeId, Member, ServerName, Settings, Timestamp, View};
 use kvserver::replica::event::Event as ServerEvent;
@@ -57,6 +58,15 @@ pub enum ToViews {
         /// Who asks.
         life: u64,
     },
+    /// This life of the view service asks the address of a process who answers there.
+    Meet {
+        /// Which process.
+        process: ServerProcess,
+        /// Who asks.
+        life: u64,
+    },
+    /// A server met a process at its address.
+    MetBy(u64, Member, ServerProcess),
     /// A client asks for the present record.
     Asked {
         /// Which client.
@@ -99,6 +109,8 @@ pub struct Views {
     forced: Option<Result<Box<View>, String>>,
     /// Backups left out at their primary's wish.
     evicted: BTreeSet<Member>,
+    /// Whom this life of the view service knows to have been met.
+    met: BTreeSet<LifeId>,
 }
 
 impl Views {
@@ -118,6 +130,7 @@ impl Views {
             inbox: Vec::new(),
             forced: None,
             evicted: BTreeSet::new(),
+            met: BTreeSet::new(),
         }
     }
 
@@ -173,6 +186,7 @@ impl World<'_> {
         }
         self.note(|| "views: is back".into());
         self.views.life += 1;
+        self.views.met.clear();
         let (state, now) = (self.views.state().clone(), self.views_clock());
         self.views.leader = Leader::new(state, now).listening_first(now);
     }
@@ -214,6 +228,12 @@ impl World<'_> {
                 self.step_views(Event::Broken(Stream { member, number }), None);
             }
             ToViews::Probe { stream, until, life } => self.on_probe(stream, until, life),
+            ToViews::Meet { process, life } => self.on_meeting(process, life),
+            ToViews::MetBy(number, member, process) => {
+                self.visits.note(Path::MetByAPeer);
+                self.views.met.insert(process.life);
+                self.step_views(Event::MetBy(Stream { member, number }, process), None);
+            }
             ToViews::Asked { client } => self.on_view_asked(client),
         }
     }
@@ -234,6 +254,7 @@ impl World<'_> {
                 if view.number > last.number && !last.is_activated() && last.number.0 > 0 {
                     self.visits.note(Path::SupersededProposal);
                 }
+                self.check_met(&last, view);
                 if let Some(former) = former.filter(|_| view.primary != last.primary) {
                     self.ambush(former);
                 }
@@ -363,6 +384,11 @@ impl World<'_> {
                 let what = ToViews::Probe { stream, until, life };
                 self.later(MS, Happening::ToViews { from: None, what });
             }
+            Effect::Meet(process) => {
+                let (delay, life) = (self.delay(), self.views.life);
+                let what = ToViews::Meet { process, life };
+                self.later(delay, Happening::ToViews { from: None, what });
+            }
             Effect::Forced(verdict) => self.views.forced = Some(verdict),
             Effect::Notice(notice) => self.on_views_notice(&notice),
         }
@@ -376,6 +402,7 @@ impl World<'_> {
                 self.views.evicted.insert(backup.clone());
             }
             Notice::WantsToStop { leads: true, .. } => self.visits.note(Path::HandOver),
+            Notice::Yields { .. } => self.visits.note(Path::Yielded),
             Notice::NobodyToTakeOver(_) => self.visits.note(Path::NobodyToTakeOver),
             _ => {}
         }
@@ -413,6 +440,51 @@ impl World<'_> {
         }
     }
 
+    /// The address of a process was dialled.
+    fn on_meeting(&mut self, process: ServerProcess, life: u64) {
+        if life != self.views.life {
+            return;
+        }
+        match self.who_answers(self.views_node(), &process) {
+            Ok(()) => {
+                self.views.met.insert(process.life);
+                self.step_views(Event::Met(process), None);
+            }
+            Err(why) => {
+                self.visits.note(Path::NotMet);
+                self.step_views(Event::NotMet(process, why), None);
+            }
+        }
+    }
+
+    /// Whether this very process answers at its address to somebody who dials from there.
+    pub(super) fn who_answers(
+        &mut self,
+        from: Node,
+        process: &ServerProcess,
+    ) -> Result<(), NotMet> {
+        let nobody = || NotMet::Nobody("no answer".into());
+        let node = self.resolve(&process.name).ok_or_else(nobody)?;
+        let is_cut = self.network.is_cut(from, node) || self.network.is_cut(node, from);
+        let machine = &self.machines[node];
+        let answers = machine.process.as_ref().filter(|_| !is_cut && !machine.paused);
+        match answers.ok_or_else(nobody)?.life {
+            life if life_id(node, life) == process.life => Ok(()),
+            _ => Err(NotMet::Another),
+        }
+    }
+
+    /// MetBeforeItsPart: whoever comes into a view was met at its address, but an eligible server that
+    /// leads since no other could.
+    fn check_met(&self, before: &View, view: &View) {
+        for member in view.members().filter(|member| !before.members().any(|it| it == *member)) {
+            let life = self.views.kept.life(member);
+            let was_met = life.is_some_and(|life| self.views.met.contains(&life));
+            let is_exempt = view.is_primary(member) && view.eligible.contains(member);
+            assert!(was_met || is_exempt, "MetBeforeItsPart: {member} in {view:?}");
+        }
+    }
+
     fn on_admitted(&mut self, node: Node, life: u64, stream: Stream, view: Box<View>) {
         let number = stream.number;
         let member = stream.member.clone();
@@ -438,8 +510,9 @@ impl World<'_> {
         let input = match message {
             ToServer::NobodyToTakeOver => Input::Event(Box::new(ServerEvent::NobodyToTakeOver)),
             ToServer::Refused { reason, .. } => Input::Refused { reason },
-            // These come as effects of their own.
-            ToServer::Registered { .. } | ToServer::View(_) => return,
+            ToServer::Meet(process) => Input::Meet(process),
+            // These come as effects of their own, or are for people.
+            ToServer::Registered { .. } | ToServer::View(_) | ToServer::NotMet { .. } => return,
         };
         if self.network.is_cut(self.views_node(), to) {
             return;
@@ -528,7 +601,7 @@ impl World<'_> {
 }
 
 /// As a process would have drawn it.
-fn life_id(node: Node, life: u64) -> LifeId {
+pub(super) fn life_id(node: Node, life: u64) -> LifeId {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&(node as u64 + 1).to_le_bytes());
     id[8..].copy_from_slice(&life.to_le_bytes());

@@ -66,6 +66,7 @@ pub(super) enum Happening {
     Release(Link),
     JournalHeals(Node),
     DiskEmptied(Node),
+    DiskAnswers(Node),
     ClientActs(usize),
     /// Complete copies end, all but this one.
     Strike(Node),
@@ -145,6 +146,7 @@ impl<'a> World<'a> {
         let machine = |node: Node, twin_of: Option<Node>| Machine {
             name: format!("s{}:1", twin_of.unwrap_or(node)).into(),
             twin_of,
+            is_astray: twin_of.is_some() && plan.astray,
             gone: false,
             clock: plan.clocks[node],
             process: None,
@@ -155,6 +157,7 @@ impl<'a> World<'a> {
             door: Vec::new(),
             inbox: Default::default(),
             journal_delay: plan.journal_delay,
+            hung: None,
             storage: plan.options.durable.then(|| Storage::new(node)),
             options: plan.options.clone(),
         };
@@ -296,6 +299,7 @@ impl<'a> World<'a> {
             Happening::Release(link) => self.release(link),
             Happening::JournalHeals(node) => self.machines[node].journal_delay = 500,
             Happening::DiskEmptied(node) => self.empty_disk(node),
+            Happening::DiskAnswers(node) => self.disk_answers(node),
             Happening::ClientActs(client) => self.on_client_acts(client),
             Happening::Strike(but) => self.strike(but),
             Happening::Stray(to) => self.on_stray(to),

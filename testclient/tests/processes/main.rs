@@ -1,6 +1,7 @@
 //! Stories with real processes. One test program, so that it can limit how many clusters run at
 //! once. Needs the programs next to it: `cargo test --workspace` builds them as well.
 
+mod addresses;
 mod backups;
 mod bad_input;
 mod bench;
@@ -8,6 +9,7 @@ mod check;
 mod common;
 mod copies;
 mod handover;
+mod hanging_disk;
 mod histories;
 mod limits;
 mod older_past;

@@ -3,6 +3,7 @@
 //! notices when a rule is dropped.
 
 mod exploration;
+mod hanging;
 #[cfg(debug_assertions)]
 mod mutants;
 mod older_past;

@@ -23,7 +23,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvproto::registration::Held;
+use kvproto::registration::{Held, Process};
 use kvproto::{
     ClusterId, Epoch, Generation, History, Incarnation, LifeId, Member, OpNumber, Position,
     Revision, Rule, ServerName, Settings, StorageId, View, ViewNumber, ViewStatus, keeps,
@@ -373,6 +373,18 @@ impl ViewState {
         (server.incarnation == member.incarnation).then_some(server.life)
     }
 
+    /// The same, at its address.
+    #[must_use]
+    pub fn process(&self, member: &Member) -> Option<Process> {
+        self.life(member).map(|life| Process { name: member.name.clone(), life })
+    }
+
+    /// Whether the view names this server or knows it to be complete, in whichever of its lives.
+    #[must_use]
+    pub fn is_needed(&self, name: &ServerName) -> bool {
+        self.view.members().chain(&self.view.eligible).any(|member| member.name == *name)
+    }
+
     /// VIEW-8: whether a record of this revision and history is one that this state went through.
     /// One older than [`PAST_KEPT`] revisions counts as such.
     #[must_use]
@@ -477,8 +489,7 @@ impl ViewState {
 
     fn forget(&mut self, server: &Member) -> Result<Applied, Refusal> {
         self.must_be_present(server)?;
-        let needed = self.view.members().chain(&self.view.eligible);
-        if needed.into_iter().any(|member| member.name == server.name) {
+        if self.is_needed(&server.name) {
             return Err(Refusal::StillNeeded(server.clone()));
         }
         self.servers.remove(&server.name);

@@ -12,7 +12,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Progress, RefusedReason, Registration, ToServer, Wish};
+use kvproto::registration::{
+    NotMet, Process, Progress, RefusedReason, Registration, ToServer, Wish,
+};
 use kvproto::{Member, ServerName, Timestamp, View, ViewNumber};
 
 use super::door::{Door, Knock};
@@ -27,6 +29,9 @@ use super::requests::{self, Admission, Granted};
 /// Changes of view that one event may lead to. One death leads to one; the bound is for a planner
 /// that contradicts itself.
 const CHANGES_PER_EVENT: usize = 8;
+/// A meeting that fails once may have failed by accident, or succeed from elsewhere: from this failure
+/// on people are told.
+const FAILURES_TOLD: u32 = 2;
 
 /// One registration stream.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -64,6 +69,12 @@ pub enum Event {
     Broken(Stream),
     /// The address of the server on this broken stream refuses connections.
     Gone(Stream),
+    /// This very process answered at its address.
+    Met(Process),
+    /// It did not.
+    NotMet(Process, NotMet),
+    /// The server on this stream met the process.
+    MetBy(Stream, Process),
     /// The operator accepts the loss of what this server does not hold. Answered by
     /// [`Effect::Forced`].
     Force {
@@ -95,6 +106,9 @@ pub enum Effect {
     Close(Stream),
     /// Ask the address of this server, until it refuses ([`Event::Gone`]) or for this long.
     Probe(Stream, Duration),
+    /// Ask once who answers at the address of this process. Answered by [`Event::Met`] or
+    /// [`Event::NotMet`].
+    Meet(Process),
     /// The answer to the operator: the new record, or what to do first.
     Forced(Result<Box<View>, String>),
     /// For the log.
@@ -140,6 +154,8 @@ pub struct ServerReport {
     pub unheard_for: Option<Duration>,
     /// Whether it is driven by plain pings.
     pub plain: bool,
+    /// Why it was not met at its address, which it needs for a part.
+    pub not_met: Option<NotMet>,
 }
 
 /// The view service.
@@ -208,9 +224,12 @@ impl Leader {
                 self.wish(&stream, wish, now, out);
             }
             Event::Broken(stream) if self.is_open(&stream) => self.broken(stream, out),
+            Event::MetBy(stream, process) if self.is_open(&stream) => self.met(&process, out),
             // From a stream that was replaced.
-            Event::Ping(..) | Event::Wish(..) | Event::Broken(_) => {}
+            Event::Ping(..) | Event::Wish(..) | Event::Broken(_) | Event::MetBy(..) => {}
             Event::Gone(stream) => self.gone(&stream.member, now, out),
+            Event::Met(process) => self.met(&process, out),
+            Event::NotMet(process, why) => self.not_met(&process, &why, out),
             Event::Force { server } => return self.force(&server, now, out),
         }
         self.settle(now, out);
@@ -242,6 +261,7 @@ impl Leader {
             progress: self.liveness.progress(&member),
             unheard_for: self.liveness.unheard_for(&member, now),
             plain: self.state.kind() == Some(Kind::Plain),
+            not_met: self.why_not_met(&member),
             member,
         };
         Report {
@@ -338,7 +358,11 @@ impl Leader {
         out: &mut Vec<Effect>,
     ) -> Result<Member, (RefusedReason, String)> {
         let (state, liveness, door) = (&self.state, &self.liveness, &self.door);
-        match requests::register(state, liveness, door, registration, now) {
+        let admission = requests::register(state, liveness, door, registration, now);
+        if !matches!(admission, Admission::Refused(..) | Admission::Doubts(_)) {
+            self.liveness.meetings.came(&registration.process(), now);
+        }
+        match admission {
             Admission::Resumes(member) => Ok(member),
             Admission::Doubts(shown) => match self.doubt(*shown, out) {
                 Ok(()) => {
@@ -379,9 +403,8 @@ impl Leader {
         let Some(stream) = self.attending.remove(&former.name) else {
             return;
         };
-        let message = format!(
-            "{former} was silent, and a newer process stands under this name: stop this one"
-        );
+        let message =
+            format!("a newer process than {former} stands under this name: stop this one");
         let refused = ToServer::Refused { reason: RefusedReason::StaleIncarnation, message };
         out.push(Effect::Tell(stream.clone(), refused));
         out.push(Effect::Close(stream));
@@ -397,11 +420,16 @@ impl Leader {
     }
 
     fn ping(&mut self, member: &Member, progress: Progress, now: Timestamp, out: &mut Vec<Effect>) {
+        let hung = self.liveness.disk_hangs(member);
         self.liveness.observe(member, Some(progress), now);
         let shown = proof::shown_by_ping(&self.state, member, progress.view, progress.history);
         if let Some(shown) = shown {
             let _noticed = self.doubt(shown, out);
             return;
+        }
+        let hangs = self.liveness.disk_hangs(member);
+        if hangs != hung {
+            out.push(Effect::Notice(Notice::Disk { member: member.clone(), hangs }));
         }
         let view = self.state.view();
         if view.is_primary(member)
@@ -422,6 +450,10 @@ impl Leader {
         if let Wish::Evict { server, reason, .. } = &wish {
             let (by, server, reason) = (member.clone(), server.clone(), reason.clone());
             out.push(Effect::Notice(Notice::AsksWithout { by, server, reason }));
+        }
+        if let Wish::Yield { reason, .. } = &wish {
+            let (by, reason) = (member.clone(), reason.clone());
+            out.push(Effect::Notice(Notice::Yields { by, reason }));
         }
         match requests::wish(&self.state, &self.liveness, member, wish, now) {
             Granted::Propose(command) => {
@@ -463,6 +495,48 @@ impl Leader {
         if !back && self.state.is_present(member) && self.liveness.refused(member, now) {
             out.push(Effect::Notice(Notice::Gone(member.clone())));
         }
+    }
+
+    fn met(&mut self, process: &Process, out: &mut Vec<Effect>) {
+        let failures = self.liveness.meetings.met(process);
+        if failures.is_some_and(|failures| failures >= FAILURES_TOLD) {
+            out.push(Effect::Notice(Notice::Met(process.name.clone())));
+        }
+    }
+
+    /// Tried again, later each time. Where nobody answers this process, a server may get an answer.
+    fn not_met(&mut self, process: &Process, why: &NotMet, out: &mut Vec<Effect>) {
+        let Some(failures) = self.liveness.meetings.failed(process, why.clone()) else {
+            return;
+        };
+        if let (NotMet::Nobody(_), Some(peer)) = (why, self.peer_of(process, failures)) {
+            out.push(Effect::Tell(peer, ToServer::Meet(process.clone())));
+        }
+        if failures == FAILURES_TOLD {
+            let name = process.name.clone();
+            out.push(Effect::Notice(Notice::NotMet(name, why.clone())));
+        }
+        let attending = self.attending.get(&process.name);
+        let stream =
+            attending.filter(|it| self.state.process(&it.member).as_ref() == Some(process));
+        if let Some(stream) = stream.filter(|_| failures >= FAILURES_TOLD) {
+            let message = requests::not_met(&process.name, why);
+            out.push(Effect::Tell(stream.clone(), ToServer::NotMet { message }));
+        }
+    }
+
+    /// Another server, to be asked to meet this process: the primary first, which has most to do with
+    /// it, then each of the others.
+    fn peer_of(&self, process: &Process, failures: u32) -> Option<Stream> {
+        let mut others: Vec<_> =
+            self.attending.values().filter(|other| other.member.name != process.name).collect();
+        others.sort_by_key(|other| !self.view().is_primary(&other.member));
+        let turn = (failures as usize).checked_sub(1)?.checked_rem(others.len())?;
+        others.get(turn).copied().cloned()
+    }
+
+    fn why_not_met(&self, member: &Member) -> Option<NotMet> {
+        self.liveness.meetings.why_not(&self.state.process(member)?).cloned()
     }
 
     fn force(&mut self, server: &ServerName, now: Timestamp, out: &mut Vec<Effect>) {
@@ -523,11 +597,17 @@ impl Leader {
                 self.liveness.forget(&server);
             }
         }
+        out.extend(self.liveness.meetings.due().into_iter().map(Effect::Meet));
         self.notice_waiting(now, out);
     }
 
     fn tick(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         self.door.tick(now);
+        let (state, attending) = (&self.state, &self.attending);
+        self.liveness.meetings.tick(now, |process| {
+            let stream = attending.get(&process.name);
+            stream.and_then(|stream| state.process(&stream.member)).as_ref() == Some(process)
+        });
         let died = self.liveness.tick(now);
         out.extend(died.into_iter().map(|(member, how)| Effect::Notice(Notice::Died(member, how))));
     }

@@ -8,7 +8,10 @@ use std::fmt;
 use std::time::Duration;
 
 use kvproto::registration::Progress;
-use kvproto::{Member, OpNumber, ServerName, Settings, Timestamp};
+use kvproto::rules::{Rule, keeps};
+use kvproto::{Member, OpNumber, ServerName, Settings, Timestamp, View};
+
+use super::meetings::Meetings;
 
 #[cfg(test)]
 mod tests;
@@ -106,6 +109,7 @@ struct Record {
 pub struct Liveness {
     dead_after: Duration,
     ping_interval: Duration,
+    stall_after: Duration,
     lives: BTreeMap<Member, Life>,
     records: BTreeMap<ServerName, Record>,
     ticked: Timestamp,
@@ -113,6 +117,8 @@ pub struct Liveness {
     grace_until: Timestamp,
     /// Many servers fell silent at once, and that was put down to this process.
     suspects_itself: bool,
+    /// Who was met at its address. Ticked by the leader, which knows who attends.
+    pub(super) meetings: Meetings,
 }
 
 impl Liveness {
@@ -125,11 +131,13 @@ impl Liveness {
         let mut liveness = Liveness {
             dead_after: settings.dead_after,
             ping_interval: settings.ping_interval,
+            stall_after: settings.stall_after,
             lives: BTreeMap::new(),
             records: BTreeMap::new(),
             ticked: now,
             grace_until: now,
             suspects_itself: false,
+            meetings: Meetings::default(),
         };
         for member in known {
             liveness.observe(&member, None, now);
@@ -261,14 +269,17 @@ impl Liveness {
     }
 
     fn overdue(&self, life: &Life, now: Timestamp) -> Option<Death> {
-        let over = |since: Timestamp| (since + self.dead_after).max(self.grace_until) <= now;
-        if over(life.heard) {
+        if self.is_over(life.heard, now) {
             Some(Death::Silent)
-        } else if over(life.moved) {
+        } else if self.is_over(life.moved, now) {
             Some(Death::Stuck)
         } else {
             None
         }
+    }
+
+    fn is_over(&self, since: Timestamp, now: Timestamp) -> bool {
+        (since + self.dead_after).max(self.grace_until) <= now
     }
 
     fn die(&mut self, member: &Member, death: Death, now: Timestamp) {
@@ -336,6 +347,24 @@ impl Liveness {
         self.state(member) == State::Dead
     }
 
+    /// Whether its registration stream is broken, or never stood.
+    #[must_use]
+    pub fn has_no_stream(&self, member: &Member) -> bool {
+        self.lives.get(member).is_none_or(|life| life.suspected)
+    }
+
+    /// Whether the server was not heard for `dead-after`, whatever else is known of it.
+    #[must_use]
+    pub fn is_silent(&self, member: &Member) -> bool {
+        self.lives.get(member).is_none_or(|life| self.is_over(life.heard, self.ticked))
+    }
+
+    /// `dead-after`, which is how long a server is given for anything that it should do soon.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.dead_after
+    }
+
     /// Everyone who was heard once and is dead.
     #[must_use]
     pub fn dead(&self) -> BTreeSet<Member> {
@@ -343,11 +372,28 @@ impl Liveness {
         dead.map(|(member, _)| member.clone()).collect()
     }
 
-    /// Whether the server may be taken into a view: alive beyond doubt, and heard since it was last
-    /// evicted.
+    /// Whether its disk has stood still for `stall-after` with something to do, by its last ping.
+    #[must_use]
+    pub fn disk_hangs(&self, member: &Member) -> bool {
+        self.progress(member).is_some_and(|progress| progress.disk_waits >= self.stall_after)
+    }
+
+    /// Whether its disk is known to move: adopting this view gave it something to do, and nothing is
+    /// left of that. One that was given nothing of late may hang unnoticed.
+    #[must_use]
+    pub fn disk_moves_in(&self, member: &Member, view: &View) -> bool {
+        self.progress(member).is_some_and(|progress| {
+            let adopted = (progress.view.generation, progress.view.number);
+            adopted >= (view.generation, view.number) && progress.disk_waits.is_zero()
+        })
+    }
+
+    /// Whether the server may be taken into a view: alive beyond doubt, with a disk that does not hang,
+    /// and heard since it was last evicted.
     #[must_use]
     pub fn is_recruitable(&self, member: &Member) -> bool {
         self.state(member) == State::Alive
+            && !(self.disk_hangs(member) && keeps(Rule::HangingIsLeftOut))
             && self.lives.get(member).is_some_and(|life| {
                 life.evicted.is_none_or(|evicted| life.heard > evicted && life.moved > evicted)
             })

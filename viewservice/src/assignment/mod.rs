@@ -3,7 +3,8 @@
 //! In reading order:
 //! - [`law`]: what is allowed. Refuses the rest, whoever proposes it; this is what a replicated log
 //!   of the view service carries.
-//! - [`liveness`]: who seems to live. Soft state of whoever leads; may be late or wrong.
+//! - [`liveness`]: who seems to live, and [`meetings`]: who was met at its address. Soft state of
+//!   whoever leads; may be late or wrong.
 //! - [`planner`]: what would be good to do next, given the two. Can only propose.
 //! - [`requests`]: what full servers and operators ask for, turned into commands or a refusal.
 //! - [`door`]: who came and was not let in. Soft state too.
@@ -16,6 +17,7 @@ pub mod door;
 pub mod law;
 pub mod leader;
 pub mod liveness;
+pub mod meetings;
 pub mod notice;
 pub mod plain;
 pub mod planner;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use kvproto::registration::NotMet;
 use kvproto::{Generation, Member, OpNumber, ServerName, View, ViewNumber};
 
 use super::law::{Command, Refusal, Shown};
@@ -35,6 +36,10 @@ pub enum Notice {
     Died(Member, Death),
     /// A server is dead by the word of its address.
     Gone(Member),
+    /// A server was not met at its address.
+    NotMet(ServerName, NotMet),
+    /// It was met there after all.
+    Met(ServerName),
     /// A primary wants a view without a backup.
     AsksWithout {
         /// The sender.
@@ -44,7 +49,21 @@ pub enum Notice {
         /// What it saw.
         reason: String,
     },
-    /// The backup was left out.
+    /// A primary wants another to lead in its place.
+    Yields {
+        /// The sender.
+        by: Member,
+        /// What it saw.
+        reason: String,
+    },
+    /// The disk of a server began to hang, or moves again.
+    Disk {
+        /// Whose.
+        member: Member,
+        /// Whether it hangs.
+        hangs: bool,
+    },
+    /// The server was left out.
     Evicted(Member),
     /// A server wants to stop.
     WantsToStop {
@@ -100,6 +119,8 @@ impl Notice {
         match self {
             Notice::Refused(..) => Level::Debug,
             Notice::Mixing(_)
+            | Notice::Disk { hangs: true, .. }
+            | Notice::NotMet(..)
             | Notice::NobodyToTakeOver(_)
             | Notice::Forced { .. }
             | Notice::Doubts(_)
@@ -147,9 +168,21 @@ impl fmt::Display for Notice {
             Notice::Gone(member) => {
                 write!(f, "Server {member} declared dead: its address refuses")
             }
+            Notice::NotMet(name, why) => write!(
+                f,
+                "a server announces {name}, where {why}: it has no part before it is met there"
+            ),
+            Notice::Met(name) => write!(f, "the server {name} was met at its address"),
             Notice::AsksWithout { by, server, reason } => {
                 write!(f, "{by} asks for a view without {server}: {reason:?}")
             }
+            Notice::Yields { by, reason } => {
+                write!(f, "{by} asks that another server leads: {reason:?}")
+            }
+            Notice::Disk { member, hangs: true } => {
+                write!(f, "the disk of {member} hangs: nothing that it was given is written")
+            }
+            Notice::Disk { member, .. } => write!(f, "the disk of {member} moves again"),
             Notice::Evicted(backup) => write!(f, "{backup} is left out"),
             Notice::WantsToStop { member, leads: true } => {
                 write!(f, "Server {member} wants to stop: its backup takes over")

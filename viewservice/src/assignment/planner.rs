@@ -6,7 +6,8 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use kvproto::{Member, OpNumber, ServerName, Timestamp, View};
+use kvproto::registration::Process;
+use kvproto::{Member, OpNumber, Rule, ServerName, Timestamp, keeps};
 
 use super::law::{Command, Kind, Mode, ViewState};
 use super::liveness::{Liveness, State};
@@ -51,22 +52,92 @@ pub fn without(
     Some(propose(state, primary, backups))
 }
 
+/// VIEW-6: whether this very process was met at its address, which the lab's servers need not be.
+#[must_use]
+pub fn was_met(state: &ViewState, liveness: &Liveness, member: &Member) -> bool {
+    let process = state.process(member);
+    state.kind() == Some(Kind::Plain)
+        || process.is_some_and(|process| liveness.meetings.is_met(&process))
+        || !keeps(Rule::MetBeforeItsPart)
+}
+
+/// Whether nobody met it, though it has attended for `dead-after`.
+fn is_met_in_vain(state: &ViewState, liveness: &Liveness, member: &Member) -> bool {
+    let in_vain = |process: Process| liveness.meetings.is_in_vain(&process, liveness.patience());
+    !was_met(state, liveness, member) && state.process(member).is_some_and(in_vain)
+}
+
 /// Who could take over from the primary: the eligible server that holds most, of equals the senior
-/// one. Servers that want to stop come last; suspected ones wait until it is known how they are.
+/// one. Those whose disk hangs come after all others, and servers that want to stop after these;
+/// suspected ones wait until it is known how they are. One that nobody meets at its address takes over
+/// if no other could: it waits for `dead-after`, in which it may be met after all, and others may come.
 #[must_use]
 pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
+    best_successor(state, liveness, |_| true)
+}
+
+fn best_successor(
+    state: &ViewState,
+    liveness: &Liveness,
+    suits: impl Fn(&Member) -> bool,
+) -> Option<Member> {
+    let view = state.view();
+    let met = |member: &Member| was_met(state, liveness, member);
+    let is_exempt = |member: &Member| {
+        is_met_in_vain(state, liveness, member) && keeps(Rule::UnmetLeadsIfNobodyElse)
+    };
+    heirs(state, liveness)
+        .filter(|member| suits(member) && (met(member) || is_exempt(member)))
+        .min_by_key(|member| {
+            let leaving = liveness.state(member) == State::Leaving;
+            let hangs = liveness.disk_hangs(member);
+            let seniority = view.backups.iter().position(|backup| backup == *member);
+            let seniority = seniority.unwrap_or(usize::MAX);
+            let holds = Reverse(liveness.appended(member));
+            (!met(member), leaving, hangs, holds, seniority, member.incarnation)
+        })
+        .cloned()
+}
+
+/// The eligible servers beside the primary that live and know it.
+fn heirs<'a>(state: &'a ViewState, liveness: &'a Liveness) -> impl Iterator<Item = &'a Member> {
     let view = state.view();
     view.eligible
         .iter()
         .filter(|member| !view.is_primary(member) && state.is_present(member))
         .filter(|member| matches!(liveness.state(member), State::Alive | State::Leaving))
-        .min_by_key(|member| {
-            let leaving = liveness.state(member) == State::Leaving;
-            let seniority = view.backups.iter().position(|backup| backup == *member);
-            let seniority = seniority.unwrap_or(usize::MAX);
-            (leaving, Reverse(liveness.appended(member)), seniority, member.incarnation)
-        })
-        .cloned()
+}
+
+/// The view in which the best of these leads in place of the primary, whose disk hangs, and which
+/// leaves that out: it would be waited for. `None` if none of them is well.
+#[must_use]
+pub fn yielded(
+    state: &ViewState,
+    liveness: &Liveness,
+    to: &[Member],
+    now: Timestamp,
+) -> Option<Command> {
+    let well = |member: &Member| {
+        to.contains(member)
+            && liveness.state(member) == State::Alive
+            && !liveness.disk_hangs(member)
+    };
+    let other = best_successor(state, liveness, well)?;
+    Some(promote(state, liveness, other, state.view().primary.as_ref(), now))
+}
+
+/// Who leads in place of a candidate whose disk hangs before it has activated its view: one whose
+/// disk moves. Where all hang the view stays: it would only be handed to and fro.
+fn instead_of_hanging(state: &ViewState, liveness: &Liveness, primary: &Member) -> Option<Member> {
+    let view = state.view();
+    let hangs = liveness.disk_hangs(primary) && keeps(Rule::HangingCandidateIsReplaced);
+    if view.is_activated() || !hangs {
+        return None;
+    }
+    best_successor(state, liveness, |member| {
+        let moves = liveness.disk_moves_in(member, view) || !keeps(Rule::ReplacedIfAnotherMoves);
+        moves && liveness.state(member) == State::Alive
+    })
 }
 
 /// Why the cluster cannot go on, or not with writes, and what to do about it.
@@ -83,20 +154,24 @@ pub struct Waiting {
 pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     let view = state.view();
     let Some(primary) = &view.primary else {
-        return Some(Waiting {
-            for_servers: Vec::new(),
-            advice: "no server has come yet: start a kvserver whose --vs names this view service"
-                .into(),
-        });
+        return Some(
+            none_was_met(state, liveness).unwrap_or_else(|| Waiting {
+                for_servers: Vec::new(),
+                advice:
+                    "no server has come yet: start a kvserver whose --vs names this view service"
+                        .into(),
+            }),
+        );
     };
-    if can_lead(state, liveness, primary) || successor(state, liveness).is_some() {
+    // An heir that was not met yet soon will be, or leads all the same.
+    if can_lead(state, liveness, primary) || heirs(state, liveness).next().is_some() {
         return too_few_copies(state);
     }
     if !state.ever_activated() {
-        return Some(Waiting {
+        return Some(none_was_met(state, liveness).unwrap_or_else(|| Waiting {
             for_servers: vec![primary.name.clone()],
             advice: "no server is alive and there is no data yet: start any server".into(),
-        });
+        }));
     }
     let (lost, silent): (Vec<_>, Vec<_>) = view
         .eligible
@@ -169,6 +244,16 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     })
 }
 
+/// Servers live, and no view was ever activated: whoever is met will lead.
+fn none_was_met(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
+    let alive = state.servers().filter(|server| !liveness.is_dead(server));
+    let for_servers: Vec<_> = alive.map(|server| server.name).collect();
+    (!for_servers.is_empty()).then(|| Waiting {
+        for_servers,
+        advice: "no server was met at its address yet, so none may lead: check --advertise".into(),
+    })
+}
+
 /// `min-copies`: the data is safe and can be read, but the primary refuses writes.
 fn too_few_copies(state: &ViewState) -> Option<Waiting> {
     let (complete, wanted) = (state.view().eligible.len(), state.view().settings.min_copies);
@@ -214,13 +299,19 @@ fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
         if !state.ever_activated() {
             return first_primary(state, liveness);
         }
-        return promote(state, liveness, successor(state, liveness)?, now);
+        return Some(promote(state, liveness, successor(state, liveness)?, None, now));
     }
-    if liveness.state(primary) == State::Leaving
+    // It led by an exception that is over, if another was met.
+    let is_unmet = is_met_in_vain(state, liveness, primary);
+    if (liveness.state(primary) == State::Leaving || is_unmet)
         && let Some(other) = successor(state, liveness)
         && liveness.state(&other) == State::Alive
+        && (was_met(state, liveness, &other) || !is_unmet)
     {
-        return promote(state, liveness, other, now);
+        return Some(promote(state, liveness, other, None, now));
+    }
+    if let Some(other) = instead_of_hanging(state, liveness, primary) {
+        return Some(promote(state, liveness, other, Some(primary), now));
     }
     let backups = if view.is_activated() {
         let mut kept = kept_backups(state, liveness);
@@ -241,23 +332,29 @@ fn first_primary(state: &ViewState, liveness: &Liveness) -> Option<Command> {
     let first = state
         .servers()
         .filter(|member| liveness.state(member) == State::Alive)
+        .filter(|member| was_met(state, liveness, member))
         .filter(|member| !restored || state.began_with_data(member))
         .min_by_key(|member| member.incarnation)?;
     Some(propose(state, first, Vec::new()))
 }
 
 /// Promotion and the recruiting of spares happen in one view change, so that there is no view
-/// without a backup where one could have been.
+/// without a backup where one could have been. A former primary whose disk hangs lives and is eligible,
+/// but as a backup it would be waited for.
 fn promote(
     state: &ViewState,
     liveness: &Liveness,
     primary: Member,
+    hanging: Option<&Member>,
     now: Timestamp,
-) -> Option<Command> {
+) -> Command {
     let mut backups = kept_backups(state, liveness);
     backups.retain(|backup| *backup != primary);
-    recruit(state, liveness, &primary, &mut backups, None, now);
-    Some(propose(state, primary, backups))
+    if !keeps(Rule::HangingIsLeftOut) {
+        backups.extend(hanging.cloned());
+    }
+    recruit(state, liveness, &primary, &mut backups, hanging, now);
+    propose(state, primary, backups)
 }
 
 /// While a view is only proposed its live primary is given time, and nobody is recruited. But a
@@ -309,7 +406,7 @@ fn recruit(
     let mut spares: Vec<_> = state
         .servers()
         .filter(|spare| spare != primary && !backups.contains(spare) && Some(spare) != except)
-        .filter(|spare| liveness.is_recruitable(spare))
+        .filter(|spare| liveness.is_recruitable(spare) && was_met(state, liveness, spare))
         .collect();
     let eligible = &state.view().eligible;
     spares.sort_by_key(|spare| {
@@ -325,13 +422,9 @@ fn recruit(
 }
 
 fn to_forget(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<Command> {
-    let view: &View = state.view();
-    let needed = |server: &Member| {
-        let mut needed = view.members().chain(&view.eligible);
-        needed.any(|member| member.name == server.name)
-    };
     let server = state.servers().find(|server| {
-        liveness.dead_for(server, now).is_some_and(|time| time > FORGET_AFTER) && !needed(server)
+        let dead_for = liveness.dead_for(server, now);
+        dead_for.is_some_and(|time| time > FORGET_AFTER) && !state.is_needed(&server.name)
     })?;
     Some(Command::Forget { server })
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use kvproto::limits::SILENCE_BEFORE_FORCE;
-use kvproto::registration::{PROTOCOL_LEVEL, RefusedReason, Registration, Wish};
-use kvproto::{Generation, Member, OpNumber, ServerName, Timestamp, ViewNumber};
+use kvproto::registration::{NotMet, PROTOCOL_LEVEL, RefusedReason, Registration, Wish};
+use kvproto::{Generation, Member, OpNumber, Rule, ServerName, Timestamp, ViewNumber, keeps};
 
 use super::door::Door;
 use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, Shown, ViewId, ViewState};
@@ -94,12 +94,8 @@ pub fn register(
             Admission::Resumes(member)
         }
         (Some(life), _) => proof::not_resumed(state, asked, life),
-        (None, Some(member)) if !liveness.is_dead(&member) => {
-            let message = format!(
-                "{member} attends under this name and is not known to be dead: stop it, choose \
-                 another --advertise, or try again when it was silent for {:?}",
-                state.view().settings.dead_after
-            );
+        (None, Some(member)) if !gives_its_name(state, liveness, &member, asked) => {
+            let message = in_use(state, liveness, &member, asked);
             Admission::InUse(member, message)
         }
         (None, former) => Admission::Begins {
@@ -113,6 +109,63 @@ pub fn register(
             former,
         },
     }
+}
+
+/// VIEW-6: whether this life is over for a newcomer under its name. That the newcomer answers at the
+/// address ends a life whose stream is broken and whose storage it brings: nobody else can be there who
+/// has it. Any other has to be dead, and is succeeded by another storage only where that is met.
+fn gives_its_name(
+    state: &ViewState,
+    liveness: &Liveness,
+    former: &Member,
+    asked: &Registration,
+) -> bool {
+    let is_met = liveness.meetings.is_met(&asked.process());
+    let storage = asked.held.as_ref().map(|held| held.storage);
+    let brings_it = storage.is_some() && storage == state.storage(former)
+        || !keeps(Rule::MeetingEndsItsOwnStorage);
+    if is_met && brings_it && liveness.has_no_stream(former) {
+        return true;
+    }
+    // Nobody misses a server that has no part, least of all where it never was.
+    let has_no_part = !state.is_needed(&former.name) && !planner::was_met(state, liveness, former);
+    let may_come = is_met || brings_it || !keeps(Rule::AnotherStorageIsMet);
+    may_come && (is_over(state, liveness, former) || is_met && has_no_part)
+}
+
+/// Whether a life is dead, of an eligible one: by its silence, which an address that refuses does not
+/// prove, since it may have moved.
+fn is_over(state: &ViewState, liveness: &Liveness, life: &Member) -> bool {
+    let is_silent = !state.view().eligible.contains(life)
+        || liveness.is_silent(life)
+        || !keeps(Rule::EligibleEndsBySilence);
+    liveness.is_dead(life) && is_silent
+}
+
+/// What a newcomer waits for whose name is taken, in words for its operator.
+fn in_use(state: &ViewState, liveness: &Liveness, former: &Member, asked: &Registration) -> String {
+    let dead_after = state.view().settings.dead_after;
+    let taken = if liveness.is_dead(former) {
+        format!(
+            "{former} has this name: another gets it when it was met there, and {former} silent \
+                 for {dead_after:?}"
+        )
+    } else {
+        format!(
+            "{former} attends under this name and is not known to be dead: stop it, choose another \
+             --advertise, or try again when it was silent for {dead_after:?}"
+        )
+    };
+    match liveness.meetings.why_not(&asked.process()) {
+        Some(why) => format!("{taken}; {}", not_met(&asked.name, why)),
+        None => taken,
+    }
+}
+
+/// Why a server has no part, in words for its operator.
+#[must_use]
+pub fn not_met(name: &ServerName, why: &NotMet) -> String {
+    format!("this server announces {name}, where {why}: check --advertise")
 }
 
 /// What the server holds does not fit the cluster, or somebody who lives holds it.
@@ -172,7 +225,8 @@ fn refused_for_its_data(
     }
     // Not only of one that could stand for it: two lives of one storage are told apart by nobody.
     let of_same_storage = |other: &Member| state.storage(other) == Some(held.storage);
-    let holder = others.iter().find(|other| of_same_storage(other) && !liveness.is_dead(other))?;
+    let holder =
+        others.iter().find(|other| of_same_storage(other) && !is_over(state, liveness, other))?;
     let message = format!(
         "{holder} lives and has the same storage {}: a data directory must not be copied; stop \
          one of the two, or start {name} with another --data-dir",
@@ -186,7 +240,7 @@ fn refused_for_its_data(
 pub enum Granted {
     /// The law decides.
     Propose(Command),
-    /// The law decides; if it agrees, this backup counts as evicted.
+    /// The law decides; if it agrees, this server counts as evicted.
     Evict(Command, Member),
     /// The sender counts as leaving; the planner goes on from there.
     Leaving,
@@ -206,6 +260,9 @@ pub fn wish(
     now: Timestamp,
 ) -> Granted {
     let id = |generation: Generation, number: ViewNumber| ViewId { generation, number };
+    let speaks_for_the_view = |generation: Generation, number: ViewNumber| {
+        state.view_id() == id(generation, number) && state.view().is_primary(by)
+    };
     match wish {
         Wish::Activate { generation, number, reconciled } => Granted::Propose(Command::Activate {
             by: by.clone(),
@@ -218,13 +275,20 @@ pub fn wish(
             server,
         }),
         Wish::Evict { generation, number, server, .. } => {
-            let speaks_for_the_view =
-                state.view_id() == id(generation, number) && state.view().is_primary(by);
-            if !speaks_for_the_view {
+            if !speaks_for_the_view(generation, number) {
                 return Granted::Nothing;
             }
             match planner::without(state, liveness, &server, now) {
                 Some(command) => Granted::Evict(command, server),
+                None => Granted::Nothing,
+            }
+        }
+        Wish::Yield { generation, number, to, .. } => {
+            if !speaks_for_the_view(generation, number) {
+                return Granted::Nothing;
+            }
+            match planner::yielded(state, liveness, &to, now) {
+                Some(command) => Granted::Evict(command, by.clone()),
                 None => Granted::Nothing,
             }
         }

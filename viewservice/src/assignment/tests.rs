@@ -4,9 +4,11 @@
 //! numbers; each is told twice, with the pings as the lab wrote them and with full servers. `h…` are
 //! holes that earlier wordings of the protocol had, `s2_…` defects of the Go predecessor.
 
+mod disks;
 mod doubt;
 mod holes;
 mod lab;
+mod meeting;
 #[cfg(debug_assertions)]
 mod mutants;
 mod rules;
@@ -17,7 +19,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvproto::registration::{
-    Held, Memory, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
+    Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
 };
 use kvproto::{
     ClusterId, LifeId, Member, OpNumber, Position, Role, ServerName, Settings, StorageId,
@@ -63,6 +65,8 @@ struct Process {
     stuck: bool,
     appended: OpNumber,
     committed: OpNumber,
+    /// How long its disk has stood still with something to do.
+    disk_waits: Duration,
 }
 
 /// A view service and the servers around it.
@@ -78,6 +82,10 @@ struct World {
     now: Timestamp,
     steps: u64,
     servers: BTreeMap<&'static str, Process>,
+    /// Processes started so far.
+    lives: u128,
+    /// Where nobody answers, or somebody else; everybody else is met at once.
+    misled: BTreeMap<&'static str, NotMet>,
     /// What a process left behind on its disk: the directory, and the newest record.
     disks: BTreeMap<&'static str, (Held, Option<View>)>,
     /// How the last registration was refused, if it was.
@@ -85,9 +93,9 @@ struct World {
 }
 
 impl Process {
-    fn new(habit: Habit) -> Process {
+    fn new(life: LifeId, habit: Habit) -> Process {
         Process {
-            life: LifeId::default(),
+            life,
             cluster: None,
             disk: None,
             record: None,
@@ -99,6 +107,7 @@ impl Process {
             stuck: false,
             appended: OpNumber(0),
             committed: OpNumber(0),
+            disk_waits: Duration::ZERO,
         }
     }
 }
@@ -142,6 +151,8 @@ impl World {
             now,
             steps: 0,
             servers: BTreeMap::new(),
+            lives: 0,
+            misled: BTreeMap::new(),
             disks: BTreeMap::new(),
             refusal: None,
         }
@@ -206,13 +217,24 @@ impl World {
 
     /// A process starts at this address, as if there never was another.
     fn start(&mut self, name: &'static str) {
-        self.servers.insert(name, Process::new(Habit::Follows));
+        self.begin(name, Habit::Follows);
         self.ping(name);
+    }
+
+    fn begin(&mut self, name: &'static str, habit: Habit) {
+        self.lives += 1;
+        let life = LifeId(self.lives.to_be_bytes());
+        self.servers.insert(name, Process::new(life, habit));
+    }
+
+    /// From now on whoever is asked for at this address is not met there, for this reason.
+    fn mislead(&mut self, name: &'static str, why: NotMet) {
+        self.misled.insert(name, why);
     }
 
     /// A process comes with these data, and so far does nothing else. False if it is refused.
     fn brings(&mut self, name: &'static str, held: Held) -> bool {
-        self.servers.insert(name, Process::new(Habit::Zero));
+        self.begin(name, Habit::Zero);
         self.attend(name, Registration { held: Some(held), ..newcomer(name) });
         let admitted = self.servers[name].member.is_some();
         if !admitted {
@@ -227,9 +249,26 @@ impl World {
         self.servers.values_mut().for_each(|process| process.stream = None);
     }
 
-    /// One step of the view service. Whatever the planner wants the law allows, and it comes to rest.
-    /// Its commits make of what the log held what the leader holds.
+    /// One step of the view service, and those that follow since it asks addresses who answers.
     fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = self.step_once(event);
+        let mut at = 0;
+        while let Some(effect) = effects.get(at) {
+            if let Effect::Meet(process) = effect.clone() {
+                let more = self.step_once(match self.misled.get(process.name.as_str()) {
+                    None => Event::Met(process),
+                    Some(why) => Event::NotMet(process, why.clone()),
+                });
+                effects.extend(more);
+            }
+            at += 1;
+        }
+        effects
+    }
+
+    /// Whatever the planner wants the law allows, and it comes to rest. What the view service commits
+    /// makes of what the log held what the leader holds.
+    fn step_once(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         for command in self.leader.step(self.now, event, &mut effects) {
             self.kept.apply(command).expect("a commit is allowed");
@@ -362,6 +401,7 @@ impl World {
             role: Role::Spare,
             memory: Memory::default(),
             disk_full: false,
+            disk_waits: process.disk_waits,
         };
         let habit = process.habit;
         if process.stream.is_none() {
@@ -398,9 +438,6 @@ impl World {
         let number = u128::from(self.streams) + 1;
         let on_disk = self.on_disk;
         let process = self.servers.get_mut(name).unwrap();
-        if process.life.is_none() {
-            process.life = LifeId(number.to_be_bytes());
-        }
         if on_disk && process.disk.is_none() {
             process.disk = Some(Held::nothing(StorageId(number.to_be_bytes())));
         }
@@ -424,20 +461,28 @@ impl World {
         }
     }
 
+    /// Like a server, it knocks again soon: it may be met meanwhile.
     fn attend(&mut self, name: &'static str, registration: Registration) {
-        self.streams += 1;
-        let effects = self.step(Event::Register { stream: self.streams, registration });
+        let registration = Registration { life: self.servers[name].life, ..registration };
         self.refusal = None;
-        for effect in effects {
-            match effect {
-                Effect::Admitted(stream, view) => {
-                    let process = self.servers.get_mut(name).unwrap();
-                    process.member = Some(stream.member.clone());
-                    process.stream = Some(stream);
-                    process.record = Some(*view);
+        for _ in 0..2 {
+            self.streams += 1;
+            let (stream, registration) = (self.streams, registration.clone());
+            for effect in self.step(Event::Register { stream, registration }) {
+                match effect {
+                    Effect::Admitted(stream, view) => {
+                        let process = self.servers.get_mut(name).unwrap();
+                        process.member = Some(stream.member.clone());
+                        process.stream = Some(stream);
+                        process.record = Some(*view);
+                        self.refusal = None;
+                        return;
+                    }
+                    Effect::Rejected { reason, message, .. } => {
+                        self.refusal = Some((reason, message));
+                    }
+                    _ => {}
                 }
-                Effect::Rejected { reason, message, .. } => self.refusal = Some((reason, message)),
-                _ => {}
             }
         }
     }

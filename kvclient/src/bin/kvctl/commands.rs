@@ -317,6 +317,8 @@ mod tests {
             plain: false,
             memory: kvproto::registration::Memory { used: 3 << 20, max: 1 << 30 },
             disk_full: false,
+            disk_waits: Duration::ZERO,
+            not_met: String::new(),
         };
         let mut view = View::none(ClusterId([1; 16]), Settings::default());
         view.primary = Some(member(1));

@@ -245,6 +245,8 @@ mod tests {
             plain: false,
             memory: kvproto::registration::Memory { used: 3 << 20, max: 1 << 30 },
             disk_full: false,
+            disk_waits: Duration::ZERO,
+            not_met: String::new(),
         }
     }
 

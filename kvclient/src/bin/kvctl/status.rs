@@ -222,8 +222,25 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
              make room on it, or stop that server if there is a spare."
         )
     });
+    let stall_after = status.view.settings.stall_after;
+    let hanging = status.servers.iter().filter(|server| server.disk_waits >= stall_after);
+    let hanging: Vec<_> = hanging
+        .map(|server| format!("{} ({} s)", server.member.name, server.disk_waits.as_secs()))
+        .collect();
+    let hangs = (!hanging.is_empty()).then(|| {
+        format!(
+            "The disk hangs at {}: what that server was given is not written, and no error is told; \
+             look after its volume. Another copy that can leads meanwhile, and it is a copy again \
+             when its disk moves.",
+            hanging.join(", ")
+        )
+    });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
-    [told, memory, disk].into_iter().flatten().collect()
+    let unmet = status.servers.iter().filter(|server| !server.not_met.is_empty()).map(|server| {
+        let (member, why) = (&server.member, &server.not_met);
+        format!("{member} announces {}, where {why}: check --advertise.", member.name)
+    });
+    [told, memory, disk, hangs].into_iter().flatten().chain(unmet).collect()
 }
 
 fn age(server: &ServerStatus) -> String {
@@ -242,7 +259,7 @@ fn ago(age: std::time::Duration) -> String {
 /// A view for programs.
 pub(crate) fn view_json(view: &View) -> Value {
     let members = |role: Role| -> Vec<String> {
-        let has_role = |member: &&kvproto::Member| view.role_of(member) == role;
+        let has_role = |member: &&Member| view.role_of(member) == role;
         let members = view.members().filter(has_role);
         members.map(|member| member.name.to_string()).collect()
     };
@@ -278,6 +295,8 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "memory_used": server.memory.used,
             "memory_max": server.memory.max,
             "disk_full": server.disk_full,
+            "disk_waits_ms": u64::try_from(server.disk_waits.as_millis()).unwrap_or(u64::MAX),
+            "not_met": (!server.not_met.is_empty()).then_some(&server.not_met),
         })
     };
     json!({
@@ -369,6 +388,8 @@ mod tests {
             plain: false,
             memory: Memory { used: 420 << 20, max: 1 << 30 },
             disk_full: false,
+            disk_waits: Duration::ZERO,
+            not_met: String::new(),
         }
     }
 
@@ -463,6 +484,27 @@ Wait until s3:1 has caught up.";
             (&json["storage"], &json["servers"][0]["disk_full"]),
             (&json!("durable"), &json!(true))
         );
+    }
+
+    #[test]
+    fn the_screen_says_whose_disk_hangs_and_for_how_long() {
+        let mut status = status();
+        status.servers[0].disk_waits = Duration::from_millis(700);
+        assert!(!screen(&status, None).contains("hangs"), "less than stall-after is no reason yet");
+        status.servers[0].disk_waits = Duration::from_millis(12_300);
+        assert!(screen(&status, None).contains("The disk hangs at s1:1 (12 s):"));
+        assert_eq!(status_json(&status)["servers"][0]["disk_waits_ms"], 12_300);
+    }
+
+    #[test]
+    fn the_screen_says_who_was_not_met_at_its_address() {
+        let mut status = status();
+        status.servers[3].not_met = "nobody answers (connection refused)".into();
+        let told = "s4:1#1 announces s4:1, where nobody answers (connection refused): check";
+        assert!(screen(&status, None).contains(told), "{}", screen(&status, None));
+        let json = status_json(&status);
+        assert_eq!(json["servers"][3]["not_met"], "nobody answers (connection refused)");
+        assert_eq!(json["servers"][0]["not_met"], Value::Null);
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Primary {
     /// After a pause of this server itself: neither copies nor sessions are to blame for it.
     pub(in crate::replica) fn forgive(&mut self, now: Timestamp) {
         self.copies.values_mut().for_each(|progress| progress.forgive(now));
+        self.outdone_since = self.outdone_since.map(|_| now);
         self.sessions.values_mut().for_each(|alive_at| *alive_at = now);
     }
 

@@ -1,5 +1,5 @@
 //! Who is counted in and who is left out: newcomers that hold everything, copies that fall silent
-//! or behind, copies whose data differs.
+//! or behind, copies whose data differs, and this server itself when its disk hangs.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::replica::WISH_AGAIN;
 use crate::replica::copy::Copy;
 use crate::replica::divergence::Verdict;
 use crate::replica::effect::{Effect, Notice};
-use crate::replica::progress::Phase;
+use crate::replica::progress::{CopyProgress, Phase};
 
 /// A copy whose oldest unacknowledged entries have waited this many times `stall-after` cannot keep
 /// up, although it answers.
@@ -87,6 +87,10 @@ impl Primary {
     /// or that joins and is outrun again and again: each time costs a look at all of the data.
     pub(super) fn leave_out(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
         let stall_after = copy.view.settings.stall_after;
+        // Without them writes would wait for this server's own disk all the same, and they could no
+        // longer lead in its place.
+        let blames_nobody =
+            copy.own_disk.waits(now) >= stall_after / 2 && keeps(Rule::HangingBlamesNobody);
         let mut wishes = Vec::new();
         for (member, progress) in &mut self.copies {
             let silent_for = progress.silent_for(now);
@@ -107,7 +111,7 @@ impl Primary {
                 continue;
             };
             let due = progress.evict_wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
-            if due && copy.view.backups.contains(member) {
+            if due && !blames_nobody && copy.view.backups.contains(member) {
                 progress.evict_wished_at = Some(now);
                 wishes.push(evict(copy, member.clone(), reason));
             }
@@ -174,6 +178,37 @@ impl Primary {
             disagreement.wished_at = Some(now);
             out.push(Effect::Wish(Wish::Leave));
         }
+    }
+
+    /// REP-10: a primary whose own disk hangs yields to copies that acknowledged what that disk lacks.
+    /// It is one of the copies that commits wait for, and the only one that it cannot have left out.
+    /// What has others wait as long as it hangs too is no reason: so the time counts only from when
+    /// they had done what it has not.
+    pub(super) fn yield_to_who_moves(
+        &mut self,
+        copy: &Copy,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        let of_use = |(member, it): &(&Member, &CopyProgress)| {
+            let moves = it.matched > copy.safe || !keeps(Rule::YieldsToWhoMoves);
+            moves && copy.view.eligible.contains(*member)
+        };
+        if !self.copies.iter().any(|other| of_use(&other)) {
+            self.outdone_since = None;
+            return;
+        }
+        let outdone_for = now.since(*self.outdone_since.get_or_insert(now));
+        let waits = copy.own_disk.waits(now).min(outdone_for);
+        let due = self.yield_wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
+        if waits < copy.view.settings.stall_after || !due || !keeps(Rule::HangingPrimaryYields) {
+            return;
+        }
+        self.yield_wished_at = Some(now);
+        let (generation, number) = (copy.view.generation, copy.view.number);
+        let to = self.copies.iter().filter(of_use).map(|(member, _)| member.clone()).collect();
+        let reason = format!("its disk has done nothing for {waits:?}, theirs have");
+        out.push(Effect::Wish(Wish::Yield { generation, number, to, reason }));
     }
 
     /// The differing copies are out of the activated view: what is left agrees.

@@ -1,19 +1,20 @@
 //! The primary's part: its life from appointment to deposition, the commit rule, and activation.
 //!
 //! Beside this file: `requests` orders what clients ask, `reads` proves that it still leads,
-//! `copies` keeps the streams to the others, `membership` says who of them counts.
+//! `copies` keeps the streams to the others, `membership` says who of them counts, `forced_tail` is
+//! what a forced generation keeps.
 
 mod copies;
+mod forced_tail;
 mod membership;
 mod reads;
 mod requests;
 mod uncommitted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::iter::once;
 use std::sync::Arc;
 
-use kvproto::command::{Command, Entry, Outcome, RequestId};
+use kvproto::command::{Command, Entry, Outcome};
 use kvproto::ids::{
     Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, ViewNumber,
 };
@@ -56,6 +57,9 @@ pub struct Primary {
     digests: Digests,
     /// Copies disagree and nobody can tell which is right: writes have stopped.
     disagreement: Option<Disagreement>,
+    /// Since when others have acknowledged what this server's own disk lacks.
+    outdone_since: Option<Timestamp>,
+    yield_wished_at: Option<Timestamp>,
     /// Log time goes on from here with this machine's clock.
     anchor: (Timestamp, LogTime),
     /// Callers by the op that they wait for.
@@ -88,13 +92,11 @@ impl Primary {
             copy.drop_after(copy.committed, out);
         }
         copy.led = Some(epoch);
-        let tail = take_tail_of_older_generation(copy, out);
+        let tail = forced_tail::take(copy, out);
         let barrier = copy.log.last().op.next();
-        let mut batch = Vec::new();
-        for (op, (id, command)) in (barrier.0..).zip(once((None, Command::Barrier)).chain(tail)) {
-            let position = Position { epoch, op: OpNumber(op) };
-            batch.push(Arc::new(Entry { position, at: copy.log_time, id, command }));
-        }
+        let (position, at) = (Position { epoch, op: barrier }, copy.log_time);
+        let mut batch = vec![Arc::new(Entry { position, at, id: None, command: Command::Barrier })];
+        batch.extend(forced_tail::ordered_anew(&tail, position, at));
         let anchor = (now, copy.log_time);
         copy.append(batch, out);
         let mut in_flight = BTreeMap::new();
@@ -120,6 +122,8 @@ impl Primary {
             heartbeat_at: None,
             digests: Digests::default(),
             disagreement: None,
+            outdone_since: None,
+            yield_wished_at: None,
             anchor,
             waiting: BTreeMap::new(),
             in_flight,
@@ -199,6 +203,7 @@ impl Primary {
         self.count_in(copy, now, out);
         self.leave_out(copy, now, out);
         self.give_way(now, out);
+        self.yield_to_who_moves(copy, now, out);
         self.heartbeat(copy, now, out);
         self.answer_reads(copy, now, out);
         self.notice_room(copy, now, out);
@@ -357,25 +362,4 @@ impl Primary {
             );
         }
     }
-}
-
-/// A forced generation keeps the uncommitted tail of its server, but gives it new positions: the old
-/// generation may have committed other ops under the same numbers, and a version or session id is
-/// made of generation and number. Returns what is to be ordered again.
-fn take_tail_of_older_generation(
-    copy: &mut Copy,
-    out: &mut Vec<Effect>,
-) -> Vec<(Option<RequestId>, Command)> {
-    let present = copy.log.last().epoch.generation == copy.view.generation;
-    if present || !keeps(Rule::ForcedTailIsNamedAnew) {
-        return Vec::new();
-    }
-    let tail = copy.log.from(copy.committed.next(), usize::MAX);
-    copy.drop_after(copy.committed, out);
-    // What no client asked for is not ordered again. Above all no expiry: another primary may have
-    // kept the session alive since, and every session has a full lease now.
-    let of_primaries =
-        |command: &Command| matches!(command, Command::Barrier | Command::ExpireSession(_));
-    let ordered = tail.iter().filter(|entry| !of_primaries(&entry.command));
-    ordered.map(|entry| (entry.id, entry.command.clone())).collect()
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvproto::command::{Command, Entry, RequestId};
-use kvproto::ids::{Member, OpNumber, Position, SessionId};
+use kvproto::digest;
+use kvproto::ids::{Member, OpNumber, Position, SessionId, Version};
 use kvproto::registration::Memory;
 use kvproto::reply::{LogPoint, NotDone, NotReady, Reply};
 use kvproto::rules::{Rule, keeps};
@@ -156,7 +157,8 @@ impl Primary {
                 Some(entry) => Some(entry),
                 None => batch.iter().find(|entry| entry.op() == op),
             };
-            if ordered.is_some_and(|entry| entry.command == *command) {
+            let asked = digest::of_command(command);
+            if ordered.is_some_and(|entry| digest::of_command(&entry.command) == asked) {
                 self.waiting.entry(op).or_default().push(token);
                 return true;
             }
@@ -182,7 +184,13 @@ impl Primary {
     ) -> OpNumber {
         let last = batch.last().map_or(copy.log.last().op, |entry| entry.op());
         let position = Position { epoch: self.epoch, op: last.next() };
-        let command = command.in_own_memory();
+        let mut command = command.in_own_memory();
+        // A version that is not committed here is not known to anybody from here: who names it has it
+        // from another primary, where it is that of another op, or from nowhere.
+        let known = Version::of_change_at(self.epoch.generation, copy.committed);
+        command.rename_versions(|version| {
+            (version > known && keeps(Rule::NamesAreGivenFirst)).then(Version::default)
+        });
         let entry = Entry { position, at: self.log_time(copy, now), id, command };
         let value_length = entry.command.new_value_length_max();
         self.uncommitted.push(entry.weight(), growth, value_length);

@@ -3,6 +3,8 @@
 
 mod durable;
 mod failover;
+mod forced_tail;
+mod hanging;
 mod joining;
 mod leaving;
 mod memory;

@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{durable, failover, joining, reads, writes};
+use super::{durable, failover, forced_tail, hanging, joining, reads, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -40,6 +40,10 @@ const MUTANTS: &[Mutant] = &[
     story!([ReadIsCommitted] reads::a_read_sees_what_is_committed_and_nothing_else),
     story!([NewPrimaryKeepsItsTail] failover::an_acknowledged_write_is_kept_by_a_new_primary_that_never_heard_of_its_commit),
     story!([ForcedTailIsNamedAnew] failover::a_forced_generation_gives_the_tail_that_it_keeps_new_positions),
+    story!([ForcedTailKeepsItsNames] forced_tail::a_forced_tail_keeps_its_names),
+    story!([NamesAreGivenFirst] forced_tail::a_name_that_another_primary_gave_names_nothing_in_a_forced_tail),
+    story!([EndedInTheTail] forced_tail::what_was_refused_in_the_tail_is_not_done_after_it_was_forced),
+    story!([RecognisedAsAsked] forced_tail::a_request_of_a_forced_tail_is_recognised_as_its_client_asked_for_it),
     story!([ReconciledHoldTheBarrier] failover::a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier),
     story!([ActsOnceActivated] failover::h8_nothing_is_served_before_the_barrier_is_committed),
     story!([ActsAfterItsBarrier] failover::h8_nothing_is_served_before_the_barrier_is_committed),
@@ -60,6 +64,11 @@ const MUTANTS: &[Mutant] = &[
     story!([FreshRound] reads::a_confirmation_of_an_older_round_proves_nothing),
     story!([OrderedExpiryStands] writes::nothing_extends_a_session_whose_expiry_is_ordered),
     story!([PromotionRenewsLeases] failover::a_new_primary_gives_every_session_a_full_lease),
+    story!([OwnJournalCounts] hanging::hole_8a_what_only_others_have_safe_is_not_answered),
+    story!([HangingPrimaryYields] hanging::a_primary_whose_disk_hangs_yields_to_the_copy_that_has_what_it_lacks),
+    story!([YieldsToWhoMoves] hanging::hole_8c_where_both_disks_hang_nobody_yields),
+    story!([HangingBlamesNobody] hanging::a_primary_whose_disk_hangs_has_nobody_left_out),
+    story!([LeavingNeedsNoDisk] hanging::a_primary_whose_disk_hangs_leaves_without_it),
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{doubt, holes, rules, scars};
+use super::{disks, doubt, holes, meeting, rules, scars};
 use crate::assignment::law::tests::{doubt as law_doubt, returning};
 
 /// Rules dropped together, since each covers for the other, and who notices.
@@ -32,6 +32,11 @@ const MUTANTS: &[Mutant] = &[
     story!([SyncedNamesItsView] holes::h3_a_declaration_of_an_older_view_is_refused),
     story!([SyncedByIncarnation] holes::h4_a_restart_under_way_gains_nothing_from_the_commands_of_its_former_life),
     story!([RestartedIsNew] rules::h1_the_role_of_a_primary_does_not_survive_its_restart),
+    story!([MetBeforeItsPart] meeting::view_6_a_server_has_no_part_before_it_was_met_at_its_address),
+    story!([UnmetLeadsIfNobodyElse] meeting::view_6_an_eligible_server_that_nobody_meets_leads_if_no_other_eligible_could),
+    story!([MeetingEndsItsOwnStorage] meeting::view_6_a_newcomer_at_a_moved_address_does_not_end_the_last_copy_at_once),
+    story!([EligibleEndsBySilence] meeting::view_6_a_newcomer_at_a_moved_address_does_not_end_the_last_copy_at_once),
+    story!([AnotherStorageIsMet] meeting::view_6_another_storage_gets_a_name_only_where_it_was_met),
     story!([OtherPastIsDoubted] doubt::view_8_a_copy_that_knows_more_than_the_view_service_puts_it_in_doubt),
     story!([OtherPastIsDoubted] doubt::view_8_what_was_decided_since_it_was_put_back_makes_another_past_and_no_newer_one),
     story!([DoubtDecidesNothing] law_doubt::view_8_in_doubt_the_law_refuses_all_else),
@@ -43,6 +48,9 @@ const MUTANTS: &[Mutant] = &[
     story!([EmptyListensFirst] doubt::view_8_an_empty_view_service_listens_before_it_founds_a_cluster),
     story!([FullFoundsFirst] doubt::view_8_a_plain_ping_founds_at_once_unless_a_full_server_has_come),
     story!([PlainPingIsInert] rules::kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert),
+    story!([HangingCandidateIsReplaced] disks::hole_8b_a_candidate_whose_disk_hangs_is_replaced_by_one_whose_disk_moves),
+    story!([ReplacedIfAnotherMoves] disks::hole_8c_where_both_disks_hang_the_view_is_not_handed_to_and_fro),
+    story!([HangingIsLeftOut] disks::hole_8d_a_primary_that_yields_is_left_out_until_its_disk_moves),
 ];
 
 #[test]
