@@ -134,8 +134,8 @@ impl Pair {
         };
         let matched = self.primary.log().last().op;
         let (applied, nonce, sent_at) = (append.committed, append.nonce, append.sent_at);
-        let ack =
-            Ack { matched, applied, nonce, sent_at, digest: None, chunks: 0, disk_full: false };
+        let (digest, chunks, disk_full, recorded) = (None, 0, false, self.view.revision);
+        let ack = Ack { matched, applied, nonce, sent_at, digest, chunks, disk_full, recorded };
         let (from, to, body) = (to, from, Body::Ack(ack));
         let message = Message { cluster, epoch, from, to, stream, body };
         self.step(Who::Primary, Event::Message(message), |_, _| {});

@@ -24,6 +24,7 @@ use tonic::Streaming;
 use tracing::{debug, info, warn};
 
 use crate::node::NodeHandle;
+use crate::refusal::{Consequence, consequence};
 use crate::replica::event::Event;
 
 /// A view service that takes longer to answer is tried again.
@@ -50,6 +51,11 @@ pub struct Heartbeat {
     wishes: mpsc::Receiver<Wish>,
     /// What the server found on its disk, and of which cluster.
     found: Option<(Held, Option<ClusterId>)>,
+    /// The newest record that this life was given, before the first one that a former life left on
+    /// disk. It is shown before the view service answers.
+    newest: Option<Box<View>>,
+    /// The view service has gone on without what this life knows.
+    stands_still: bool,
     /// Taken by the first registration.
     registered: Option<oneshot::Sender<(Member, View)>>,
     /// This life, once registered.
@@ -76,12 +82,13 @@ impl<E: Into<anyhow::Error>> From<E> for Ended {
 
 impl Heartbeat {
     /// For this process of the server of this name, which gives its number and first view to `registered` and then
-    /// every newer view to `node`. On its disk, if it has one, it `found` this, of that cluster.
+    /// every newer view to `node`. On its disk, if it has one, it `found` this, of that cluster, and the
+    /// record that it has `shown` before.
     #[must_use]
     pub fn new(
         (name, life): (ServerName, LifeId),
         view_servers: Vec<String>,
-        found: Option<(Held, Option<ClusterId>)>,
+        (found, shown): (Option<(Held, Option<ClusterId>)>, Option<Box<View>>),
         node: NodeHandle,
         wishes: mpsc::Receiver<Wish>,
         registered: oneshot::Sender<(Member, View)>,
@@ -93,6 +100,8 @@ impl Heartbeat {
             node,
             wishes,
             found,
+            newest: shown,
+            stands_still: false,
             registered: Some(registered),
             me: None,
             pause: PAUSES.0,
@@ -117,23 +126,19 @@ impl Heartbeat {
         let servers = self.view_servers.clone();
         for address in servers.iter().cycle() {
             match self.attend_at(address, views).await {
-                Ended::Refused(RefusedReason::NameInUse, message) => {
-                    self.tell_of_other_life(&message);
-                    self.pause = self.pause.min(NAME_PAUSE_MAX);
-                }
-                // Of what it doubts or waits for, it says itself what to do.
-                Ended::Refused(RefusedReason::Doubt | RefusedReason::Listening, message) => {
-                    let what = format!("waiting for the view service at {address}: {message}");
-                    self.tell(&what);
-                    self.pause = self.pause.min(NAME_PAUSE_MAX);
-                }
-                Ended::Refused(reason, _) if self.goes_on_after(reason) => {
-                    let what = self.estranged(address);
-                    self.tell(&what);
-                }
-                Ended::Refused(_, message) => {
-                    return anyhow!("the view service at {address} refuses this server: {message}");
-                }
+                Ended::Refused(reason, message) => match consequence(reason, self.me.is_some()) {
+                    Consequence::AskAgain => self.tell_of_waiting(reason, &message),
+                    Consequence::GoOn => {
+                        let what = self.estranged(address, reason, &message);
+                        self.tell(&what);
+                    }
+                    Consequence::StandStill => self.stand_still(address, &message).await,
+                    Consequence::End => {
+                        return anyhow!(
+                            "the view service at {address} refuses this server: {message}"
+                        );
+                    }
+                },
                 Ended::Broken(cause) => {
                     debug!("view service at {address}: {cause:#}");
                     let what = self.waiting();
@@ -171,8 +176,7 @@ impl Heartbeat {
     ) -> Result<(mpsc::Sender<pb::FromServer>, Streaming<pb::ToServer>), Ended> {
         let channel = timeout(ANSWER_WITHIN, dial::connect(address)).await??;
         let (up, queued) = mpsc::channel(SENT_QUEUED_MAX);
-        let known = self.node.standing().view;
-        let found = self.found.clone();
+        let (known, found) = (self.newest.clone(), self.found.clone());
         let register = FromServer::Register(Registration {
             name: self.name.clone(),
             life: self.life,
@@ -183,7 +187,7 @@ impl Heartbeat {
                 .or(found.as_ref().and_then(|(_, of)| *of)),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
-            shown: known.map(|view| Box::new(View::clone(&view))),
+            shown: known,
         });
         up.try_send(register.into())?;
         let mut client = RegistrationClient::new(channel);
@@ -214,6 +218,7 @@ impl Heartbeat {
         view: View,
         views: &watch::Sender<Option<View>>,
     ) -> anyhow::Result<()> {
+        self.note(&view);
         match (&self.me, self.registered.take()) {
             (None, Some(registered)) => {
                 info!("registered as {me}");
@@ -271,7 +276,10 @@ impl Heartbeat {
         views: &watch::Sender<Option<View>>,
     ) -> Result<(), Ended> {
         match message {
-            ToServer::View(view) => offer(views, *view),
+            ToServer::View(view) => {
+                self.note(&view);
+                offer(views, *view);
+            }
             // Lost if the node has no room for it: the wish, which is repeated, asks again.
             ToServer::NobodyToTakeOver => self.node.try_event(Event::NobodyToTakeOver),
             ToServer::NotMet { message } => {
@@ -282,6 +290,14 @@ impl Heartbeat {
             ToServer::Registered { .. } => return Err(anyhow!("it registers twice").into()),
         }
         Ok(())
+    }
+
+    /// A record came on a stream for which this server has shown the newest one that it knew: the view
+    /// service has taken its past for its own. So this one, if it is newer, is of the same past.
+    fn note(&mut self, view: &View) {
+        if self.newest.as_ref().is_none_or(|known| known.order() < view.order()) {
+            self.newest = Some(Box::new(view.clone()));
+        }
     }
 
     fn ping_interval(&self) -> Duration {
@@ -297,10 +313,15 @@ impl Heartbeat {
         }
     }
 
-    /// After a restart it is this server's own former life, and soon counts as dead: only when it does
-    /// not, or more is known, there is something to do for somebody.
-    fn tell_of_other_life(&mut self, message: &str) {
+    /// The view service will take this server in when something has changed that it says itself: most
+    /// often a former life of it counts as dead soon, and only when it does not, or more is known, there
+    /// is something to do for somebody.
+    fn tell_of_waiting(&mut self, reason: RefusedReason, message: &str) {
+        self.pause = self.pause.min(NAME_PAUSE_MAX);
         let what = match &self.name_in_use {
+            _ if reason != RefusedReason::NameInUse => {
+                format!("waiting to register as {}: {message}", self.name)
+            }
             None => {
                 let former = &self.name;
                 info!("waiting until the former life of {former} counts as dead ({message})");
@@ -317,13 +338,26 @@ impl Heartbeat {
         self.tell(&what);
     }
 
-    /// A view service that took this life in and now refuses it has lost its state, or is another
-    /// one. The data must not go with it: only a newer life under this name ends a registered one.
-    fn goes_on_after(&self, reason: RefusedReason) -> bool {
-        self.me.is_some() && reason != RefusedReason::StaleIncarnation
+    /// An operator has had the cluster go on without what this life knows.
+    async fn stand_still(&mut self, address: &str, message: &str) {
+        if !std::mem::replace(&mut self.stands_still, true) {
+            self.node.event(Event::Estranged).await;
+        }
+        let what = format!(
+            "the view service at {address} has gone on without this server, which serves nothing any \
+             more and keeps what it holds: {message}. Save that, if somebody may need it, with \
+             `kvctl snapshot save FILE --server {}`; then stop this process and start it anew",
+            self.name
+        );
+        self.tell(&what);
     }
 
-    fn estranged(&self, address: &str) -> String {
+    /// A view service that took this life in and now refuses it has lost its state, or is another
+    /// one. The data must not go with it.
+    fn estranged(&self, address: &str, reason: RefusedReason, message: &str) -> String {
+        if reason == RefusedReason::Doubt {
+            return format!("the view service at {address} decides nothing: {message}");
+        }
         let view = self.node.standing().view;
         let view = view.map_or_else(String::new, |view| {
             format!(" in view {} of cluster {}", view.number, view.cluster)

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod node;
 pub mod offline;
 pub mod peers;
+pub mod refusal;
 pub mod replica;
 pub mod server;
 pub mod storage;

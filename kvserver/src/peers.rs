@@ -107,12 +107,12 @@ impl Peers {
     /// belongs to has ended, or ends now.
     pub fn send(&mut self, message: Message) {
         match &message.body {
-            Body::Open
+            Body::Open { .. }
             | Body::Append(_)
             | Body::TransferStart { .. }
             | Body::TransferChunk { .. }
             | Body::TransferEnd(_) => self.send_outbound(message),
-            Body::Opened(_) | Body::Ack(_) | Body::Fenced(_) => self.inbound.answer(message),
+            Body::Opened(_) | Body::Ack(_) | Body::Fenced => self.inbound.answer(message),
             Body::Released => self.tell(message),
         }
     }

@@ -118,11 +118,12 @@ pub async fn run_watched(
     tokio::spawn(door.attend(from_copies));
     let health = api::keep_health(reporter, node.clone());
     let held = storage.as_ref().map(Storage::held);
+    let shown = storage.as_ref().and_then(Storage::shown);
     let durable = storage.is_some();
     let heartbeat = Heartbeat::new(
         (name, life),
         config.view_servers,
-        held,
+        (held, shown),
         node.clone(),
         wishes_out,
         registered,

@@ -85,6 +85,12 @@ impl Storage {
         self.data.held()
     }
 
+    /// The newest record of the view service that a former life had.
+    #[must_use]
+    pub fn shown(&self) -> Option<Box<View>> {
+        self.data.shown().cloned().map(Box::new)
+    }
+
     /// Begins to write, as this member of a cluster. The directory is let go of when what is returned
     /// last is dropped, which must outlive the journal.
     ///

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::{OpNumber, Position, RequestNumber, SessionId, Version};
+use crate::ids::{History, OpNumber, Position, RequestNumber, SessionId, Version};
 use crate::memory::{allocated, shared};
 use crate::time::LogTime;
 
@@ -19,8 +19,8 @@ const OWN_BUFFER_FROM: usize = 8 << 10;
 /// store, its position and its log time.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Command {
-    /// Marks the start of an epoch.
-    Barrier,
+    /// Marks the start of an epoch, and carries the history that began it.
+    Barrier(History),
     /// One change of one key.
     Change(Change),
     /// Several changes at once: all or none.
@@ -276,7 +276,7 @@ impl Command {
             Command::Batch(changes) => {
                 changes.iter_mut().for_each(|change| change.each_bytes(&mut take));
             }
-            Command::Barrier
+            Command::Barrier(_)
             | Command::OpenSession
             | Command::CloseSession(_)
             | Command::ExpireSession(_) => {}

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::ids::{ClusterId, Generation, OpNumber};
+use crate::ids::{ClusterId, Generation, History, OpNumber};
 use crate::message::Digest;
 
 pub use command::{Execute, ExecuteOperation};
@@ -66,6 +66,15 @@ fn op(number: u64) -> Result<OpNumber, Malformed> {
         return malformed("an op number is out of range");
     }
     Ok(OpNumber(number))
+}
+
+/// Of all zeros where none is given.
+fn history(bytes: &[u8]) -> Result<History, Malformed> {
+    Ok(History(sixteen(bytes, "a history has 16 bytes")?.unwrap_or_default()))
+}
+
+fn history_bytes(history: History) -> Bytes {
+    history.0.to_vec().into()
 }
 
 fn sixteen(bytes: &[u8], what: &'static str) -> Result<Option<[u8; 16]>, Malformed> {

@@ -168,7 +168,7 @@ impl Encoder {
 
     fn command(&mut self, command: &Command) -> &mut Self {
         match command {
-            Command::Barrier => self.tag(1),
+            Command::Barrier(began) => self.tag(1).bytes(&began.0),
             Command::Change(change) => self.tag(2).change(change),
             Command::Batch(changes) => {
                 changes.iter().fold(self.tag(3).number(changes.len() as u64), Encoder::change)
@@ -236,6 +236,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::ids::History;
 
     fn put(key: &str, value: &str) -> Change {
         Change {
@@ -259,7 +260,8 @@ mod tests {
             Command::CloseSession(SessionId(1)),
             Command::CloseSession(SessionId(2)),
             Command::ExpireSession(SessionId(1)),
-            Command::Barrier,
+            Command::Barrier(History::default()),
+            Command::Barrier(History([1; 16])),
         ];
         for (i, one) in commands.iter().enumerate() {
             for other in &commands[i + 1..] {

@@ -36,8 +36,9 @@ pub use command::{
     Action, Change, Changed, Command, Entry, Expect, Outcome, Query, Record, Refusal, RequestId,
 };
 pub use ids::{
-    ClusterId, Epoch, Generation, History, Incarnation, LifeId, Member, Nonce, OpNumber, Position,
-    RequestNumber, Revision, ServerName, SessionId, StorageId, StreamNumber, Version, ViewNumber,
+    ClusterId, Epoch, EpochStart, Generation, History, Incarnation, LifeId, Member, Nonce,
+    OpNumber, Position, RequestNumber, Revision, ServerName, SessionId, StorageId, StreamNumber,
+    Version, ViewNumber,
 };
 pub use message::Digest;
 pub use reply::{LogPoint, NotDone, NotReady, Reply};

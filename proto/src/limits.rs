@@ -26,7 +26,7 @@ pub const SILENCE_BEFORE_FORCE: Duration = Duration::from_secs(10);
 /// [`NotDone::Invalid`] in words that name what is wrong, how large it is and what is allowed.
 pub fn check_command(command: &Command, settings: &Settings) -> Result<(), NotDone> {
     match command {
-        Command::Barrier | Command::ExpireSession(_) => {
+        Command::Barrier(_) | Command::ExpireSession(_) => {
             return invalid("barriers and session expiries come from the primary only".into());
         }
         Command::Batch(changes) if changes.is_empty() => {

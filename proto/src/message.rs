@@ -7,11 +7,11 @@ use bytes::Bytes;
 use crate::batch::Batch;
 use crate::command::{Outcome, Refusal};
 use crate::ids::{
-    ClusterId, Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, StreamNumber,
+    ClusterId, Epoch, EpochStart, History, Member, Nonce, OpNumber, Position, RequestNumber,
+    Revision, SessionId, StreamNumber,
 };
 use crate::snapshot::SnapshotEnd;
 use crate::time::{LogTime, Timestamp};
-use crate::view::View;
 
 /// A message between two copies.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -34,15 +34,18 @@ pub struct Message {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
     /// Primary: first message of a stream.
-    Open,
+    Open {
+        /// The history that began the epoch.
+        began: History,
+    },
     /// Copy: what it holds.
     Opened(Opened),
     /// Primary: a batch, or with no entries a heartbeat.
     Append(Append),
     /// Copy: what it has.
     Ack(Ack),
-    /// Copy: it knows this newer view.
-    Fenced(Box<View>),
+    /// Copy: it knows of the newer epoch that the message speaks for.
+    Fenced,
     /// Primary: empty yourself, a full copy follows.
     TransferStart {
         /// The op at which the copy is taken.
@@ -67,13 +70,15 @@ pub enum Body {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Opened {
     /// Start of each epoch in its log, oldest first.
-    pub epochs: Vec<Position>,
+    pub epochs: Vec<EpochStart>,
     /// Its last op.
     pub last: OpNumber,
     /// Its committed op: nothing at or below may be truncated.
     pub committed: OpNumber,
     /// False in a half transfer.
     pub complete: bool,
+    /// The newest record of the view service that is safe there. It is one of this epoch.
+    pub recorded: Revision,
 }
 
 /// A batch of entries, or with none a heartbeat.
@@ -114,6 +119,8 @@ pub struct Ack {
     pub chunks: u64,
     /// Its disk is nearly full.
     pub disk_full: bool,
+    /// The newest record of the view service that is safe there. It is one of this epoch.
+    pub recorded: Revision,
 }
 
 /// Order-free digest of a store: equal states have equal digests.
@@ -172,12 +179,12 @@ impl Body {
     #[must_use]
     pub fn is_from_primary(&self) -> bool {
         match self {
-            Body::Open
+            Body::Open { .. }
             | Body::Append(_)
             | Body::TransferStart { .. }
             | Body::TransferChunk { .. }
             | Body::TransferEnd(_) => true,
-            Body::Opened(_) | Body::Ack(_) | Body::Fenced(_) | Body::Released => false,
+            Body::Opened(_) | Body::Ack(_) | Body::Fenced | Body::Released => false,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::ids::{
-    ClusterId, Epoch, Generation, History, Incarnation, LifeId, Member, OpNumber, Position,
+    ClusterId, EpochStart, Generation, History, Incarnation, LifeId, Member, OpNumber, Position,
     ServerName, StorageId, ViewNumber,
 };
 use crate::view::{Role, View, ViewOrder};
@@ -93,7 +93,7 @@ pub struct Held {
     /// Position of the last op, the default if there is none.
     pub last: Position,
     /// The epochs of which it holds the beginning, oldest first.
-    pub epochs: Vec<Epoch>,
+    pub epochs: Vec<EpochStart>,
 }
 
 impl Held {

@@ -111,6 +111,22 @@ rules! {
     RecordsByRevision,
     /// REP-2: a shrink takes effect when its activation is confirmed.
     ShrinkWaits,
+    /// VIEW-8: a copy matches nothing in an epoch before a record of it is on its disk.
+    RecordBeforeMatching,
+    /// VIEW-8: commits go by a record that is on the primary's own disk.
+    PrimaryKeepsTheRecord,
+    /// VIEW-8: they go by it once it is on the disk of everybody whom it leaves required.
+    CopiesKeepTheRecord,
+    /// VIEW-8: whom the primary asks to have declared synced has its newest record on disk.
+    SyncedHasTheRecord,
+    /// VIEW-8: epochs are equal only with the history that began them.
+    EpochsHaveTheirHistory,
+    /// VIEW-8: a view service in doubt ends nobody.
+    DoubtEndsNobody,
+    /// VIEW-8: one that has gone on without what a server knows does not end that server.
+    OtherPastEndsNobody,
+    /// VIEW-8: but the server no longer serves.
+    OtherPastStandsStill,
     /// REP-3: a message is for one incarnation.
     TargetIncarnation,
     /// REP-3: a message of an older epoch changes nothing.

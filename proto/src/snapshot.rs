@@ -7,7 +7,7 @@
 //! |---|---|
 //! | head | [`MAGIC`] (8), format level (4), cluster (16), generation, primary since, op, keys (8 each), checksum (4) |
 //! | block | 1 (4), length (4), checksum (4), records as a chunk of a transfer has them |
-//! | end | 2 (4), length (4), checksum (4), blocks, keys, log time (8 each), digest (16), epochs (4), and for each of them generation, primary since, op (8 each) |
+//! | end | 2 (4), length (4), checksum (4), blocks, keys, log time (8 each), digest (16), epochs (4), and for each of them generation, primary since, op (8 each), history (16) |
 //!
 //! A checksum is the CRC32C of everything from the start of the file to the end of its part, but for
 //! the checksums themselves: so a block that is missing, doubled or from another file shows. What
@@ -31,7 +31,7 @@ pub use write::Writer;
 
 use bytes::Bytes;
 
-use crate::ids::{ClusterId, Position};
+use crate::ids::{ClusterId, EpochStart, Position};
 use crate::limits::MESSAGE_SIZE_MAX;
 use crate::message::Digest;
 use crate::time::LogTime;
@@ -55,7 +55,7 @@ const HEAD_SIZE: usize = 8 + 4 + 16 + 4 * 8 + 4;
 /// Bytes that announce a block.
 pub const FRAME_SIZE: usize = 3 * 4;
 const END_SIZE: usize = 3 * 8 + 16 + 4;
-const EPOCH_SIZE: usize = 3 * 8;
+const EPOCH_SIZE: usize = 3 * 8 + 16;
 
 const BLOCK: u32 = 1;
 const END: u32 = 2;
@@ -75,7 +75,7 @@ pub struct SnapshotHead {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SnapshotEnd {
     /// First position of each epoch through the op of the snapshot, oldest first.
-    pub epochs: Vec<Position>,
+    pub epochs: Vec<EpochStart>,
     /// The newest log time known; not before that of the op.
     pub log_time: LogTime,
     /// Digest of the state.

@@ -1,7 +1,6 @@
 //! A view record and the rules that one record alone must obey.
 
 use std::collections::BTreeSet;
-use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +30,7 @@ pub struct ViewOrder {
 }
 
 /// A numbered configuration of the cluster, as the view service says it stands.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct View {
     /// Which cluster.
     pub cluster: ClusterId,
@@ -55,28 +54,8 @@ pub struct View {
     pub settings: Settings,
     /// What led to this record. Two records of one order are the same only with the same history.
     pub history: History,
-}
-
-/// Everything that decides what follows from the record. How it came about is left out, so that
-/// states which differ in nothing else are one to whoever explores them.
-impl Hash for View {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let View {
-            cluster,
-            generation,
-            number,
-            revision,
-            status,
-            primary_since,
-            primary,
-            backups,
-            eligible,
-            settings,
-            history: _,
-        } = self;
-        (cluster, generation, number, revision, status, primary_since).hash(state);
-        (primary, backups, eligible, settings).hash(state);
-    }
+    /// The history that began the epoch of this record: that of the first record in it.
+    pub began: History,
 }
 
 /// Part that a server plays in a view.
@@ -127,6 +106,7 @@ impl View {
             eligible: BTreeSet::new(),
             settings,
             history: History::founding(cluster),
+            began: History::founding(cluster),
         }
     }
 

@@ -187,7 +187,7 @@ impl FrameReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Generation, Incarnation, OpNumber, ServerName, ViewNumber};
+    use crate::ids::{Generation, Incarnation, OpNumber, Revision, ServerName, ViewNumber};
     use crate::message::Opened;
 
     fn member(name: &str) -> Member {
@@ -212,7 +212,8 @@ mod tests {
 
     fn opened(last: u64) -> Body {
         let (last, committed) = (OpNumber(last), OpNumber(1));
-        Body::Opened(Opened { epochs: Vec::new(), last, committed, complete: true })
+        let (epochs, complete, recorded) = (Vec::new(), true, Revision(3));
+        Body::Opened(Opened { epochs, last, committed, complete, recorded })
     }
 
     /// Frames of every kind, with headers that stay, change and come back.

@@ -87,7 +87,7 @@ impl Store {
             file.extend_from_slice(chunk);
         }
         file.extend_from_slice(&writer.end(&SnapshotEnd {
-            epochs: vec![position(1)],
+            epochs: vec![kvproto::EpochStart::at(position(1), Default::default())],
             log_time: LogTime::default(),
             digest: rolling.with(Rolling::default()),
             chunks: chunk.iter().count() as u64,

@@ -89,7 +89,7 @@ impl ReplicationDoor {
         let registered = self.node.standing().me.is_some();
         ensure!(registered, "this server is not registered yet; try again");
         match opening.body {
-            Body::Open => {}
+            Body::Open { .. } => {}
             Body::Released => {
                 self.node.event(Event::Message(opening)).await;
                 return Ok(());

@@ -21,13 +21,14 @@ use kvproto::ids::{ClusterId, Epoch, OpNumber, Position, StorageId};
 use kvproto::limits::BATCH_SIZE_MAX;
 use kvproto::rules::{Rule, keeps};
 use kvproto::settings::Settings;
+use kvproto::view::View;
 use thiserror::Error;
 
 use crate::store::StoreLimits;
 
 use super::Room;
 use super::disk::{Disk, DiskFile, Space};
-use super::layout::{self, IDENTITY, Identity, NEW, SET_ASIDE, SUSPECT};
+use super::layout::{self, IDENTITY, Identity, NEW, RECORD, SET_ASIDE, SUSPECT};
 use super::log::{Log, Op, Sizes, Spare, is_full};
 use super::snapshots::{ReadError, SnapshotFile, SnapshotReader};
 use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Torn};
@@ -105,6 +106,9 @@ pub struct Engine<D: Disk> {
     disk: D,
     options: Options,
     identity: Identity,
+    /// The newest record of the view service that is safe, and one that is to take its place.
+    record: Option<Box<View>>,
+    next_record: Option<Box<View>>,
     nonces: u64,
     adopted: Epoch,
     committed: OpNumber,
@@ -140,7 +144,9 @@ impl<D: Disk> Engine<D> {
     /// When it is not to be used.
     pub fn open(disk: D, options: Options) -> Result<(Engine<D>, Found), Refused> {
         let directory = survey::survey(&disk)?;
+        let record = directory.record.map_err(survey::refuse_record)?;
         let mut engine = Engine::new(disk, options, directory.identity);
+        engine.record = record;
         for name in &directory.unfinished {
             engine.disk.remove(name).map_err(Refused::io("remove", name))?;
         }
@@ -213,6 +219,8 @@ impl<D: Disk> Engine<D> {
             identity: identity.unwrap_or_else(fresh),
             disk,
             options,
+            record: None,
+            next_record: None,
             nonces: options.seed,
             adopted: Epoch::default(),
             committed: OpNumber(0),
@@ -288,12 +296,41 @@ impl<D: Disk> Engine<D> {
     }
 
     fn write_identity(&self) -> io::Result<()> {
-        let new = format!("{IDENTITY}{NEW}");
+        self.replace(IDENTITY, &self.identity.encode())
+    }
+
+    /// A small file takes the place of the one that has this name, as a whole or not at all.
+    fn replace(&self, name: &str, text: &str) -> io::Result<()> {
+        let new = format!("{name}{NEW}");
         let mut file = self.disk.create(&new)?;
-        file.write_at(0, self.identity.encode().as_bytes())?;
+        file.write_at(0, text.as_bytes())?;
         file.sync()?;
-        self.disk.rename(&new, IDENTITY)?;
+        self.disk.rename(&new, name)?;
         self.disk.sync_dir("")
+    }
+
+    /// The newest record of the view service that is safe here.
+    #[must_use]
+    pub fn newest_record(&self) -> Option<&View> {
+        self.record.as_deref()
+    }
+
+    /// A record of the view service takes the place of an older one.
+    pub fn record(&mut self, record: Box<View>) {
+        self.next_record = Some(record);
+    }
+
+    /// False if the disk is full.
+    fn flush_record(&mut self) -> Result<bool, Failed> {
+        let Some(record) = &self.next_record else {
+            return Ok(true);
+        };
+        let wrote = self.replace(RECORD, &layout::encode_record(record));
+        let wrote = self.unless_full("write the newest view record", wrote)?;
+        if wrote {
+            self.record = self.next_record.take();
+        }
+        Ok(wrote)
     }
 
     /// Reads the state that the log begins with; `None` if it begins with op 1.
@@ -377,7 +414,7 @@ impl<D: Disk> Engine<D> {
     /// Whether there is something to flush.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || self.next_record.is_some()
     }
 
     /// Makes everything called so far safe, with one write and one sync. False if the disk is full:
@@ -387,6 +424,9 @@ impl<D: Disk> Engine<D> {
     /// When the disk fails.
     pub fn flush(&mut self) -> Result<bool, Failed> {
         self.check()?;
+        if !self.flush_record()? {
+            return Ok(false);
+        }
         if self.queue.is_empty() {
             return Ok(true);
         }

@@ -1,7 +1,9 @@
-//! Names in the directory of a server, and the file that says whose directory it is. Pure.
+//! Names in the directory of a server, and the files that say whose directory it is and what the
+//! view service said last. Pure.
 //!
 //! ```text
 //! identity                      whose directory this is
+//! record                        the newest record of the view service
 //! era-000003/                   one unbroken life of the log; the highest counts
 //!   …0042.snapshot              the state at op 42
 //!   000007-…0041.journal        the seventh segment, which begins after op 41
@@ -12,12 +14,15 @@
 
 use kvproto::ids::{ClusterId, Generation, OpNumber, StorageId};
 use kvproto::snapshot::RESTORE_FILE;
+use kvproto::view::View;
 
 use super::pending::SnapshotNumber;
 use crate::store::StoreLimits;
 
 /// Whose directory it is.
 pub const IDENTITY: &str = "identity";
+/// The newest record of the view service.
+pub const RECORD: &str = "record";
 /// Marks an era that cannot be relied on.
 pub const SUSPECT: &str = "suspect";
 /// Where replaced eras go.
@@ -35,10 +40,11 @@ const UNDER_WAY: &str = "snapshot-";
 #[must_use]
 pub fn is_kept(name: &str) -> bool {
     let Some(unfinished) = name.strip_suffix(NEW) else {
-        return name.starts_with(ERA) || [IDENTITY, SET_ASIDE, RESTORE_FILE].contains(&name);
+        return name.starts_with(ERA)
+            || [IDENTITY, RECORD, SET_ASIDE, RESTORE_FILE].contains(&name);
     };
     let begins = |with: &&str| unfinished.starts_with(*with);
-    [ERA, SPARE, UNDER_WAY].iter().any(begins) || unfinished == IDENTITY
+    [ERA, SPARE, UNDER_WAY].iter().any(begins) || [IDENTITY, RECORD].contains(&unfinished)
 }
 
 /// Name of a file for a segment, made ahead.
@@ -117,9 +123,9 @@ pub struct Identity {
     pub limits: StoreLimits,
 }
 
-/// Why an identity file cannot be used.
+/// Why one of the two small files cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BadIdentity {
+pub enum BadFile {
     /// It does not check out.
     Corrupt,
     /// A newer program wrote it.
@@ -130,43 +136,70 @@ const TITLE: &str = "kvserver data";
 /// The format of an identity that this program writes, and the newest that it reads.
 pub const IDENTITY_LEVEL: u32 = 1;
 
+const RECORD_TITLE: &str = "kvserver record";
+/// The format of a record file that this program writes, and the newest that it reads.
+pub const RECORD_LEVEL: u32 = 1;
+
+/// A file of text lines: what it is and in which format, what it says, and a checksum of all that.
+fn sealed(title: &str, level: u32, lines: &str) -> String {
+    let text = format!("{title}, format {level}\n{lines}\n");
+    let crc = crc32c::crc32c(text.as_bytes());
+    format!("{text}checksum {crc:08x}\n")
+}
+
+/// What such a file says.
+fn unsealed<'a>(bytes: &'a [u8], title: &str, known: u32) -> Result<&'a str, BadFile> {
+    let text = std::str::from_utf8(bytes).map_err(|_| BadFile::Corrupt)?;
+    let at = text.rfind("checksum ").ok_or(BadFile::Corrupt)?;
+    let crc = crc32c::crc32c(&bytes[..at]);
+    if text[at..] != format!("checksum {crc:08x}\n") {
+        return Err(BadFile::Corrupt);
+    }
+    let (first, rest) = text[..at].split_once('\n').ok_or(BadFile::Corrupt)?;
+    let level = first.strip_prefix(title).and_then(|rest| rest.strip_prefix(", format "));
+    let level = level.and_then(|level| level.parse().ok()).ok_or(BadFile::Corrupt)?;
+    if level > known { Err(BadFile::Newer(level)) } else { Ok(rest) }
+}
+
+/// The text of the file that keeps a record, for people too.
+#[must_use]
+pub fn encode_record(record: &View) -> String {
+    let json = serde_json::to_string(record).expect("a record is made of plain values");
+    sealed(RECORD_TITLE, RECORD_LEVEL, &json)
+}
+
+/// Reads what [`encode_record`] wrote.
+///
+/// # Errors
+/// When it was not written so.
+pub fn decode_record(bytes: &[u8]) -> Result<View, BadFile> {
+    let json = unsealed(bytes, RECORD_TITLE, RECORD_LEVEL)?;
+    serde_json::from_str(json).map_err(|_| BadFile::Corrupt)
+}
+
 impl Identity {
     /// The text of the file, for people too.
     #[must_use]
     pub fn encode(&self) -> String {
-        let text = format!(
-            "{TITLE}, format {IDENTITY_LEVEL}\nstorage {}\ncluster {}\nvalue-size-max {:x}\nsessions-max {:x}\n",
+        let lines = format!(
+            "storage {}\ncluster {}\nvalue-size-max {:x}\nsessions-max {:x}",
             self.storage, self.cluster, self.limits.value_size_max, self.limits.sessions_max
         );
-        let crc = crc32c::crc32c(text.as_bytes());
-        format!("{text}checksum {crc:08x}\n")
+        sealed(TITLE, IDENTITY_LEVEL, &lines)
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
     ///
     /// # Errors
     /// When it was not written so.
-    pub fn decode(bytes: &[u8]) -> Result<Identity, BadIdentity> {
-        let text = std::str::from_utf8(bytes).map_err(|_| BadIdentity::Corrupt)?;
-        let at = text.rfind("checksum ").ok_or(BadIdentity::Corrupt)?;
-        let crc = crc32c::crc32c(&bytes[..at]);
-        if text[at..] != format!("checksum {crc:08x}\n") {
-            return Err(BadIdentity::Corrupt);
-        }
-        let mut lines = text.lines();
-        let level = lines
-            .next()
-            .and_then(|line| line.strip_prefix(TITLE)?.strip_prefix(", format ")?.parse().ok())
-            .ok_or(BadIdentity::Corrupt)?;
-        if level > IDENTITY_LEVEL {
-            return Err(BadIdentity::Newer(level));
-        }
+    pub fn decode(bytes: &[u8]) -> Result<Identity, BadFile> {
+        let mut lines = unsealed(bytes, TITLE, IDENTITY_LEVEL)?.lines();
         let mut field = |name: &str| {
             let line = lines.next()?.strip_prefix(name)?.strip_prefix(' ')?;
             u128::from_str_radix(line, 16).ok()
         };
-        let mut field = |name| field(name).ok_or(BadIdentity::Corrupt);
-        let number = |field: u128| u64::try_from(field).map_err(|_| BadIdentity::Corrupt);
+        let mut field = |name| field(name).ok_or(BadFile::Corrupt);
+        let number = |field: u128| u64::try_from(field).map_err(|_| BadFile::Corrupt);
         let storage = StorageId(field("storage")?.to_be_bytes());
         let cluster = ClusterId(field("cluster")?.to_be_bytes());
         let value_size_max = number(field("value-size-max")?)?;
@@ -192,6 +225,21 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_read_as_it_was_written_or_not_at_all() {
+        let record = View::none(ClusterId([0x0f; 16]), kvproto::Settings::default());
+        let text = encode_record(&record);
+        assert_eq!(decode_record(text.as_bytes()), Ok(record));
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 0x20;
+            assert_eq!(decode_record(&bytes), Err(BadFile::Corrupt), "{at}");
+            assert_eq!(decode_record(&text.as_bytes()[..at]), Err(BadFile::Corrupt));
+        }
+        let newer = sealed(RECORD_TITLE, RECORD_LEVEL + 1, "");
+        assert_eq!(decode_record(newer.as_bytes()), Err(BadFile::Newer(RECORD_LEVEL + 1)));
+    }
+
+    #[test]
     fn an_identity_is_read_as_it_was_written_or_not_at_all() {
         let identity = Identity {
             storage: StorageId([0xa5; 16]),
@@ -204,9 +252,9 @@ mod tests {
             for mask in [1, 0x20, 0xff] {
                 let mut bytes = text.clone().into_bytes();
                 bytes[at] ^= mask;
-                assert_eq!(Identity::decode(&bytes), Err(BadIdentity::Corrupt), "{at}");
+                assert_eq!(Identity::decode(&bytes), Err(BadFile::Corrupt), "{at}");
             }
-            assert_eq!(Identity::decode(&text.as_bytes()[..at]), Err(BadIdentity::Corrupt));
+            assert_eq!(Identity::decode(&text.as_bytes()[..at]), Err(BadFile::Corrupt));
         }
     }
 }

@@ -39,6 +39,7 @@ impl Journal for MemoryJournal {
         let snapshot = self.pending.snapshot();
         match (work, snapshot) {
             (Work::Adopt(epoch), _) => drop(self.pending.adopt(epoch)),
+            (Work::Record(record), _) => drop(self.pending.record(record.order())),
             (Work::Append(entries), _) => drop(self.pending.append(&entries)),
             (Work::Truncate { after }, _) => drop(self.pending.truncate(after)),
             (Work::Reset { base }, _) => drop(self.pending.reset(base)),

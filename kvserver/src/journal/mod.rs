@@ -32,6 +32,7 @@ use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::ids::{Epoch, OpNumber, Position};
 use kvproto::snapshot::SnapshotEnd;
+use kvproto::view::{View, ViewOrder};
 
 pub use memory::MemoryJournal;
 
@@ -61,6 +62,8 @@ pub enum Completion {
     /// The adoption of this epoch is safe. Where there is no log yet it is only in memory, which is
     /// enough: a new incarnation learns the view when it registers.
     Adopted(Epoch),
+    /// The newest record of the view service that is safe is the one of this order.
+    Recorded(ViewOrder),
     /// This many chunks of the snapshot under way have been written. For pacing only.
     ChunksWritten(u64),
     /// The snapshot at this op has been written and verified. Not said of one that a reset made
@@ -84,6 +87,9 @@ pub enum Completion {
 pub enum Work {
     /// This server helps no older epoch from now on.
     Adopt(Epoch),
+    /// The newest record of the view service, in the place of the one before it. It outlives every
+    /// log.
+    Record(Box<View>),
     /// Entries, which follow everything taken on before.
     Append(Vec<Arc<Entry>>),
     /// Forgets every entry after an op; the next append goes on from there, in the same step. The

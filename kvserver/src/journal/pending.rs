@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use kvproto::command::Entry;
 use kvproto::ids::{Epoch, OpNumber, Position};
+use kvproto::view::ViewOrder;
 
 use super::Completion;
 
@@ -59,6 +60,7 @@ enum What {
         last: Position,
     },
     Adopted(Epoch),
+    Recorded(ViewOrder),
 }
 
 impl Pending {
@@ -84,6 +86,13 @@ impl Pending {
     pub fn adopt(&mut self, epoch: Epoch) -> Ticket {
         let ticket = self.silent();
         self.promises.push_back(Promise { ticket, what: What::Adopted(epoch) });
+        ticket
+    }
+
+    /// A record of the view service takes the place of an older one.
+    pub fn record(&mut self, order: ViewOrder) -> Ticket {
+        let ticket = self.silent();
+        self.promises.push_back(Promise { ticket, what: What::Recorded(order) });
         ticket
     }
 
@@ -115,7 +124,7 @@ impl Pending {
                 last.op = last.op.min(after);
                 *first <= after
             }
-            What::Adopted(_) => true,
+            What::Adopted(_) | What::Recorded(_) => true,
         });
         self.silent()
     }
@@ -124,7 +133,7 @@ impl Pending {
     pub fn reset(&mut self, base: Position) -> Ticket {
         self.abandon_snapshot();
         self.last = base.op;
-        self.promises.retain(|promise| matches!(promise.what, What::Adopted(_)));
+        self.promises.retain(|promise| !matches!(promise.what, What::Safe { .. }));
         let ticket = self.silent();
         let what = What::Safe { first: base.op, last: base };
         self.promises.push_back(Promise { ticket, what });
@@ -201,7 +210,11 @@ impl Pending {
             match promise.what {
                 What::Safe { last, .. } => safe = Some(last),
                 // In the order of the calls: what came before the adoption is reported first.
-                What::Adopted(_) if safe.is_some() => break,
+                What::Adopted(_) | What::Recorded(_) if safe.is_some() => break,
+                What::Recorded(order) => {
+                    self.promises.pop_front();
+                    return Some(Completion::Recorded(order));
+                }
                 What::Adopted(epoch) => {
                     self.promises.pop_front();
                     return Some(Completion::Adopted(epoch));
@@ -246,7 +259,7 @@ pub(super) mod tests {
             position: position(view, op),
             at: LogTime::default(),
             id: None,
-            command: Command::Barrier,
+            command: Command::Barrier(Default::default()),
         };
         ops.map(|op| Arc::new(entry(op))).collect()
     }

@@ -11,11 +11,14 @@ use kvproto::ids::{ClusterId, Epoch, OpNumber, Position, StorageId};
 use kvproto::rules::{Rule, keeps};
 use kvproto::settings::Settings;
 use kvproto::snapshot::{FORMAT_LEVEL, Malformed};
+use kvproto::view::View;
 use thiserror::Error;
 
 use super::disk::{Disk, DiskFile, read_whole};
 use super::index::{Index, Run};
-use super::layout::{self, BadIdentity, IDENTITY, IDENTITY_LEVEL, Identity, SET_ASIDE, SUSPECT};
+use super::layout::{
+    self, BadFile, IDENTITY, IDENTITY_LEVEL, Identity, RECORD, RECORD_LEVEL, SET_ASIDE, SUSPECT,
+};
 use super::record::{BadHeader, Body, HEADER_SIZE, LEVEL, Lsn, Records, SegmentHeader};
 use super::snapshots::{ReadError, SnapshotFile, SnapshotReader};
 use crate::store::StoreLimits;
@@ -43,6 +46,13 @@ pub enum Refused {
          primary; if no other copy is left, `kvserver journal export` saves what is here"
     )]
     NoIdentity,
+    /// Nobody can tell how much of the past of its cluster it has seen.
+    #[error(
+        "{RECORD} is damaged, so nobody can tell which view this server knew: bring the file back, \
+         or move the directory away and start with an empty one, which is filled from the primary; \
+         if no other copy is left, `kvserver journal export` saves what is here"
+    )]
+    NoRecord,
     /// It belongs to another cluster.
     #[error(
         "this directory belongs to cluster {theirs}, the view service speaks for cluster {ours}: \
@@ -181,8 +191,9 @@ impl Era {
     /// First position of each epoch of the log, oldest first.
     #[must_use]
     pub fn epochs(&self) -> Vec<Position> {
-        let mut epochs =
-            self.snapshot.as_ref().map_or(Vec::new(), |snapshot| snapshot.end.epochs.clone());
+        let in_snapshot = self.snapshot.iter().flat_map(|snapshot| &snapshot.end.epochs);
+        let mut epochs: Vec<_> =
+            in_snapshot.map(|start| Position { epoch: start.epoch, op: start.op }).collect();
         let known = epochs.last().map(|start| start.epoch);
         epochs.extend(self.index.epochs().filter(|start| Some(start.epoch) > known));
         epochs
@@ -194,6 +205,8 @@ impl Era {
 pub struct Directory {
     /// Whose it is; `None` for a new one.
     pub identity: Option<Identity>,
+    /// What the view service said last; none before the first registration.
+    pub record: Result<Option<Box<View>>, BadFile>,
     /// The era that counts.
     pub era: Option<Era>,
     /// Numbers of older eras that nobody has moved away yet.
@@ -213,8 +226,8 @@ pub fn survey<D: Disk>(disk: &D) -> Result<Directory, Refused> {
     let identity = if names.iter().any(|name| name == IDENTITY) {
         let bytes = read_whole(disk, IDENTITY).map_err(Refused::io("read", IDENTITY))?;
         Some(Identity::decode(&bytes).map_err(|bad| match bad {
-            BadIdentity::Corrupt => Refused::NoIdentity,
-            BadIdentity::Newer(level) => newer(IDENTITY, level, IDENTITY_LEVEL),
+            BadFile::Corrupt => Refused::NoIdentity,
+            BadFile::Newer(level) => newer(IDENTITY, level, IDENTITY_LEVEL),
         })?)
     } else {
         None
@@ -259,8 +272,28 @@ fn directory<D: Disk>(
         (Some(number), Some(identity)) => Some(era(disk, number, identity.storage)?),
     };
     let set_aside = disk.list(SET_ASIDE).map_err(Refused::io("read", SET_ASIDE))?;
+    let record = record(disk, &names)?;
     let unfinished = names.into_iter().filter(|name| name.ends_with(layout::NEW)).collect();
-    Ok(Directory { identity, era, replaced: eras, set_aside, unfinished })
+    Ok(Directory { identity, record, era, replaced: eras, set_aside, unfinished })
+}
+
+fn record<D: Disk>(
+    disk: &D,
+    names: &[String],
+) -> Result<Result<Option<Box<View>>, BadFile>, Refused> {
+    if !names.iter().any(|name| name == RECORD) {
+        return Ok(Ok(None));
+    }
+    let bytes = read_whole(disk, RECORD).map_err(Refused::io("read", RECORD))?;
+    Ok(layout::decode_record(&bytes).map(|record| Some(Box::new(record))))
+}
+
+/// What keeps a server from beginning without the record that it showed last.
+pub(super) fn refuse_record(bad: BadFile) -> Refused {
+    match bad {
+        BadFile::Corrupt => Refused::NoRecord,
+        BadFile::Newer(level) => newer(RECORD, level, RECORD_LEVEL),
+    }
 }
 
 fn newer(file: &str, level: u32, known: u32) -> Refused {

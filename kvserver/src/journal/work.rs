@@ -14,6 +14,7 @@ use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::ids::{ClusterId, Epoch, OpNumber, Position};
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
+use kvproto::view::View;
 
 use super::disk::Disk;
 use super::engine::{Engine, Failed};
@@ -28,6 +29,8 @@ use super::{Completion, EntriesRead, Journal, Room, Work};
 pub enum LogJob {
     /// See [`Work::Adopt`].
     Adopt(Epoch),
+    /// See [`Work::Record`].
+    Record(Box<View>),
     /// See [`Work::Append`].
     Append(Vec<Arc<Entry>>),
     /// See [`Work::Reset`], to op 0. Snapshots through this one are of the log before it.
@@ -194,6 +197,10 @@ impl<W: Workers> Journal for Front<W> {
             Work::Adopt(epoch) => {
                 let ticket = self.pending.adopt(epoch);
                 self.log(ticket, LogJob::Adopt(epoch));
+            }
+            Work::Record(record) => {
+                let ticket = self.pending.record(record.order());
+                self.log(ticket, LogJob::Record(record));
             }
             Work::Append(entries) if entries.is_empty() => {}
             Work::Append(entries) => {
@@ -406,6 +413,7 @@ impl<D: Disk> LogWorker<D> {
         let engine = &mut self.engine;
         match job {
             LogJob::Adopt(epoch) => engine.adopt(*epoch),
+            LogJob::Record(record) => engine.record(record.clone()),
             LogJob::Append(entries) => engine.append(entries),
             LogJob::Committed(through) => engine.committed(*through),
             LogJob::Read(from, bytes_max) => {
@@ -476,10 +484,14 @@ impl LogJob {
     }
 
     fn is_of_the_log(&self) -> bool {
-        // An adoption holds for whatever log comes next.
+        // An adoption holds for whatever log comes next, and so does a record.
         !matches!(
             self,
-            LogJob::Adopt(_) | LogJob::Install(..) | LogJob::Spare(_) | LogJob::Failed(..)
+            LogJob::Adopt(_)
+                | LogJob::Record(_)
+                | LogJob::Install(..)
+                | LogJob::Spare(_)
+                | LogJob::Failed(..)
         )
     }
 }

@@ -58,9 +58,9 @@ async fn a_stream_to_nobody_is_reported_broken_once() {
     let (mut peers, mut inputs) = peers();
     let first = nobody().await;
     peers.open(first.clone(), StreamNumber(1));
-    peers.send(message(&first, 1, Body::Open));
+    peers.send(message(&first, 1, Body::Open { began: kvproto::History::default() }));
     assert_eq!(next_event(&mut inputs).await, broken(&first, 1));
-    peers.send(message(&first, 1, Body::Open));
+    peers.send(message(&first, 1, Body::Open { began: kvproto::History::default() }));
     let second = nobody().await;
     peers.open(second.clone(), StreamNumber(1));
     assert_eq!(
@@ -87,7 +87,7 @@ async fn a_copy_that_takes_nothing_breaks_its_stream_and_holds_nobody_up() {
     let (_listener, stuck) = silent().await;
     peers.open(stuck.clone(), StreamNumber(1));
     for _ in 0..=STREAM_QUEUED_MAX {
-        peers.send(message(&stuck, 1, Body::Open));
+        peers.send(message(&stuck, 1, Body::Open { began: kvproto::History::default() }));
     }
     assert_eq!(next_event(&mut inputs).await, broken(&stuck, 1));
 }
@@ -99,7 +99,9 @@ async fn answers_go_back_on_the_stream_they_name_and_on_no_other() {
     let primary = member("localhost:1");
     let (way_back, mut answers) = mpsc::channel(1);
     let (other_way_back, mut other_answers) = mpsc::channel(1);
-    let opening = |stream| message(&member("localhost:2"), stream, Body::Open);
+    let opening = |stream| {
+        message(&member("localhost:2"), stream, Body::Open { began: kvproto::History::default() })
+    };
     let loan = inbound.lend(&opening(1), way_back.clone()).expect("a new stream");
     let _other = inbound.lend(&opening(2), other_way_back).expect("a new stream");
     assert!(inbound.lend(&opening(1), way_back).is_none(), "opened once");
@@ -108,6 +110,7 @@ async fn answers_go_back_on_the_stream_they_name_and_on_no_other() {
         last: OpNumber(0),
         committed: OpNumber(0),
         complete: true,
+        recorded: kvproto::Revision(1),
     });
     // Who is fenced is answered in a newer epoch than that of its stream.
     let mut fenced = message(&primary, 1, opened.clone());

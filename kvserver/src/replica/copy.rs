@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use kvproto::command::{Entry, Outcome};
-use kvproto::ids::{Epoch, Member, OpNumber, Position, StreamNumber};
+use kvproto::ids::{Epoch, EpochStart, Member, OpNumber, Position, Revision, StreamNumber};
 use kvproto::message::{Body, Message};
 use kvproto::registration::Memory;
 use kvproto::reply::LogPoint;
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::time::{LogTime, Timestamp};
-use kvproto::view::View;
+use kvproto::view::{View, ViewOrder};
 
 use super::ReplicaOptions;
 use super::effect::Effect;
@@ -43,6 +43,9 @@ pub struct Copy {
     /// acknowledged in an epoch that is not (REP-3).
     adopting: Epoch,
     pub(super) adopted: Epoch,
+    /// The newest record given to the journal, and the newest one that is safe there.
+    recording: ViewOrder,
+    pub(super) recorded: ViewOrder,
     pub(super) log: Log,
     pub(super) store: Store,
     /// Everything through here is in the journal, as safe as the mode asks.
@@ -76,14 +79,16 @@ impl Copy {
         options: ReplicaOptions,
         recovered: Recovered,
     ) -> Copy {
-        let Recovered { mut store, log, committed, adopted, log_time, unsaved_bytes, .. } =
-            recovered;
+        let Recovered { mut store, log, committed, adopted, recorded, log_time, .. } = recovered;
+        let unsaved_bytes = recovered.unsaved_bytes;
         store.set_limits(StoreLimits::from(&view.settings));
         Copy {
             me,
             epoch: view.epoch().max(adopted),
             adopting: adopted,
             adopted,
+            recording: recorded,
+            recorded,
             view,
             options,
             safe: log.last().op,
@@ -113,7 +118,7 @@ impl Copy {
     pub(super) fn begin_at(
         &mut self,
         base: Position,
-        epochs: Vec<Position>,
+        epochs: Vec<EpochStart>,
         out: &mut Vec<Effect>,
     ) {
         self.log.reset(base, epochs);
@@ -148,6 +153,13 @@ impl Copy {
         Some(dropped)
     }
 
+    /// Whether a record of the present epoch is safe here: who restarts shows it, or a newer one.
+    pub(super) fn has_record_of_epoch(&self) -> bool {
+        let Epoch { generation, primary_since } = self.epoch;
+        let since = ViewOrder { generation, number: primary_since, revision: Revision(0) };
+        self.view.epoch() == self.epoch && self.recorded >= since
+    }
+
     /// Whether the disk is nearly full.
     pub(super) fn disk_full(&self) -> bool {
         self.room == Room::Full
@@ -171,9 +183,14 @@ impl Copy {
         }
     }
 
-    /// Gives the journal what it should know besides: the epoch, what is committed, and a snapshot
+    /// Gives the journal what it should know besides: record and epoch, what is committed, and a snapshot
     /// when one is due. Called at the end of each step.
     pub(super) fn keep_up_journal(&mut self, out: &mut Vec<Effect>) {
+        let newest = self.view.order();
+        if self.recording < newest {
+            self.recording = newest;
+            out.push(Effect::Journal(Work::Record(Box::new(self.view.clone()))));
+        }
         if self.adopting < self.epoch {
             self.adopting = self.epoch;
             out.push(Effect::Journal(Work::Adopt(self.epoch)));

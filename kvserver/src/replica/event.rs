@@ -33,6 +33,9 @@ pub enum Event {
     Leave,
     /// The operator's wish to stop is off: admit again. Harmless when there was none.
     Stay,
+    /// VIEW-8: the view service has gone on without what this life knows, at an operator's word. It serves
+    /// nothing any more, and keeps what it holds.
+    Estranged,
     /// The view service has nobody to take over from this server.
     NobodyToTakeOver,
 }

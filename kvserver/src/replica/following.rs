@@ -58,7 +58,7 @@ impl Following {
         message: Message,
         out: &mut Vec<Effect>,
     ) {
-        if let Body::Open = message.body {
+        if let Body::Open { .. } = message.body {
             if message.stream > self.stream || !keeps(Rule::NewestStreamCounts) {
                 self.open(copy, message.from, message.stream, out);
             }
@@ -106,6 +106,7 @@ impl Following {
             last: copy.log.last().op,
             committed: copy.committed,
             complete: copy.complete,
+            recorded: copy.recorded.revision,
         };
         self.answer(copy, Body::Opened(opened), out);
     }
@@ -168,7 +169,7 @@ impl Following {
     ) -> Result<Vec<Arc<Entry>>, &'static str> {
         let held = entries
             .iter()
-            .take_while(|entry| copy.log.position_at(entry.op()) == Some(entry.position))
+            .take_while(|entry| copy.log.has(entry))
             .take_while(|_| keeps(Rule::MatchedIsNotDropped))
             .count();
         let fresh = &entries[held..];
@@ -213,6 +214,13 @@ impl Following {
         }
     }
 
+    /// Says that a newer record is safe here.
+    pub(super) fn acknowledge_record(&mut self, copy: &Copy, out: &mut Vec<Effect>) {
+        if self.stream > StreamNumber(0) {
+            self.acknowledge(copy, None, out);
+        }
+    }
+
     /// Acknowledges chunks of a transfer that the journal has taken: the primary sends no faster
     /// than they are written.
     pub(super) fn acknowledge_chunks(&mut self, copy: &Copy, written: u64, out: &mut Vec<Effect>) {
@@ -236,6 +244,7 @@ impl Following {
             digest,
             chunks: self.chunks_written,
             disk_full: copy.disk_full(),
+            recorded: copy.recorded.revision,
         };
         self.answer(copy, Body::Ack(ack), out);
     }

@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use kvproto::command::Entry;
-use kvproto::ids::{OpNumber, Position};
+use kvproto::command::{Command, Entry};
+use kvproto::ids::{EpochStart, History, OpNumber, Position};
 use kvproto::message::Opened;
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::LogTime;
 
 /// Epochs remembered. One is added by each promotion; a copy that is further behind than this gets
@@ -21,8 +22,8 @@ pub struct Log {
     /// The op before the first retained entry: everything through here is in the store.
     base: Position,
     entries: VecDeque<Arc<Entry>>,
-    /// First position of each epoch, oldest first. Covers the base.
-    epochs: Vec<Position>,
+    /// Where each epoch begins, oldest first. Covers the base.
+    epochs: Vec<EpochStart>,
     bytes: usize,
 }
 
@@ -45,15 +46,15 @@ impl Log {
         self.base
     }
 
-    /// First position of each epoch, oldest first.
+    /// Where each epoch begins, oldest first.
     #[must_use]
-    pub fn epochs(&self) -> &[Position] {
+    pub fn epochs(&self) -> &[EpochStart] {
         &self.epochs
     }
 
-    /// First position of each epoch that begins at this op or before it, oldest first.
+    /// Where each epoch begins that does so at this op or before it, oldest first.
     #[must_use]
-    pub fn epochs_through(&self, op: OpNumber) -> Vec<Position> {
+    pub fn epochs_through(&self, op: OpNumber) -> Vec<EpochStart> {
         self.epochs.iter().filter(|start| start.op <= op).copied().collect()
     }
 
@@ -71,6 +72,23 @@ impl Log {
         Some(Position { epoch, op })
     }
 
+    /// The history that began the epoch of an op through the last one, as far as it is remembered.
+    #[must_use]
+    pub fn began(&self, op: OpNumber) -> Option<History> {
+        Some(self.epochs.iter().rev().find(|start| start.op <= op)?.history)
+    }
+
+    /// Whether this log has this entry in its place, as far as the epochs are remembered. Two entries
+    /// of one position are the same unless their epochs are of two pasts, which their barriers tell.
+    #[must_use]
+    pub fn has(&self, entry: &Entry) -> bool {
+        let began = match entry.command {
+            Command::Barrier(began) if keeps(Rule::EpochsHaveTheirHistory) => began,
+            _ => return self.position_at(entry.op()) == Some(entry.position),
+        };
+        self.epochs.contains(&EpochStart::at(entry.position, began))
+    }
+
     /// The entry of an op, if it is retained.
     #[must_use]
     pub fn get(&self, op: OpNumber) -> Option<&Arc<Entry>> {
@@ -83,8 +101,15 @@ impl Log {
         let last = self.last();
         assert_eq!(entry.op(), last.op.next(), "OneOrder: the log has no gaps");
         assert!(entry.position.epoch >= last.epoch, "OneOrder: epochs never fall along the log");
-        if self.epochs.last().is_none_or(|start| start.epoch != entry.position.epoch) {
-            self.epochs.push(entry.position);
+        let (epoch, known) =
+            (entry.position.epoch, self.epochs.last().copied().unwrap_or_default());
+        let began = match entry.command {
+            Command::Barrier(began) => began,
+            _ if known.epoch == epoch => known.history,
+            _ => History::default(),
+        };
+        if self.epochs.is_empty() || (known.epoch, known.history) != (epoch, began) {
+            self.epochs.push(EpochStart::at(entry.position, began));
         }
         self.bytes += entry.weight();
         self.entries.push_back(entry);
@@ -140,7 +165,7 @@ impl Log {
     }
 
     /// Starts anew after `base`, with the epochs that led there.
-    pub fn reset(&mut self, base: Position, epochs: Vec<Position>) {
+    pub fn reset(&mut self, base: Position, epochs: Vec<EpochStart>) {
         *self = Log { base, epochs, ..Log::default() };
     }
 
@@ -149,7 +174,12 @@ impl Log {
     #[must_use]
     pub fn common_point(&self, other: &Opened) -> OpNumber {
         for (index, start) in self.epochs.iter().enumerate().rev() {
-            let Some(their_index) = other.epochs.iter().position(|theirs| theirs == start) else {
+            let same = |theirs: &EpochStart| {
+                let of_one_past =
+                    theirs.history == start.history || !keeps(Rule::EpochsHaveTheirHistory);
+                (theirs.epoch, theirs.op) == (start.epoch, start.op) && of_one_past
+            };
+            let Some(their_index) = other.epochs.iter().position(same) else {
                 continue;
             };
             let ours = end_of(&self.epochs, index, self.last().op);
@@ -161,14 +191,13 @@ impl Log {
 }
 
 /// Last op of an epoch in a table of epoch starts.
-fn end_of(epochs: &[Position], index: usize, last: OpNumber) -> OpNumber {
+fn end_of(epochs: &[EpochStart], index: usize, last: OpNumber) -> OpNumber {
     epochs.get(index + 1).map_or(last, |next| OpNumber(next.op.0.saturating_sub(1)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvproto::command::Command;
     use kvproto::ids::{Epoch, Generation, ViewNumber};
     use kvproto::time::LogTime;
 
@@ -179,13 +208,18 @@ mod tests {
 
     /// A log whose op `i + 1` was ordered in view `views[i]`.
     fn log(views: &[u64]) -> Log {
+        log_of(views, 1)
+    }
+
+    /// The same, with epochs that began with this history.
+    fn log_of(views: &[u64], past: u8) -> Log {
         let mut log = Log::default();
         for (view, op) in views.iter().zip(1..) {
             log.append(Arc::new(Entry {
                 position: position(*view, op),
                 at: LogTime::default(),
                 id: None,
-                command: Command::Barrier,
+                command: Command::Barrier(History([past; 16])),
             }));
         }
         log
@@ -197,6 +231,7 @@ mod tests {
             last: log.last().op,
             committed: OpNumber(0),
             complete: true,
+            recorded: kvproto::Revision(1),
         }
     }
 
@@ -225,18 +260,26 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_of_another_past_is_another_epoch() {
+        let (ours, theirs) = (log_of(&[1, 1, 2], 1), log_of(&[1, 1, 2], 2));
+        assert_eq!(ours.common_point(&opened(&ours)), OpNumber(3));
+        assert_eq!(ours.common_point(&opened(&theirs)), OpNumber(0));
+        assert!(theirs.entries.iter().all(|entry| !ours.has(entry)));
+    }
+
+    #[test]
     fn truncation_names_what_it_dropped_and_forgets_its_epochs() {
         let mut log = log(&[1, 1, 2, 2]);
         assert_eq!(log.truncate_after(OpNumber(2)), Some((position(2, 3), position(2, 4))));
         assert_eq!(log.last(), position(1, 2));
-        assert_eq!(log.epochs(), [position(1, 1)]);
+        assert_eq!(log.epochs(), [EpochStart::at(position(1, 1), History([1; 16]))]);
         assert_eq!(log.truncate_after(OpNumber(2)), None);
     }
 
     #[test]
     fn a_trimmed_log_still_knows_the_epoch_of_its_base() {
         let mut log = log(&[1, 1, 2, 2]);
-        log.trim(Command::Barrier.weight(), OpNumber(3));
+        log.trim(Command::Barrier(History::default()).weight(), OpNumber(3));
         assert_eq!(log.base(), position(2, 3));
         assert_eq!(log.position_at(OpNumber(2)), Some(position(1, 2)));
         assert_eq!(log.get(OpNumber(3)), None);
@@ -249,7 +292,10 @@ mod tests {
     fn a_batch_closes_at_its_size_but_takes_at_least_one_entry() {
         let log = log(&[1; 10]);
         assert_eq!(log.from(OpNumber(3), 1).len(), 1);
-        assert_eq!(log.from(OpNumber(3), 3 * Command::Barrier.weight() + 1).len(), 3);
+        assert_eq!(
+            log.from(OpNumber(3), 3 * Command::Barrier(History::default()).weight() + 1).len(),
+            3
+        );
         assert_eq!(log.from(OpNumber(3), usize::MAX).len(), 8);
         assert!(log.from(OpNumber(11), usize::MAX).is_empty());
     }

@@ -140,6 +140,10 @@ pub struct Replica {
     copy: Copy,
     following: Following,
     primary: Option<Primary>,
+    /// This life has no part any more, whatever it hears.
+    estranged: bool,
+    /// The newest opening of a stream to this copy, until it is answered.
+    knocking: Option<Message>,
     /// The operator wants this server to stop.
     leaving: bool,
     /// This server led an older epoch and owes the present primary the word that it stopped.
@@ -161,6 +165,8 @@ impl Hash for Replica {
             copy,
             following,
             primary,
+            estranged,
+            knocking,
             leaving,
             release_due,
             role,
@@ -169,8 +175,8 @@ impl Hash for Replica {
             shown: _,
             steps: _,
         } = self;
-        (copy, following, primary, leaving, release_due).hash(state);
-        (role, wished_to_leave_at, stepped_at).hash(state);
+        (copy, following, primary, knocking, leaving, release_due).hash(state);
+        (estranged, role, wished_to_leave_at, stepped_at).hash(state);
     }
 }
 
@@ -212,6 +218,8 @@ impl Replica {
             copy,
             following: Following::default(),
             primary: None,
+            estranged: false,
+            knocking: None,
             leaving: false,
             release_due: false,
             role: Role::Spare,
@@ -232,6 +240,7 @@ impl Replica {
         let filled = (self.copy.committed, self.following.chunks());
         self.notice_pause(now);
         match event {
+            Event::Message(_) | Event::View(_) if self.estranged => {}
             Event::Requests(requests) => self.on_requests(now, requests, effects),
             Event::Message(message) => self.on_message(now, message, effects),
             Event::StreamBroken { peer, stream } => {
@@ -244,8 +253,11 @@ impl Replica {
             Event::Tick => self.copy.promises.forget_past(now),
             Event::Leave => self.leaving = true,
             Event::Stay => self.stay(),
+            Event::Estranged if !keeps(Rule::OtherPastStandsStill) => {}
+            Event::Estranged => self.stand_still(effects),
             Event::NobodyToTakeOver => self.on_nobody_to_take_over(effects),
         }
+        self.let_in(now, effects);
         if let Some(primary) = &mut self.primary {
             primary.advance(&mut self.copy, now, effects);
         }
@@ -365,6 +377,7 @@ impl Replica {
     fn present_role(&self) -> Role {
         match (&self.primary, self.copy.view.role_of(&self.copy.me)) {
             (Some(_), _) => Role::Primary,
+            (None, _) if self.estranged => Role::Spare,
             // Named by a record, but a newer epoch is known: no longer.
             (None, Role::Primary) => Role::Spare,
             (None, role) => role,
@@ -400,7 +413,10 @@ impl Replica {
 
     fn on_journal(&mut self, now: Timestamp, completion: Completion, out: &mut Vec<Effect>) {
         let of_the_log = match &completion {
-            Completion::Safe(_) | Completion::Adopted(_) | Completion::Read { .. } => true,
+            Completion::Safe(_)
+            | Completion::Adopted(_)
+            | Completion::Recorded(_)
+            | Completion::Read { .. } => true,
             Completion::ChunksWritten(_) => !self.copy.complete,
             // Another thread of the journal said so, or nothing was written for it.
             Completion::Snapshot(_) | Completion::SnapshotGivenUp | Completion::Room(_) => false,
@@ -416,6 +432,10 @@ impl Replica {
             Completion::Adopted(epoch) => {
                 self.copy.adopted = self.copy.adopted.max(epoch);
                 self.following.acknowledge_safe(&self.copy, out);
+            }
+            Completion::Recorded(order) => {
+                self.copy.recorded = self.copy.recorded.max(order);
+                self.following.acknowledge_record(&self.copy, out);
             }
             Completion::ChunksWritten(chunks) if self.copy.complete => {
                 self.copy.snapshots.note_written(chunks);
@@ -464,32 +484,72 @@ impl Replica {
                 self.copy.promises.release(&message.from, message.epoch);
                 return;
             }
-            Body::Fenced(view) => {
-                self.learn(now, *view, out);
-                self.adopt(message.epoch, out);
+            Body::Fenced => {
+                self.hear_of(message.epoch, out);
                 return;
             }
             _ => {}
         }
         if message.epoch < self.copy.epoch && keeps(Rule::OldEpochRefused) {
             if message.body.is_from_primary() {
-                let fenced = Body::Fenced(Box::new(self.copy.view.clone()));
-                let epoch = self.copy.epoch;
-                out.push(self.copy.send(epoch, message.from, message.stream, fenced));
+                out.push(self.fence(&message));
             }
             return;
         }
-        self.adopt(message.epoch, out);
+        self.hear_of(message.epoch, out);
         match (&mut self.primary, message.body.is_from_primary()) {
-            (None, true) => {
-                // Counted on as a backup again, whatever it led before.
-                self.copy.led = None;
+            (None, true) if matches!(message.body, Body::Open { .. }) => {
+                let newest = self.knocking.as_ref().map(|known| (known.epoch, known.stream));
+                if newest < Some((message.epoch, message.stream))
+                    || !keeps(Rule::NewestStreamCounts)
+                {
+                    self.knocking = Some(message);
+                }
+            }
+            (None, true) if message.epoch <= self.copy.epoch => {
                 self.following.on_message(&mut self.copy, now, message, out);
             }
             (Some(primary), false) => primary.on_message(&mut self.copy, now, message, out),
             // An answer to a primaryship that is over, or another primary of our own epoch, which
             // cannot be.
             _ => {}
+        }
+    }
+
+    /// VIEW-8: an opening is answered once a record of its epoch is safe here. Whoever matches with a
+    /// primary knows from the view service itself that it is one, and can prove afterwards that it was.
+    fn let_in(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let copy = &self.copy;
+        let is_over = |epoch| epoch < copy.epoch && keeps(Rule::OldEpochRefused);
+        let may = copy.has_record_of_epoch() || !keeps(Rule::RecordBeforeMatching);
+        let due = |knock: &mut Message| is_over(knock.epoch) || knock.epoch == copy.epoch && may;
+        let Some(knock) = self.knocking.take_if(due) else {
+            return;
+        };
+        if knock.epoch < copy.epoch {
+            out.push(self.fence(&knock));
+            return;
+        }
+        if knock.body != (Body::Open { began: copy.view.began })
+            && keeps(Rule::EpochsHaveTheirHistory)
+        {
+            // An epoch of this name, but of another past.
+            return;
+        }
+        // Counted on as a backup again, whatever it led before.
+        self.copy.led = None;
+        self.following.on_message(&mut self.copy, now, knock, out);
+    }
+
+    fn fence(&self, message: &Message) -> Effect {
+        self.copy.send(self.copy.epoch, message.from.clone(), message.stream, Body::Fenced)
+    }
+
+    /// A peer knows of this epoch. A primary stops at once when it is a newer one; but which epochs
+    /// there are a copy learns from the view service alone (VIEW-8).
+    fn hear_of(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
+        if self.primary.is_some() || !keeps(Rule::RecordBeforeMatching) {
+            self.adopt(epoch, out);
         }
     }
 
@@ -568,6 +628,15 @@ impl Replica {
         self.wished_to_leave_at = None;
     }
 
+    fn stand_still(&mut self, out: &mut Vec<Effect>) {
+        self.estranged = true;
+        self.following = Following::default();
+        self.knocking = None;
+        if let Some(primary) = self.primary.take() {
+            primary.depose(&mut self.copy, out);
+        }
+    }
+
     fn on_nobody_to_take_over(&mut self, out: &mut Vec<Effect>) {
         if !self.leaving {
             return;
@@ -591,6 +660,10 @@ impl Replica {
     fn advance_leaving(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         if !self.leaving {
             return;
+        }
+        if self.estranged {
+            // Nobody takes over what nobody else knows.
+            return self.on_nobody_to_take_over(out);
         }
         let view = &self.copy.view;
         let out_of_view = view.role_of(&self.copy.me) == Role::Spare && self.primary.is_none();

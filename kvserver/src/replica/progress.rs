@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use kvproto::ids::{Nonce, OpNumber, Position, StreamNumber};
+use kvproto::ids::{Nonce, OpNumber, Position, Revision, StreamNumber};
 use kvproto::message::Digest;
 use kvproto::time::Timestamp;
 
@@ -147,6 +147,8 @@ pub struct CopyProgress {
     pub reading: Option<OpNumber>,
     /// Its disk is nearly full.
     pub disk_full: bool,
+    /// The newest record that is safe there, as far as it has said so. It outlives streams.
+    pub recorded: Revision,
     /// When the view service was last asked to count it in.
     pub synced_wished_at: Option<Timestamp>,
     /// When the view service was last asked to leave it out.
@@ -176,6 +178,7 @@ impl CopyProgress {
             outrun: 0,
             reading: None,
             disk_full: false,
+            recorded: Revision(0),
             synced_wished_at: None,
             evict_wished_at: None,
             in_flight: VecDeque::new(),

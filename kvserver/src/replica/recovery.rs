@@ -18,7 +18,7 @@ use kvproto::message::Digest;
 use kvproto::registration::Held;
 use kvproto::snapshot::{self, SnapshotEnd, SnapshotHead};
 use kvproto::time::LogTime;
-use kvproto::view::View;
+use kvproto::view::{View, ViewOrder};
 use thiserror::Error;
 
 use super::log::Log;
@@ -38,6 +38,8 @@ pub struct Recovered {
     pub(super) committed: OpNumber,
     /// The newest epoch adopted.
     pub(super) adopted: Epoch,
+    /// The newest record of the view service.
+    pub(super) recorded: ViewOrder,
     /// The clock of the log goes on from here.
     pub(super) log_time: LogTime,
     /// What a snapshot would save: the weight of the entries after the last one, or their files.
@@ -110,6 +112,13 @@ impl<D: Disk> OwnData<D> {
         (self.recovered.held(identity.storage), cluster)
     }
 
+    /// The newest record that the view service gave to a life that had this directory. It is shown
+    /// before the next one registers.
+    #[must_use]
+    pub fn shown(&self) -> Option<&View> {
+        self.engine.newest_record()
+    }
+
     /// The view service has accepted this server as `me`: the directory is of that cluster, and data
     /// that was given up counts as none.
     ///
@@ -123,6 +132,9 @@ impl<D: Disk> OwnData<D> {
         if was_given_up {
             engine.reset();
             recovered = Recovered::nothing(items);
+        }
+        if let Some(record) = engine.newest_record() {
+            recovered.recorded(record);
         }
         Ok(Begun { engine, recovered, was_given_up })
     }
@@ -193,6 +205,7 @@ impl Recovered {
             log: Log::default(),
             committed: OpNumber(0),
             adopted: Epoch::default(),
+            recorded: ViewOrder::default(),
             log_time: LogTime::default(),
             unsaved_bytes: 0,
             retain_bytes,
@@ -264,6 +277,11 @@ impl Recovered {
         self.adopted = self.adopted.max(epoch);
     }
 
+    /// A record of the view service was kept.
+    pub fn recorded(&mut self, record: &View) {
+        self.recorded = record.order();
+    }
+
     /// Everything through this op was known to be committed, as far as the log reaches.
     pub fn commit(&mut self, through: OpNumber) {
         while self.committed < through {
@@ -320,8 +338,7 @@ impl Recovered {
     /// What the view service has to know of it.
     #[must_use]
     pub fn held(&self, storage: StorageId) -> Held {
-        let epochs = self.log.epochs().iter().map(|start| start.epoch).collect();
-        Held { storage, last: self.log.last(), epochs }
+        Held { storage, last: self.log.last(), epochs: self.log.epochs().to_vec() }
     }
 
     /// VIEW-7: data of an older generation was given up, unless the newer one begins from it. It is

@@ -132,7 +132,7 @@ impl Store {
         let version = Version::of_change_at(position.epoch.generation, position.op);
         let value_size_max = self.limits.value_size_max;
         match command {
-            Command::Barrier => Outcome::Barrier,
+            Command::Barrier(_) => Outcome::Barrier,
             Command::Change(change) => match self.keys.plan_one(change, version, value_size_max) {
                 Ok((write, changed)) => {
                     self.write(write);

@@ -142,7 +142,7 @@ fn a_put_a_delete_and_an_append_say_what_they_did() {
     assert_eq!(f.value("a"), None);
     assert_eq!(f.plain(delete), changed(5, false, 0));
     assert_eq!(f.plain(append("b", "x")), changed(6, false, 1));
-    assert_eq!(f.plain(Command::Barrier), Outcome::Barrier);
+    assert_eq!(f.plain(Command::Barrier(Default::default())), Outcome::Barrier);
     assert_eq!(f.store.key_count(), 1);
 }
 
@@ -404,9 +404,9 @@ fn a_session_over_the_cap_is_refused_until_one_ends() {
 #[should_panic(expected = "TimeNeverFalls")]
 fn log_time_that_falls_is_a_broken_log() {
     let mut f = Fixture::new();
-    f.plain(Command::Barrier);
+    f.plain(Command::Barrier(Default::default()));
     f.at = LogTime::from_millis(9);
-    f.plain(Command::Barrier);
+    f.plain(Command::Barrier(Default::default()));
 }
 
 #[test]

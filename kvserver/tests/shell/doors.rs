@@ -158,7 +158,7 @@ async fn a_malformed_request_is_refused_as_certainly_not_done() {
     let empty = pb::ExecuteRequest::default();
     let refused = server.client().execute(empty).await.expect_err("it asks for nothing");
     assert_eq!(refused.code(), Code::InvalidArgument);
-    let reserved = execute(Command::Barrier, None);
+    let reserved = execute(Command::Barrier(Default::default()), None);
     let refused = server.client().execute(reserved).await.expect_err("not for clients");
     assert_eq!(refused.code(), Code::InvalidArgument);
 }

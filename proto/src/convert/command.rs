@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, millis, op, required,
+    Malformed, cluster, cluster_bytes, generation, history, history_bytes, into_list, list,
+    malformed, millis, op, required,
 };
 use crate::command::{
     Action, Change, Changed, Command, Expect, Outcome, Query, Record, Refusal, Renamed, RequestId,
@@ -123,7 +124,7 @@ impl From<Command> for pb::Command {
         use pb::command::Command as Kind;
         let close = |session: SessionId| pb::CloseSession { session: session.0 };
         let kind = match command {
-            Command::Barrier => Kind::Barrier(pb::Barrier {}),
+            Command::Barrier(began) => Kind::Barrier(pb::Barrier { began: history_bytes(began) }),
             Command::Change(change) => Kind::Change(change.into()),
             Command::Batch(changes) => Kind::Batch(pb::Batch { changes: into_list(changes) }),
             Command::OpenSession => Kind::OpenSession(pb::OpenSession {}),
@@ -139,7 +140,7 @@ impl TryFrom<pb::Command> for Command {
     fn try_from(command: pb::Command) -> Result<Self, Malformed> {
         use pb::command::Command as Kind;
         Ok(match required(command.command, "a command is of no known kind")? {
-            Kind::Barrier(_) => Command::Barrier,
+            Kind::Barrier(barrier) => Command::Barrier(history(&barrier.began)?),
             Kind::Change(change) => Command::Change(change.try_into()?),
             Kind::Batch(batch) => Command::Batch(list(batch.changes)?),
             Kind::OpenSession(_) => Command::OpenSession,
@@ -245,7 +246,7 @@ impl From<Outcome> for pb::Outcome {
     fn from(outcome: Outcome) -> Self {
         use pb::outcome::Outcome as Kind;
         let kind = match outcome {
-            Outcome::Barrier => Kind::Barrier(pb::Barrier {}),
+            Outcome::Barrier => Kind::Barrier(pb::BarrierPassed {}),
             Outcome::Changed(changed) => Kind::Changed(changed.into()),
             Outcome::BatchChanged(changes) => {
                 Kind::Batch(pb::BatchChanged { changes: into_list(changes) })

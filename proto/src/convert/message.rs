@@ -5,14 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Malformed, cluster, cluster_bytes, digest, generation, into_list, list, millis_rounded_up, op,
-    required,
+    Malformed, cluster, cluster_bytes, digest, generation, history, history_bytes, into_list, list,
+    millis_rounded_up, op, required,
 };
 use crate::batch::Batch;
 use crate::command::Entry;
-use crate::ids::{Epoch, Nonce, Position, RequestNumber, SessionId, StreamNumber, ViewNumber};
+use crate::ids::{
+    Epoch, EpochStart, Nonce, Position, RequestNumber, Revision, SessionId, StreamNumber,
+    ViewNumber,
+};
 use crate::message::{Ack, AnswerRecord, Append, Body, Message, Opened, SessionRecord};
-use crate::pb::replication as pb;
+use crate::pb::{replication as pb, viewservice};
 use crate::snapshot::SnapshotEnd;
 use crate::time::{LogTime, Timestamp};
 
@@ -51,11 +54,11 @@ fn epoch(number: u64, primary_since: u64) -> Result<Epoch, Malformed> {
 impl From<Body> for pb::message::Body {
     fn from(body: Body) -> Self {
         match body {
-            Body::Open => Self::Open(pb::Open {}),
+            Body::Open { began } => Self::Open(pb::Open { began: history_bytes(began) }),
             Body::Opened(opened) => Self::Opened(opened.into()),
             Body::Append(append) => Self::Append(append.into()),
             Body::Ack(ack) => Self::Ack(ack.into()),
-            Body::Fenced(view) => Self::Fenced(pb::Fenced { view: Some((*view).into()) }),
+            Body::Fenced => Self::Fenced(pb::Fenced {}),
             Body::TransferStart { at, keys } => {
                 Self::TransferStart(pb::TransferStart { at: Some(at.into()), keys })
             }
@@ -73,14 +76,11 @@ impl TryFrom<pb::message::Body> for Body {
     fn try_from(body: pb::message::Body) -> Result<Self, Malformed> {
         use pb::message::Body as Kind;
         Ok(match body {
-            Kind::Open(_) => Body::Open,
+            Kind::Open(open) => Body::Open { began: history(&open.began)? },
             Kind::Opened(opened) => Body::Opened(opened.try_into()?),
             Kind::Append(append) => Body::Append(append.try_into()?),
             Kind::Ack(ack) => Body::Ack(ack.try_into()?),
-            Kind::Fenced(fenced) => {
-                let view = required(fenced.view, "a fence names no view")?;
-                Body::Fenced(Box::new(view.try_into()?))
-            }
+            Kind::Fenced(_) => Body::Fenced,
             Kind::TransferStart(start) => Body::TransferStart {
                 at: required(start.at, "a transfer names no position")?.try_into()?,
                 keys: start.keys,
@@ -114,6 +114,28 @@ impl TryFrom<pb::Position> for Position {
     }
 }
 
+impl From<EpochStart> for viewservice::EpochStart {
+    fn from(start: EpochStart) -> Self {
+        Self {
+            generation: start.epoch.generation.0,
+            primary_since: start.epoch.primary_since.0,
+            op_number: start.op.0,
+            history: history_bytes(start.history),
+        }
+    }
+}
+
+impl TryFrom<viewservice::EpochStart> for EpochStart {
+    type Error = Malformed;
+    fn try_from(start: viewservice::EpochStart) -> Result<Self, Malformed> {
+        Ok(Self {
+            epoch: epoch(start.generation, start.primary_since)?,
+            op: op(start.op_number)?,
+            history: history(&start.history)?,
+        })
+    }
+}
+
 impl From<Opened> for pb::Opened {
     fn from(opened: Opened) -> Self {
         Self {
@@ -121,6 +143,7 @@ impl From<Opened> for pb::Opened {
             last: opened.last.0,
             committed: opened.committed.0,
             complete: opened.complete,
+            recorded: opened.recorded.0,
         }
     }
 }
@@ -133,6 +156,7 @@ impl TryFrom<pb::Opened> for Opened {
             last: op(opened.last)?,
             committed: op(opened.committed)?,
             complete: opened.complete,
+            recorded: Revision(opened.recorded),
         })
     }
 }
@@ -206,6 +230,7 @@ impl From<Ack> for pb::Ack {
             digest: ack.digest.map_or_else(Bytes::new, Into::into),
             chunks: ack.chunks,
             disk_full: ack.disk_full,
+            recorded: ack.recorded.0,
         }
     }
 }
@@ -221,6 +246,7 @@ impl TryFrom<pb::Ack> for Ack {
             digest: digest(&ack.digest)?,
             chunks: ack.chunks,
             disk_full: ack.disk_full,
+            recorded: Revision(ack.recorded),
         })
     }
 }

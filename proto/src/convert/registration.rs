@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::view::history;
 use super::{
-    Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, op, required,
-    sixteen,
+    Malformed, cluster, cluster_bytes, generation, history, history_bytes, into_list, list,
+    malformed, op, required, sixteen,
 };
 use crate::ids::{Epoch, Incarnation, LifeId, Member, Position, Revision, StorageId, ViewNumber};
 use crate::pb::viewservice as pb;
@@ -115,16 +114,12 @@ impl TryFrom<pb::Process> for Process {
 
 impl From<Held> for pb::Held {
     fn from(held: Held) -> Self {
-        let epoch = |epoch: Epoch| pb::HeldEpoch {
-            generation: epoch.generation.0,
-            primary_since: epoch.primary_since.0,
-        };
         Self {
             storage_id: held.storage.0.to_vec().into(),
             generation: held.last.epoch.generation.0,
             primary_since: held.last.epoch.primary_since.0,
             op_number: held.last.op.0,
-            epochs: held.epochs.into_iter().map(epoch).collect(),
+            epochs: into_list(held.epochs),
         }
     }
 }
@@ -132,21 +127,15 @@ impl From<Held> for pb::Held {
 impl TryFrom<pb::Held> for Held {
     type Error = Malformed;
     fn try_from(held: pb::Held) -> Result<Self, Malformed> {
-        let epoch = |of: u64, since: u64| -> Result<Epoch, Malformed> {
-            Ok(Epoch { generation: generation(of)?, primary_since: ViewNumber(since) })
-        };
+        let (of, since) = (generation(held.generation)?, ViewNumber(held.primary_since));
         let storage = sixteen(&held.storage_id, "a storage id has 16 bytes")?;
         Ok(Held {
             storage: StorageId(required(storage, "what is held names no storage")?),
             last: Position {
-                epoch: epoch(held.generation, held.primary_since)?,
+                epoch: Epoch { generation: of, primary_since: since },
                 op: op(held.op_number)?,
             },
-            epochs: held
-                .epochs
-                .into_iter()
-                .map(|held| epoch(held.generation, held.primary_since))
-                .collect::<Result<_, _>>()?,
+            epochs: list(held.epochs)?,
         })
     }
 }
@@ -195,7 +184,7 @@ impl From<Progress> for pb::ServerPing {
             memory_used: progress.memory.used,
             memory_max: progress.memory.max,
             disk_full: progress.disk_full,
-            history: progress.history.0.to_vec().into(),
+            history: history_bytes(progress.history),
             disk_waits_ms: u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX),
         }
     }

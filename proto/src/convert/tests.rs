@@ -111,7 +111,11 @@ impl Gen {
             eligible: self.several(Self::member).into_iter().collect(),
             settings: self.settings(),
             history: History(self.cluster().0),
+            began: History(self.cluster().0),
         }
+    }
+    fn epoch_start(&mut self) -> EpochStart {
+        EpochStart::at(self.position(), History(self.cluster().0))
     }
     fn expect(&mut self) -> Expect {
         match self.below(4) {
@@ -143,7 +147,7 @@ impl Gen {
     }
     fn command(&mut self) -> Command {
         match self.below(6) {
-            0 => Command::Barrier,
+            0 => Command::Barrier(History(self.cluster().0)),
             1 => Command::Change(self.change()),
             2 => Command::Batch(self.several(Self::change)),
             3 => Command::OpenSession,
@@ -243,12 +247,13 @@ impl Gen {
     }
     fn body(&mut self) -> Body {
         match self.below(9) {
-            0 => Body::Open,
+            0 => Body::Open { began: History(self.cluster().0) },
             1 => Body::Opened(Opened {
-                epochs: self.several(Self::position),
+                epochs: self.several(Self::epoch_start),
                 last: self.op(),
                 committed: self.op(),
                 complete: self.yes(),
+                recorded: Revision(self.number()),
             }),
             2 => Body::Append(Append {
                 previous: self.position(),
@@ -268,8 +273,9 @@ impl Gen {
                 digest: self.maybe(Self::digest),
                 chunks: self.number(),
                 disk_full: self.yes(),
+                recorded: Revision(self.number()),
             }),
-            4 => Body::Fenced(Box::new(self.view())),
+            4 => Body::Fenced,
             5 => Body::TransferStart { at: self.position(), keys: self.number() },
             6 => Body::TransferChunk { number: self.number(), records: self.bytes() },
             7 => Body::TransferEnd(SnapshotEnd {
@@ -304,7 +310,7 @@ impl Gen {
                     held: self.maybe(|g| Held {
                         storage: StorageId(g.cluster().0),
                         last: g.position(),
-                        epochs: g.several(Self::epoch),
+                        epochs: g.several(Self::epoch_start),
                     }),
                     shown: self.maybe(Self::view).map(Box::new),
                 });
@@ -567,7 +573,7 @@ fn an_entry_of_a_small_put_weighs_what_it_takes() {
     assert!(size_of::<Entry>() <= 144, "{}", size_of::<Entry>());
     let change = Change { key: vec![1; 16].into(), action: Action::Put(vec![2; 100].into()) };
     assert_eq!(Command::Change(change).weight(), 160 + 128 + 32);
-    assert_eq!(Command::Barrier.weight(), 160);
+    assert_eq!(Command::Barrier(History::default()).weight(), 160);
 }
 
 /// The log kept whole network buffers alive for entries of a hundred bytes: gigabytes where its

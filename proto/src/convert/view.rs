@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, millis, required,
-    sixteen,
+    Malformed, cluster, cluster_bytes, generation, history, history_bytes, into_list, list,
+    malformed, millis, required,
 };
-use crate::ids::{History, Incarnation, Member, Revision, ServerName, ViewNumber};
+use crate::ids::{Incarnation, Member, Revision, ServerName, ViewNumber};
 use crate::pb::viewservice as pb;
 use crate::settings::Settings;
 use crate::view::{Role, View, ViewStatus};
@@ -48,7 +48,8 @@ impl From<View> for pb::View {
             eligible: view.eligible.into_iter().map(Into::into).collect(),
             cluster_id: cluster_bytes(view.cluster),
             settings: Some(view.settings.into()),
-            history: view.history.0.to_vec().into(),
+            history: history_bytes(view.history),
+            began: history_bytes(view.began),
         }
     }
 }
@@ -72,6 +73,7 @@ impl TryFrom<pb::View> for View {
             eligible: view.eligible.into_iter().map(Member::try_from).collect::<Result<_, _>>()?,
             settings: required(view.settings, "a view has no settings")?.try_into()?,
             history: history(&view.history)?,
+            began: history(&view.began)?,
         })
     }
 }
@@ -113,11 +115,6 @@ impl TryFrom<pb::Settings> for Settings {
             sessions_max: settings.sessions_max,
         })
     }
-}
-
-/// Of all zeros where none is given.
-pub(super) fn history(bytes: &[u8]) -> Result<History, Malformed> {
-    Ok(History(sixteen(bytes, "a history has 16 bytes")?.unwrap_or_default()))
 }
 
 /// A role by its lower-case word.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Item, Malformed, Reader, SnapshotEnd, SnapshotHead};
 use crate::convert::{StateRecord, records};
 use crate::digest::{self, Rolling};
-use crate::ids::{OpNumber, Position, SessionId};
+use crate::ids::{EpochStart, OpNumber, Position, SessionId};
 use crate::message::SessionRecord;
 
 /// Takes the pieces of a whole file, for those who only want to know whether it is sound.
@@ -178,7 +178,8 @@ impl Check {
         if self.rolling.with(Rolling::default()) != end.digest {
             return Err("the digest of its records is another one than its end says");
         }
-        let rise = |one: &Position, next: &Position| one.epoch < next.epoch && one.op < next.op;
+        let rise =
+            |one: &EpochStart, next: &EpochStart| one.epoch <= next.epoch && one.op < next.op;
         let last = end.epochs.last().copied().unwrap_or_default();
         let reach = last.epoch == self.at.epoch && last.op <= self.at.op;
         // Op 0 stands before the first epoch.

@@ -9,7 +9,9 @@ use super::{
     BLOCK, BLOCK_SIZE_MAX, END, END_SIZE, EPOCH_SIZE, EPOCHS_MAX, FORMAT_LEVEL, FRAME_SIZE,
     HEAD_SIZE, Item, MAGIC, Malformed, SnapshotEnd, SnapshotHead,
 };
-use crate::ids::{ClusterId, Epoch, Generation, OpNumber, Position, ViewNumber};
+use crate::ids::{
+    ClusterId, Epoch, EpochStart, Generation, History, OpNumber, Position, ViewNumber,
+};
 use crate::message::Digest;
 use crate::time::LogTime;
 
@@ -196,7 +198,7 @@ impl Reader {
         if bytes.get_u32_le() as usize != epochs || chunks != self.blocks || keys != self.keys {
             return self.damaged("its counts differ");
         }
-        let epochs = (0..epochs).map(|_| position(&mut bytes)).collect();
+        let epochs = (0..epochs).map(|_| epoch_start(&mut bytes)).collect();
         Ok(Item::End(SnapshotEnd { epochs, log_time, digest, chunks }))
     }
 
@@ -231,6 +233,13 @@ impl Reader {
         }
         Some(taken.freeze())
     }
+}
+
+fn epoch_start(bytes: &mut Bytes) -> EpochStart {
+    let at = position(bytes);
+    let mut history = History::default();
+    bytes.copy_to_slice(&mut history.0);
+    EpochStart::at(at, history)
 }
 
 fn position(bytes: &mut Bytes) -> Position {

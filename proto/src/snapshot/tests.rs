@@ -4,8 +4,14 @@ use super::*;
 use crate::command::Outcome;
 use crate::convert::RecordsWriter;
 use crate::digest::{self, Rolling};
-use crate::ids::{Epoch, Generation, OpNumber, RequestNumber, SessionId, Version, ViewNumber};
+use crate::ids::{
+    Epoch, EpochStart, Generation, History, OpNumber, RequestNumber, SessionId, Version, ViewNumber,
+};
 use crate::message::{AnswerRecord, SessionRecord};
+
+fn start(view: u64, op: u64) -> EpochStart {
+    EpochStart::at(position(view, op), History([u8::try_from(view).unwrap_or(0); 16]))
+}
 
 fn position(view: u64, op: u64) -> Position {
     let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(view) };
@@ -62,7 +68,7 @@ fn head(keys: u64) -> SnapshotHead {
 
 fn end(chunks: &[Bytes], digest: Digest) -> SnapshotEnd {
     SnapshotEnd {
-        epochs: vec![position(2, 1), position(5, 30)],
+        epochs: vec![start(2, 1), start(5, 30)],
         log_time: LogTime::from_millis(77),
         digest,
         chunks: chunks.len() as u64,
@@ -200,7 +206,7 @@ fn contents_that_are_not_the_state_of_the_head_are_refused() {
     swapped.swap(4, 5);
     contents(&head(40), &swapped, &end(&chunks, digest));
     contents(&head(40), &[Bytes::from_static(&[9])], &end(&chunks[..1], digest));
-    for epochs in [vec![], vec![position(4, 30)], vec![position(5, 41)]] {
+    for epochs in [vec![], vec![start(4, 30)], vec![start(5, 41)]] {
         contents(&head(40), &chunks, &SnapshotEnd { epochs, ..end(&chunks, digest) });
     }
 }

@@ -7,7 +7,7 @@ use super::{
     BLOCK, END, END_SIZE, EPOCH_SIZE, FORMAT_LEVEL, FRAME_SIZE, HEAD_SIZE, MAGIC, SnapshotEnd,
     SnapshotHead,
 };
-use crate::ids::Position;
+use crate::ids::{EpochStart, Position};
 
 /// Makes of chunks a snapshot. What its methods return is to be written at once, and each chunk
 /// after what announces it; chunks themselves are not copied.
@@ -46,7 +46,10 @@ impl Writer {
         payload.put_u64_le(end.log_time.millis);
         payload.put_u128_le(end.digest.0);
         payload.put_u32_le(u32::try_from(end.epochs.len()).expect("epochs fit into memory"));
-        end.epochs.iter().for_each(|start| put_position(&mut payload, *start));
+        for EpochStart { epoch, op, history } in &end.epochs {
+            put_position(&mut payload, Position { epoch: *epoch, op: *op });
+            payload.put_slice(&history.0);
+        }
         let mut bytes = self.frame(END, &payload);
         bytes.unsplit(payload);
         bytes.freeze()

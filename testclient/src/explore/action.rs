@@ -26,6 +26,12 @@ pub enum Action {
     Wish(u8),
     /// A server hears of a record.
     Hear(u8, u8),
+    /// A server hears of what was on its way when the view service was put back.
+    HearLate(u8, u8),
+    /// The view service is put back to this of its states, and this server comes first: restarted or not.
+    PutBack(u8, u8, bool),
+    /// A server comes back to a view service that was put back.
+    Show(u8),
     /// The head of a stream reaches the copy.
     DeliverUp(u8),
     /// The head of a stream reaches the primary.
@@ -65,6 +71,9 @@ impl State {
     #[must_use]
     pub fn actions(&self, model: &Model) -> Vec<Action> {
         let mut actions = Vec::with_capacity(32);
+        if self.doubts {
+            return actions;
+        }
         let budget = &self.budget;
         for stream in 0..count(self.streams.len()) {
             let it = &self.streams[usize::from(stream)];
@@ -93,6 +102,14 @@ impl State {
         if budget.proposals > 0 {
             self.proposals(&mut actions);
         }
+        for past in 0..count(self.pasts.len()) {
+            for at in (0..count(self.servers.len())).filter(|at| self.is_counted_on(*at)) {
+                actions.push(Action::PutBack(past, at, false));
+                if budget.restarts > 0 {
+                    actions.push(Action::PutBack(past, at, true));
+                }
+            }
+        }
         actions
     }
 
@@ -109,7 +126,14 @@ impl State {
             return;
         }
         let known = server.replica.view().order();
-        for record in 0..count(self.records.len()) {
+        if let Some(late) = self.strangers.get(&usize::from(at)) {
+            actions.push(Action::Show(at));
+            let newer = |record: &u8| late[usize::from(*record)].order() > known;
+            let late = (0..count(late.len())).filter(newer);
+            actions.extend(late.map(|record| Action::HearLate(at, record)));
+        }
+        let hears = !self.strangers.contains_key(&usize::from(at));
+        for record in (0..count(self.records.len())).filter(|_| hears) {
             if model.stale || self.records[usize::from(record)].order() > known {
                 actions.push(Action::Hear(at, record));
             }
@@ -159,6 +183,12 @@ impl State {
         let eligible = &self.law.view().eligible;
         let others = (0..self.servers.len()).filter(|other| *other != at);
         others.filter_map(|other| self.server(other)).any(|it| eligible.contains(&it.member))
+    }
+
+    /// Whether what this server has is what the promise rests on.
+    fn is_counted_on(&self, at: u8) -> bool {
+        let server = self.server(usize::from(at));
+        server.is_some_and(|server| self.law.view().eligible.contains(&server.member))
     }
 
     fn is_held(&self, at: usize) -> bool {
@@ -217,6 +247,15 @@ impl State {
                 self.step(model, usize::from(at), Event::View(Box::new(view)), seen);
                 self.forget_records(model);
             }
+            Action::HearLate(at, record) => {
+                let late = &self.strangers[&usize::from(at)];
+                let view = View::clone(&late[usize::from(record)]);
+                self.step(model, usize::from(at), Event::View(Box::new(view)), seen);
+            }
+            Action::PutBack(past, by, restarts) => {
+                self.put_back(model, usize::from(past), (usize::from(by), restarts), seen);
+            }
+            Action::Show(at) => self.show(model, usize::from(at), seen),
             Action::DeliverUp(stream) => self.deliver(model, usize::from(stream), true, seen),
             Action::DeliverDown(stream) => self.deliver(model, usize::from(stream), false, seen),
             Action::Break(stream) => {
@@ -266,7 +305,7 @@ impl State {
         }
     }
 
-    fn restart(&mut self, model: &Model, at: usize, seen: &mut Seen) {
+    pub(super) fn restart(&mut self, model: &Model, at: usize, seen: &mut Seen) {
         self.budget.restarts -= 1;
         if let Some(server) = self.server(at)
             && self.law.view().eligible.contains(&server.member)
@@ -284,7 +323,7 @@ impl State {
                 .any(|member| !eligible.contains(member) && index(&member.name) == at)
         {
             let is_back = eligible.iter().any(|member| index(&member.name) == at);
-            if !is_back {
+            if !is_back && !self.doubts {
                 seen.broken(|| {
                     format!("ReturnIsComplete: S{at} was counted on, and its data is not")
                 });
@@ -342,6 +381,16 @@ impl State {
             Action::Hear(at, record) => {
                 format!("S{at} hears of {}", brief_view(&self.records[usize::from(record)]))
             }
+            Action::HearLate(at, record) => {
+                let late = &self.strangers[&usize::from(at)];
+                format!("S{at} hears late of {}", brief_view(&late[usize::from(record)]))
+            }
+            Action::PutBack(past, by, restarts) => {
+                let how = if restarts { " after a restart" } else { "" };
+                let to = brief_view(self.pasts[usize::from(past)].view());
+                format!("the view service is put back to {to}; S{by} comes first{how}")
+            }
+            Action::Show(at) => format!("S{at} comes back to the view service"),
             Action::DeliverUp(at) => stream(at, "delivers to the copy"),
             Action::DeliverDown(at) => stream(at, "delivers to the primary"),
             Action::Break(at) => stream(at, "breaks"),

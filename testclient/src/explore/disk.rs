@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::snapshot::SnapshotEnd;
-use kvproto::{Epoch, OpNumber, Position, Settings, StorageId};
+use kvproto::{Epoch, OpNumber, Position, Settings, StorageId, View};
 use kvserver::journal::{Completion, Work};
 use kvserver::replica::recovery::Recovered;
 use kvserver::store::{Items, StoreLimits};
@@ -14,6 +14,7 @@ use kvserver::store::{Items, StoreLimits};
 #[derive(Clone, Hash, Default, Debug)]
 pub struct Disk {
     adopted: Epoch,
+    record: Option<Box<View>>,
     begins: Option<Snapshot>,
     log: Vec<Arc<Entry>>,
     committed: OpNumber,
@@ -35,16 +36,23 @@ pub(super) fn completion(work: &Work) -> Option<Completion> {
         Work::Append(entries) => entries.last().map(|entry| Completion::Safe(entry.position)),
         Work::Reset { base } => Some(Completion::Safe(*base)),
         Work::Adopt(epoch) => Some(Completion::Adopted(*epoch)),
+        Work::Record(record) => Some(Completion::Recorded(record.order())),
         Work::SnapshotChunk(_) => Some(Completion::ChunksWritten(u64::MAX)),
         _ => None,
     }
 }
 
 impl Disk {
+    /// The newest record of the view service.
+    pub(super) fn record(&self) -> Option<&View> {
+        self.record.as_deref()
+    }
+
     /// The work is done.
     pub(super) fn take(&mut self, work: &Work) {
         match work {
             Work::Adopt(epoch) => self.adopted = *epoch,
+            Work::Record(record) => self.record = Some(record.clone()),
             Work::Append(entries) => {
                 if std::mem::take(&mut self.is_over) {
                     (self.begins, self.log) = (None, Vec::new());
@@ -98,6 +106,7 @@ impl Disk {
         let limits = StoreLimits::from(settings);
         let mut recovered = Recovered::new(limits, Items::default(), retain_bytes);
         recovered.adopt(self.adopted);
+        self.record.iter().for_each(|record| recovered.recorded(record));
         if let Some(Snapshot { at, chunks, end: Some(end) }) = &self.begins {
             chunks.iter().for_each(|records| recovered.install(records).expect(sound));
             recovered.end_snapshot(*at, end).expect(sound);

@@ -8,7 +8,7 @@ use viewservice::assignment::law::{Applied, Command as Law, Refusal};
 pub(super) fn brief(message: &Message) -> String {
     let Message { from, to, stream, epoch, .. } = message;
     let what = match &message.body {
-        Body::Open => "open".to_owned(),
+        Body::Open { .. } => "open".to_owned(),
         Body::Opened(opened) => format!("opened, holding through op {}", opened.last),
         Body::Append(append) => format!(
             "after {}: {} entries, committed {}, nonce {}",
@@ -18,7 +18,7 @@ pub(super) fn brief(message: &Message) -> String {
             append.nonce
         ),
         Body::Ack(ack) => format!("has matched {}, nonce {}", ack.matched, ack.nonce),
-        Body::Fenced(view) => format!("knows view {}", view.number),
+        Body::Fenced => "knows a newer epoch".into(),
         Body::TransferStart { at, .. } => format!("a full transfer as of {at} begins"),
         Body::TransferChunk { number, .. } => format!("chunk {number}"),
         Body::TransferEnd(_) => "the transfer ends".to_owned(),

@@ -47,6 +47,10 @@ pub enum Goal {
     RepeatAnswered,
     /// A server that was counted on restarted, and still is.
     CameBack,
+    /// A view service that was put back was shown what it does not know.
+    Doubted,
+    /// One was shown only what it knows, and went on.
+    PutBackUnharmed,
 }
 
 /// All goals, in the order of their bits.
@@ -73,6 +77,8 @@ pub const ALL: &[Goal] = &[
     Goal::ActedAfterPause,
     Goal::RepeatAnswered,
     Goal::CameBack,
+    Goal::Doubted,
+    Goal::PutBackUnharmed,
 ];
 
 /// A set of goals.

@@ -29,6 +29,9 @@ pub struct Budget {
     pub pauses: u8,
     /// Servers that are asked to stop.
     pub leaves: u8,
+    /// The view service is put back to an older state, and a server that was counted on then shows it
+    /// what it knows, before anybody else comes.
+    pub put_backs: u8,
 }
 
 /// Where a model begins.
@@ -105,6 +108,7 @@ impl Model {
                 passes: 0,
                 pauses: 0,
                 leaves: 0,
+                put_backs: 0,
             },
             quanta: &[],
             reads: Reads::Lease,

@@ -12,7 +12,7 @@ const NOTHING: Budget = Model::new("", "").budget;
 /// All models.
 #[must_use]
 pub fn all() -> Vec<Model> {
-    [calm(), views(), disks(), joins(), repeats(), reads(), big()].concat()
+    [calm(), views(), disks(), put_backs(), joins(), repeats(), reads(), big()].concat()
 }
 
 /// One client, and nothing that fails.
@@ -130,6 +130,36 @@ pub fn disks() -> Vec<Model> {
             ..durable.clone()
         },
         durable,
+    ]
+}
+
+/// The view service is put back to an older state.
+#[must_use]
+pub fn put_backs() -> Vec<Model> {
+    let put_back = Model {
+        durable: true,
+        slow_journal: true,
+        reads: Reads::Confirm,
+        budget: Budget { proposals: 1, writes: 1, restarts: 1, put_backs: 1, ..NOTHING },
+        goals: &[Goal::WriteDone, Goal::Doubted, Goal::PutBackUnharmed],
+        ..Model::new("put-back", "the view service is put back, and a copy shows what it knows")
+    };
+    vec![
+        Model {
+            name: "put-back3",
+            about: "the same among three servers, of which one joins",
+            servers: 3,
+            budget: Budget { restarts: 0, ..put_back.budget },
+            ..put_back.clone()
+        },
+        Model {
+            name: "put-back-left",
+            about: "the same with a copy that is left out by the others",
+            servers: 3,
+            start: Start::Led { backups: 2 },
+            ..put_back.clone()
+        },
+        put_back,
     ]
 }
 
@@ -276,6 +306,7 @@ pub fn big() -> Vec<Model> {
         passes: 200,
         pauses: 20,
         leaves: 10,
+        put_backs: 0,
     };
     let walked = Model {
         servers: 3,

@@ -65,7 +65,7 @@ impl State {
     /// Puts a message where it belongs: into its stream, or outside them.
     pub(super) fn send(&mut self, message: Message, seen: &mut Seen) {
         seen.line(|| brief(&message));
-        if matches!(message.body, Body::Fenced(_)) {
+        if message.body == Body::Fenced {
             seen.goals.reach(Goal::Fenced);
         }
         if matches!(message.body, Body::Released) {

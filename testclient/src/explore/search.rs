@@ -427,11 +427,11 @@ fn weight(action: Action) -> u64 {
     match action {
         Action::DeliverUp(_) | Action::DeliverDown(_) | Action::Finish(_) | Action::Tick(_) => 60,
         Action::Wish(_) | Action::Resume(_) => 30,
-        Action::Hear(..) => 12,
+        Action::Hear(..) | Action::HearLate(..) | Action::Show(_) => 12,
         Action::Write(_) | Action::Again(_) | Action::Read(_) | Action::Pass(_) => 10,
         Action::DeliverLoose(_) | Action::Pause(_) | Action::Break(_) => 3,
         Action::Leave(_) | Action::Stay(_) | Action::Nobody(_) => 2,
-        Action::Propose(..) | Action::Restart(_) => 1,
+        Action::Propose(..) | Action::Restart(_) | Action::PutBack(..) => 1,
     }
 }
 

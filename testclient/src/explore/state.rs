@@ -5,7 +5,7 @@
 //! [`step`](super::step) and [`network`](super::network), what may happen next by
 //! [`action`](super::action), what must hold by [`properties`](super::properties).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use kvproto::command::Entry;
@@ -89,6 +89,13 @@ pub struct State {
     pub law: Shared<ViewState>,
     /// Records that somebody may still hear of, oldest first.
     pub records: Vec<Shared<View>>,
+    /// States of the view service to which it may be put back.
+    pub pasts: Vec<Shared<ViewState>>,
+    /// Who has a stream to a view service that was put back since; empty while it never was. The others
+    /// may still hear what came on their old ones.
+    pub strangers: BTreeMap<usize, Vec<Shared<View>>>,
+    /// The view service was shown what it does not know: it decides nothing any more.
+    pub doubts: bool,
     /// Wishes that may reach the view service at any time, in order.
     pub wishes: Vec<Shared<Law>>,
     /// By index; `None` for one that has left.
@@ -158,6 +165,9 @@ impl State {
             now: Timestamp::from_nanos(1_000_000_000),
             law: Shared::new(law),
             records: Vec::new(),
+            pasts: Vec::new(),
+            strangers: BTreeMap::new(),
+            doubts: false,
             wishes: Vec::new(),
             servers: vec![None; model.servers],
             disks: match model.durable {
@@ -182,8 +192,22 @@ impl State {
     pub fn hash(&self) -> u64 {
         let State { now, law, records, wishes, servers, streams, loose, committed, .. } = self;
         let State { session, reads, budget, disks, .. } = self;
+        let State { pasts, strangers, doubts, .. } = self;
         let clients = (session, reads, budget, disks);
-        hash_of(&(now, law, records, wishes, servers, streams, loose, committed, clients))
+        let views = (pasts, strangers, doubts, self.histories());
+        hash_of(&(now, law, records, wishes, servers, streams, loose, committed, clients, views))
+    }
+
+    /// How everything came about, which matters only where a past may be given up.
+    fn histories(&self) -> Vec<[u8; 16]> {
+        if self.pasts.is_empty() && self.strangers.is_empty() {
+            return Vec::new();
+        }
+        let servers = self.servers.iter().flatten().map(|server| &server.replica);
+        let known = servers.clone().map(|replica| replica.view().history);
+        let begun = servers.flat_map(|replica| replica.log().epochs()).map(|start| start.history);
+        let kept = self.disks.iter().filter_map(|disk| disk.record()).map(|record| record.history);
+        known.chain(begun).chain(kept).chain([self.law.view().history]).map(|it| it.0).collect()
     }
 
     /// A server that is alive, paused or not.
@@ -208,6 +232,11 @@ impl State {
         seen: &mut Seen,
     ) {
         let (mut recovered, mut held) = (Recovered::nothing(Items::default()), None);
+        let shown = self.disks.get(server).and_then(|disk| disk.record().cloned());
+        if !self.is_shown(shown.as_ref(), seen) {
+            return;
+        }
+        self.strangers.remove(&server);
         if let Some(left) = self.disks.get_mut(server) {
             let mut disk = Disk::clone(left);
             disk.is_left();
@@ -215,7 +244,8 @@ impl State {
             held = Some(recovered.held(storage(server)));
             *left = Shared::new(disk);
         }
-        let life = LifeId::default(); // incarnations tell lives apart, as no state is ever put back
+        // In one past, incarnations tell lives apart.
+        let life = LifeId([self.put_backs(model); 16]);
         let register = Law::Register { name: name(server), kind: Kind::Full, replaces, life, held };
         let Some(Applied::Registered(member)) = self.law(model, register, seen) else {
             return;
@@ -288,9 +318,73 @@ impl State {
             seen.broken(|| format!("PrimaryIsEligible: {}", brief_view(after)));
         }
         self.records.push(Shared::new(after.clone()));
+        if self.budget.put_backs > 0 {
+            self.pasts.push(self.law.clone());
+        }
         self.law = Shared::new(law);
         self.forget_wishes(model);
         Some(outcome)
+    }
+
+    fn put_backs(&self, model: &Model) -> u8 {
+        model.budget.put_backs.saturating_sub(self.budget.put_backs)
+    }
+
+    /// VIEW-8: the view service is put back to one of its former states. All streams to it are broken.
+    /// This server, which was counted on, is the first to come, as it is or after a restart.
+    pub(super) fn put_back(
+        &mut self,
+        model: &Model,
+        to: usize,
+        (by, restarts): (usize, bool),
+        seen: &mut Seen,
+    ) {
+        self.budget.put_backs -= 1;
+        self.law = self.pasts[to].clone();
+        self.pasts.clear();
+        self.wishes.clear();
+        let late = std::mem::take(&mut self.records);
+        self.strangers = (0..self.servers.len()).map(|server| (server, late.clone())).collect();
+        if restarts {
+            self.restart(model, by, seen);
+        } else {
+            self.show(model, by, seen);
+        }
+        if !self.doubts {
+            seen.goals.reach(Goal::PutBackUnharmed);
+        }
+    }
+
+    /// A server whose stream was broken shows what it knows, and hears of the present record.
+    pub(super) fn show(&mut self, model: &Model, at: usize, seen: &mut Seen) {
+        let Some(server) = self.server(at) else {
+            return;
+        };
+        let (shown, me) = (server.replica.view().clone(), server.member.clone());
+        if !self.is_shown(Some(&shown), seen) {
+            return;
+        }
+        if !self.law.is_present(&me) {
+            // A life of which this state knows nothing, and which knows nothing that is not in it.
+            return self.end_life(at);
+        }
+        self.strangers.remove(&at);
+        let view = self.law.view().clone();
+        self.step(model, at, Event::View(Box::new(view)), seen);
+        self.forget_records(model);
+    }
+
+    /// The view service is shown a record; false if it does not know it.
+    fn is_shown(&mut self, shown: Option<&View>, seen: &mut Seen) -> bool {
+        let law = &self.law;
+        let known = shown.is_none_or(|view| {
+            view.generation < law.view().generation || law.went_through(view.revision, view.history)
+        });
+        if !known {
+            self.doubts = true;
+            seen.goals.reach(Goal::Doubted);
+        }
+        known
     }
 
     /// Drops records that would change nothing for anybody.

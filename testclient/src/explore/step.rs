@@ -71,8 +71,11 @@ impl State {
             match effect {
                 Effect::Journal(work) => match work {
                     Work::Append(_) | Work::Reset { .. } => written.push_back(work),
+                    // A pause before it matters only to whoever gives a past up.
+                    Work::Record(_) if model.budget.put_backs > 0 => written.push_back(work),
                     // Their place among the appends makes no difference here.
                     Work::Adopt(_)
+                    | Work::Record(_)
                     | Work::SnapshotChunk(_)
                     | Work::Committed { .. }
                     | Work::Read { .. } => {
@@ -161,6 +164,9 @@ impl State {
         let Some(by) = self.server(at).map(|server| server.member.clone()) else {
             return;
         };
+        if self.strangers.contains_key(&at) {
+            return;
+        }
         let command = match wish {
             Wish::Activate { generation, number, reconciled } => {
                 Law::Activate { by, view: ViewId { generation, number }, reconciled }

@@ -191,7 +191,7 @@ impl World<'_> {
         let before = self.shadow(node).last();
         assert_eq!(entry.op(), before.op.next(), "OneOrder: s{node} has a gap");
         self.ledgers.note_position(node, entry, before);
-        if entry.command == Command::Barrier {
+        if matches!(entry.command, Command::Barrier(_)) {
             let committed = self.shadow(node).committed;
             let leads = self.replica(node).is_some_and(|replica| replica.role() == Role::Primary);
             if leads && before.op.0 > committed && before.epoch < entry.position.epoch {

@@ -36,7 +36,7 @@ impl World<'_> {
         }
         let incarnation = process.member.as_ref().map(|member| member.incarnation);
         let process_found = process.found.clone();
-        let shown = process.replica.as_ref().map(|replica| Box::new(replica.view().clone()));
+        let shown = process.newest.clone();
         let again = self.random.between(200, 1000) * MS;
         let input = Input::Attend;
         self.later(again, Happening::ToServer { to: node, life, input });
@@ -60,6 +60,7 @@ impl World<'_> {
             return;
         }
         process.registration = Some(stream);
+        process.note(&view);
         if process.replica.is_none() && !self.take_part(node, member, &view) {
             return;
         }

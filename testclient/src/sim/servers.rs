@@ -7,6 +7,7 @@ use kvproto::registration::{Held, Process as ServerProcess, RefusedReason};
 use kvproto::{ClusterId, Member, NotDone, NotReady, OpNumber, Reply, ServerName, View};
 use kvserver::journal::Work;
 use kvserver::journal::pending::{Pending, SnapshotNumber, Ticket};
+use kvserver::refusal::{Consequence, consequence};
 use kvserver::replica::effect::{Effect, Notice};
 use kvserver::replica::event::{Event, Operation, Request, Token};
 use kvserver::replica::{Reads, Replica, ReplicaOptions};
@@ -99,6 +100,7 @@ impl SlowJournal {
     fn take(&mut self, work: Work) -> Option<Ticket> {
         Some(match work {
             Work::Adopt(epoch) => self.pending.adopt(epoch),
+            Work::Record(record) => self.pending.record(record.order()),
             Work::Append(entries) => {
                 let ticket = self.pending.append(&entries);
                 self.written.extend(entries.iter().map(|entry| (entry.op(), ticket)));
@@ -143,9 +145,20 @@ pub struct Process {
     pub(super) journal: Journal,
     /// What it found on its disk.
     pub(super) found: Option<(Held, Option<ClusterId>)>,
+    /// The newest record that it was given, or that a former life left on its disk.
+    pub(super) newest: Option<Box<View>>,
     pub(super) opened: Option<Opened>,
     /// Reads that wait for a round.
     reads_waiting: BTreeSet<Token>,
+}
+
+impl Process {
+    /// A record came from the view service: the newest one is shown to it the next time.
+    pub(super) fn note(&mut self, view: &View) {
+        if self.newest.as_ref().is_none_or(|known| known.order() < view.order()) {
+            self.newest = Some(Box::new(view.clone()));
+        }
+    }
 }
 
 /// What a step must have decided for a pause to come between it and its doing.
@@ -230,6 +243,7 @@ impl World<'_> {
             ended: 0,
             journal: Journal::Memory(SlowJournal::default()),
             found,
+            newest: opened.as_ref().and_then(Opened::shown).cloned().map(Box::new),
             opened,
             reads_waiting: BTreeSet::new(),
             table,
@@ -353,24 +367,18 @@ impl World<'_> {
                 let input = Input::Event(event);
                 self.later(5 * MS, Happening::ToServer { to: node, life, input });
             }
-            Input::Event(event) => self.step(node, *event),
+            Input::Event(event) => {
+                if let Event::View(view) = &*event
+                    && let Some(process) = &mut self.machines[node].process
+                {
+                    process.note(view);
+                }
+                self.step(node, *event);
+            }
             Input::Registered { stream, member, view } => {
                 self.on_registered(node, stream, member, *view)
             }
-            // It tries again by itself.
-            // It tries again, and serves as it stands if it does.
-            Input::Refused {
-                reason: RefusedReason::NameInUse | RefusedReason::Doubt | RefusedReason::Listening,
-            } => {}
-            Input::Refused { reason } => {
-                if reason == RefusedReason::StaleIncarnation {
-                    self.visits.note(Path::StaleLifeEnded);
-                }
-                self.crash(node);
-                if self.machines[node].twin_of.is_none() {
-                    self.later(100 * MS, Happening::Start(node));
-                }
-            }
+            Input::Refused { reason } => self.on_refused(node, reason),
             Input::Meet(process) => {
                 if self.who_answers(node, &process).is_ok() {
                     self.tell_views(node, life, Say::Met(process));
@@ -394,6 +402,29 @@ impl World<'_> {
                 self.hear_journal(node);
             }
             Input::DiskTurn => self.disk_turn(node),
+        }
+    }
+
+    /// It tries again by itself, unless this life is over or without use.
+    fn on_refused(&mut self, node: Node, reason: RefusedReason) {
+        let end = match consequence(reason, self.is_registered(node)) {
+            Consequence::AskAgain | Consequence::GoOn => return,
+            Consequence::StandStill => {
+                self.step(node, Event::Estranged);
+                // Somebody saves what it holds, and starts it anew.
+                self.random.chance(500)
+            }
+            Consequence::End => true,
+        };
+        if !end {
+            return;
+        }
+        if reason == RefusedReason::StaleIncarnation {
+            self.visits.note(Path::StaleLifeEnded);
+        }
+        self.crash(node);
+        if self.machines[node].twin_of.is_none() {
+            self.later(100 * MS, Happening::Start(node));
         }
     }
 

@@ -40,7 +40,7 @@ pub enum ToViews {
         incarnation: Option<Incarnation>,
         /// What it found on its disk, and of which cluster.
         found: Option<(Held, Option<ClusterId>)>,
-        /// The newest record that it has.
+        /// The newest record that it knows.
         shown: Option<Box<View>>,
     },
     /// A sign of life.

@@ -79,7 +79,7 @@ async fn a_server_refuses_what_the_library_would_never_send() {
     let mut cluster = one_server().await;
     let mut server =
         KvServerClient::new(channel(cluster.server_name(0))).max_encoding_message_size(usize::MAX);
-    let barrier = pb::command::Command::Barrier(pb::Barrier {});
+    let barrier = pb::command::Command::Barrier(pb::Barrier::default());
     let cases = [
         ("no operation", pb::ExecuteRequest::default()),
         ("an empty key", change("", vec![1])),

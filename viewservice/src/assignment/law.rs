@@ -283,8 +283,9 @@ pub struct ViewState {
     servers: BTreeMap<ServerName, Server>,
     /// What is on the disks of present lives and of eligible ones.
     storages: BTreeMap<Incarnation, Storage>,
-    /// Epoch of the last view that was activated; none before the first one of a generation.
-    activated: Option<Epoch>,
+    /// Epoch of the last view that was activated, with the history that began it; none before the first
+    /// one of a generation.
+    activated: Option<(Epoch, History)>,
     /// The last incarnation given, over all names.
     last_incarnation: Incarnation,
     /// Highest op that a primary of this generation said is committed.
@@ -437,6 +438,9 @@ impl ViewState {
         };
         if self.view.revision != before.revision {
             self.view.history = before.history.after(&change);
+            if self.view.epoch() != before.epoch() {
+                self.view.began = self.view.history;
+            }
             self.past.push(self.view.history);
         }
         self.check_invariants();
@@ -562,7 +566,7 @@ impl ViewState {
         self.view.eligible = self.eligible_after(by, reconciled);
         self.view.status = ViewStatus::Activated;
         self.ever_activated = true;
-        self.activated = Some(self.view.epoch());
+        self.activated = Some((self.view.epoch(), self.view.began));
         self.renew();
         Ok(Applied::Changed)
     }

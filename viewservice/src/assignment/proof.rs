@@ -87,8 +87,8 @@ fn proof(state: &ViewState, asked: &Registration) -> Option<Shown> {
     let held = asked.held.as_ref().filter(|_| of_this_cluster)?;
     let newest = held.epochs.iter().max()?;
     let order = ViewOrder {
-        generation: newest.generation,
-        number: newest.primary_since,
+        generation: newest.epoch.generation,
+        number: newest.epoch.primary_since,
         revision: Revision(0),
     };
     let history = History::default();

@@ -22,6 +22,7 @@ use kvproto::registration::{
     Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
 };
 use kvproto::{
+    EpochStart,
     ClusterId, LifeId, Member, OpNumber, Position, Role, ServerName, Settings, StorageId,
     Timestamp, View, ViewNumber,
 };
@@ -119,8 +120,8 @@ impl Process {
         let is_copy = self.member.as_ref().is_some_and(|me| view.eligible.contains(me));
         if let Some(held) = self.disk.as_mut().filter(|_| is_copy && view.is_activated()) {
             held.last = Position { epoch: view.epoch(), op: self.appended };
-            if held.epochs.last() != Some(&view.epoch()) {
-                held.epochs.push(view.epoch());
+            if held.epochs.last().is_none_or(|start| start.epoch != view.epoch()) {
+                held.epochs.push(EpochStart::at(held.last, view.began));
             }
         }
     }

@@ -112,6 +112,7 @@ impl Primary {
         if !matches!(progress.phase, Phase::Opening) {
             return;
         }
+        progress.recorded = progress.recorded.max(opened.recorded);
         let common = copy.log.common_point(opened);
         let usable = opened.complete && !progress.lacks_everything;
         // What is no longer in memory may still be on disk.
@@ -148,6 +149,7 @@ impl Primary {
             return;
         }
         progress.disk_full = ack.disk_full;
+        progress.recorded = progress.recorded.max(ack.recorded);
         match &mut progress.phase {
             Phase::Transferring(transfer) => {
                 if transfer.note_received(ack.chunks) {
@@ -192,7 +194,8 @@ impl Primary {
                     progress.open(now, copy.last_stream);
                     let (to, stream) = (member.clone(), progress.stream);
                     out.push(Effect::OpenStream { to, stream });
-                    out.push(copy.send(self.epoch, member.clone(), stream, Body::Open));
+                    let open = Body::Open { began: copy.view.began };
+                    out.push(copy.send(self.epoch, member.clone(), stream, open));
                 }
                 Phase::NeedsTransfer if free && acting => {
                     self.begin_transfer(copy, member, progress, out);

@@ -49,7 +49,7 @@ pub(super) fn ordered_anew(tail: &[Arc<Entry>], barrier: Position, at: LogTime) 
     let mut ordered = Vec::new();
     for entry in tail {
         match entry.command {
-            Command::Barrier => continue,
+            Command::Barrier(_) => continue,
             Command::ExpireSession(session) => {
                 ended.insert(session);
                 continue;

@@ -67,8 +67,10 @@ impl Primary {
             let whole = progress.matched >= copy.committed
                 && (verified || !keeps(Rule::SyncedIsVerified))
                 || !keeps(Rule::SyncedHoldsEverything);
+            // VIEW-8: whoever holds what is acknowledged from now on can prove that there was more.
+            let proves = progress.recorded >= view.revision || !keeps(Rule::SyncedHasTheRecord);
             let due = progress.synced_wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
-            if whole && due {
+            if whole && proves && due {
                 if !self.asked.contains_key(member) {
                     let (copy, through) = (member.clone(), progress.matched);
                     let sent = progress.sent;

@@ -22,7 +22,7 @@ use kvproto::registration::Wish;
 use kvproto::reply::{LogPoint, NotDone, Reply};
 use kvproto::rules::{Rule, keeps};
 use kvproto::time::{LogTime, Timestamp};
-use kvproto::view::ViewStatus;
+use kvproto::view::{ViewOrder, ViewStatus};
 
 use super::WISH_AGAIN;
 use super::copy::Copy;
@@ -41,12 +41,14 @@ pub struct Primary {
     /// The op that marks the start of this epoch; nothing is served before it is committed.
     barrier: OpNumber,
     appointed_at: Timestamp,
-    /// Whether some view of this epoch was activated.
+    /// Whether commits go by an activated record of this epoch.
     activated: bool,
     /// When this primary began to act.
     acting_since: Option<Timestamp>,
-    /// The other eligible members of the newest activated record.
+    /// The other eligible members of the activated record that commits go by.
     required: BTreeSet<Member>,
+    /// A newer activated record, which is not yet safe wherever it has to be.
+    settling: Option<Settling>,
     /// Copies that the view service was asked to count in, with the view of the asking: required
     /// until an activated view of a higher number is known, whatever happens to them (REP-2).
     asked: BTreeMap<Member, ViewNumber>,
@@ -78,6 +80,14 @@ pub struct Primary {
     activation_wished_at: Option<(ViewNumber, Timestamp)>,
 }
 
+/// What an activated record makes required, once it is safe.
+#[derive(Clone, Hash, Debug)]
+struct Settling {
+    order: ViewOrder,
+    /// Its other eligible members.
+    eligible: BTreeSet<Member>,
+}
+
 impl Primary {
     /// REP-5: keeps the whole log, uncommitted tail included, and appends this epoch's barrier. In a
     /// forced generation the tail is ordered anew after it.
@@ -95,7 +105,8 @@ impl Primary {
         let tail = forced_tail::take(copy, out);
         let barrier = copy.log.last().op.next();
         let (position, at) = (Position { epoch, op: barrier }, copy.log_time);
-        let mut batch = vec![Arc::new(Entry { position, at, id: None, command: Command::Barrier })];
+        let command = Command::Barrier(copy.view.began);
+        let mut batch = vec![Arc::new(Entry { position, at, id: None, command })];
         batch.extend(forced_tail::ordered_anew(&tail, position, at));
         let anchor = (now, copy.log_time);
         copy.append(batch, out);
@@ -116,6 +127,7 @@ impl Primary {
             activated: false,
             acting_since: None,
             required: BTreeSet::new(),
+            settling: None,
             asked: BTreeMap::new(),
             copies: BTreeMap::new(),
             nonce: Nonce(0),
@@ -167,21 +179,47 @@ impl Primary {
         assert_eq!(view.epoch(), self.epoch, "a newer epoch ends the primaryship first");
         let others = view.eligible.iter().filter(|member| **member != copy.me);
         if view.is_activated() {
-            self.activated = true;
-            self.required = others.cloned().collect();
-            let number = view.number;
-            self.asked.retain(|_, asked_in| {
-                keeps(Rule::AskedOutlastsRecords)
-                    && (*asked_in >= number || !keeps(Rule::AskedEnds))
-            });
-            self.settle_disagreement(copy);
+            let (order, eligible) = (view.order(), others.cloned().collect());
+            self.settling = Some(Settling { order, eligible });
         } else if !keeps(Rule::ShrinkWaits) {
             self.required =
                 others.filter(|member| view.backups.contains(*member)).cloned().collect();
         }
-        let view = &copy.view;
-        let wanted: BTreeSet<Member> =
-            view.backups.iter().chain(&self.required).chain(self.asked.keys()).cloned().collect();
+        self.know_copies(copy, now, out);
+    }
+
+    /// REP-2, VIEW-8: an activated record is what commits go by once it is safe here and with
+    /// everybody who is required by it. So whoever holds what is acknowledged without the others can
+    /// prove, also after a restart, that there was a newer view than theirs.
+    fn settle(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some(Settling { order, eligible }) = &self.settling else { return };
+        let outlasts = |asked_in: &ViewNumber| {
+            keeps(Rule::AskedOutlastsRecords)
+                && (*asked_in >= order.number || !keeps(Rule::AskedEnds))
+        };
+        let asked = self.asked.iter().filter(|(_, asked_in)| outlasts(asked_in));
+        let proves = |member: &Member| {
+            self.copies.get(member).is_some_and(|copy| copy.recorded >= order.revision)
+        };
+        let safe_here = copy.recorded >= *order || !keeps(Rule::PrimaryKeepsTheRecord);
+        let safe_there = eligible.iter().chain(asked.map(|(member, _)| member)).all(proves)
+            || !keeps(Rule::CopiesKeepTheRecord);
+        if !safe_here || !safe_there {
+            return;
+        }
+        self.asked.retain(|_, asked_in| outlasts(asked_in));
+        self.required = eligible.clone();
+        self.settling = None;
+        self.activated = true;
+        self.settle_disagreement(copy);
+        self.know_copies(copy, now, out);
+    }
+
+    /// Knows the copies of the view, and those that are required or will be.
+    fn know_copies(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        let coming = self.settling.iter().flat_map(|settling| &settling.eligible);
+        let required = self.required.iter().chain(self.asked.keys()).chain(coming);
+        let wanted: BTreeSet<Member> = copy.view.backups.iter().chain(required).cloned().collect();
         for member in &wanted {
             self.copies.entry(member.clone()).or_insert_with(|| CopyProgress::new(now));
         }
@@ -196,6 +234,7 @@ impl Primary {
 
     /// Does everything that the events so far allow. Called at the end of each step.
     pub(super) fn advance(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        self.settle(copy, now, out);
         self.expire_sessions(copy, now, out);
         self.feed_copies(copy, now, out);
         self.commit(copy, now, out);
@@ -239,12 +278,14 @@ impl Primary {
     /// Whether the promise rests on this copy (REP-2).
     fn is_required(&self, member: &Member) -> bool {
         self.required.contains(member)
+            || self.settling.as_ref().is_some_and(|settling| settling.eligible.contains(member))
             || self.asked.contains_key(member) && keeps(Rule::AskedIsRequired)
     }
 
     /// Every copy on which the promise rests, this one not counted.
     fn required_members(&self) -> BTreeSet<Member> {
-        self.required.iter().chain(self.asked.keys()).cloned().collect()
+        let coming = self.settling.iter().flat_map(|settling| &settling.eligible);
+        self.required.iter().chain(self.asked.keys()).chain(coming).cloned().collect()
     }
 
     fn log_time(&self, copy: &Copy, now: Timestamp) -> LogTime {

@@ -32,6 +32,7 @@ fn recovered(work: &[Work], items: Items) -> Recovered {
     for work in log {
         match work {
             Work::Adopt(epoch) => recovered.adopt(*epoch),
+            Work::Record(record) => recovered.recorded(record),
             Work::Append(entries) => recovered.append(entries.iter().cloned()).unwrap(),
             Work::Truncate { after } => {
                 recovered.log.truncate_after(*after);
@@ -159,6 +160,8 @@ fn nothing_is_acknowledged_in_an_epoch_that_is_not_on_disk() {
     world.run(ms(100));
     world.slow_journal.insert(a());
     world.propose(b(), &[a()]);
+    let recorded = Completion::Recorded(world.view.order());
+    world.step(&a(), Event::Journal(recorded));
     world.run(ms(30));
     let acks = |world: &World| {
         let last = world.replicas[&a()].log().last();
@@ -196,6 +199,7 @@ fn chunks_are_sent_no_faster_than_the_newcomer_writes_them() {
     }
     world.settle();
     world.start(b());
+    world.hear_view(&b());
     world.slow_journal.insert(b());
     world.propose(a(), &[b()]);
     world.run(ms(200));
@@ -497,9 +501,10 @@ fn what_contradicts_itself_is_not_taken_for_a_log() {
     let end =
         |digest, epochs| SnapshotEnd { epochs, log_time: Default::default(), digest, chunks: 0 };
     let wrong = kvproto::Digest(digest.0 ^ 1);
-    assert!(new().end_snapshot(at, &end(wrong, vec![entries[0].position])).is_err());
+    let start = kvproto::EpochStart::at(entries[0].position, Default::default());
+    assert!(new().end_snapshot(at, &end(wrong, vec![start])).is_err());
     assert!(new().end_snapshot(at, &end(digest, vec![])).is_err());
-    assert!(new().end_snapshot(at, &end(digest, vec![entries[0].position])).is_ok());
+    assert!(new().end_snapshot(at, &end(digest, vec![start])).is_ok());
     let held = twice.held(StorageId([1; 16]));
     assert_eq!((held.last, held.epochs.len()), (entries[0].position, 1));
 }

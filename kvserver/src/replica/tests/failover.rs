@@ -150,16 +150,21 @@ pub(super) fn h8_nothing_is_served_before_the_barrier_is_committed() {
         _ => None,
     });
     assert_eq!(activate, Some(vec![c()]));
-    world.slow_journal.insert(b());
     world.break_streams(&b(), &c());
-    world.cut(&b(), &c());
     let wish = Wish::Activate {
         generation: world.view.generation,
         number: world.view.number,
         reconciled: vec![c()],
     };
     world.grant(&b(), &wish);
-    world.run(ms(50));
+    // On the next stream c says that it has the record of that on disk, and nothing else.
+    world.now = world.now + ms(25);
+    world.step(&b(), Event::Tick);
+    let opening = |message: &Message| matches!(message.body, Body::Open { .. });
+    let open = world.wire.iter().rposition(opening).and_then(|at| world.wire.remove(at));
+    world.deliver(open.expect("a stream is opened"));
+    world.cut(&b(), &c());
+    world.settle();
     assert!(!world.acting(&b()), "activated, but the barrier is not committed");
     let read = world.get(&b(), "k");
     assert!(matches!(world.reply(read), Reply::NotDone(NotDone::NotReady(_))));
@@ -181,8 +186,9 @@ pub(super) fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
     let tail = world.replicas[&c()].copy.log.last().op;
     assert!(tail > common.op);
     world.kill(&a());
-    let mut epoch = world.view.epoch();
-    epoch.primary_since = epoch.primary_since.next();
+    world.deaf.extend([b()]);
+    world.propose(b(), &[c()]);
+    let (epoch, began) = (world.view.epoch(), world.view.began);
     let say = |body| Message {
         cluster: CLUSTER,
         epoch,
@@ -191,7 +197,7 @@ pub(super) fn h9_an_unmatched_tail_is_neither_acknowledged_nor_applied() {
         stream: kvproto::StreamNumber(1),
         body,
     };
-    world.deliver(say(Body::Open));
+    world.deliver(say(Body::Open { began }));
     world.wire.clear();
     world.deliver(say(Body::Append(kvproto::message::Append {
         previous: common,

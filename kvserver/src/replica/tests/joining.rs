@@ -146,7 +146,7 @@ pub(super) fn h5_only_answers_on_the_newest_stream_count() {
         };
         match &message.body {
             Body::Ack(_) => acks.push(message.clone()),
-            Body::TransferStart { .. } | Body::Open => starts.push(message.clone()),
+            Body::TransferStart { .. } | Body::Open { .. } => starts.push(message.clone()),
             _ => {}
         }
         world.deliver(message);

@@ -11,6 +11,7 @@ mod memory;
 #[cfg(debug_assertions)]
 mod mutants;
 mod reads;
+mod vouched;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -70,6 +71,11 @@ struct World {
     cut: BTreeSet<(Member, Member)>,
     /// Servers whose journal takes entries on but does not finish them.
     slow_journal: BTreeSet<Member>,
+    /// Servers whose journal takes records on but does not finish them, and those records.
+    slow_record: BTreeSet<Member>,
+    unrecorded: BTreeMap<Member, Vec<Work>>,
+    /// Servers that hear of no record.
+    deaf: BTreeSet<Member>,
     journals: BTreeMap<Member, MemoryJournal>,
     /// Everything that a journal was given, which is what a disk would hold.
     kept: BTreeMap<Member, Vec<Work>>,
@@ -100,6 +106,9 @@ impl World {
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
             slow_journal: BTreeSet::new(),
+            slow_record: BTreeSet::new(),
+            unrecorded: BTreeMap::new(),
+            deaf: BTreeSet::new(),
             journals: BTreeMap::new(),
             kept: BTreeMap::new(),
             durable: false,
@@ -178,8 +187,14 @@ impl World {
 
     /// The record changed: everybody alive hears of it.
     fn publish(&mut self) {
-        self.view.revision = Revision(self.view.revision.0 + 1);
-        let names: Vec<_> = self.replicas.keys().cloned().collect();
+        let view = &mut self.view;
+        view.revision = Revision(view.revision.0 + 1);
+        view.history = view.history.after(b"a change");
+        if view.primary_since == view.number && !view.is_activated() {
+            view.began = view.history;
+        }
+        let hears = |name: &&Member| !self.deaf.contains(*name);
+        let names: Vec<_> = self.replicas.keys().filter(hears).cloned().collect();
         for name in names {
             self.hear_view(&name);
         }
@@ -238,6 +253,10 @@ impl World {
                         reads.push(*from);
                         continue;
                     }
+                    if matches!(work, Work::Record(_)) && self.slow_record.contains(who) {
+                        self.unrecorded.entry(who.clone()).or_default().push(work);
+                        continue;
+                    }
                     self.kept.entry(who.clone()).or_default().push(work.clone());
                     self.journals.get_mut(who).expect("each has one").take(work);
                 }
@@ -294,6 +313,16 @@ impl World {
     /// The slow journal catches up.
     fn finish_journal(&mut self, who: &Member) {
         self.slow_journal.remove(who);
+        self.hear_journal(who);
+    }
+
+    /// The records that a server was given are on its disk.
+    fn finish_record(&mut self, who: &Member) {
+        self.slow_record.remove(who);
+        for work in self.unrecorded.remove(who).unwrap_or_default() {
+            self.kept.entry(who.clone()).or_default().push(work.clone());
+            self.journals.get_mut(who).expect("each has one").take(work);
+        }
         self.hear_journal(who);
     }
 

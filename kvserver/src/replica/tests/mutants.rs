@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{durable, failover, forced_tail, hanging, joining, reads, writes};
+use super::{durable, failover, forced_tail, hanging, joining, reads, vouched, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -31,6 +31,13 @@ const MUTANTS: &[Mutant] = &[
     story!([AskedEnds] joining::h3_asked_is_required_until_a_later_view_is_activated),
     story!([AskedOutlastsRecords, RecordsByRevision] failover::h2_an_older_record_of_the_same_view_is_ignored),
     story!([ShrinkWaits] failover::a_shrink_takes_effect_only_when_its_activation_is_confirmed),
+    story!([RecordBeforeMatching] vouched::a_copy_answers_a_primary_once_a_record_of_its_epoch_is_on_its_disk),
+    story!([PrimaryKeepsTheRecord] vouched::a_shrink_takes_effect_when_it_is_on_the_primarys_own_disk),
+    story!([CopiesKeepTheRecord] vouched::a_shrink_takes_effect_when_everybody_who_stays_has_it_on_disk),
+    story!([CopiesKeepTheRecord] vouched::a_new_primary_acts_when_everybody_who_counts_has_its_first_activation_on_disk),
+    story!([SyncedHasTheRecord] vouched::a_newcomer_is_asked_for_once_it_has_the_primarys_newest_record_on_disk),
+    story!([EpochsHaveTheirHistory] vouched::an_epoch_of_the_same_name_but_of_another_past_is_another_one),
+    story!([OtherPastStandsStill] vouched::who_learns_that_the_cluster_went_on_without_it_serves_nothing_and_keeps_everything),
     story!([TargetIncarnation] joining::s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch),
     story!([OldEpochRefused] failover::an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch),
     story!([DeposedStops] failover::an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch),

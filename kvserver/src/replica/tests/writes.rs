@@ -36,6 +36,7 @@ fn s2_b_an_answer_without_progress_is_no_acknowledgement() {
         digest: None,
         chunks: 0,
         disk_full: false,
+        recorded: Revision(u64::MAX),
     });
     let (from, to) = (append.to.clone(), append.from.clone());
     world.deliver(Message { from, to, body, ..append.clone() });

@@ -77,7 +77,7 @@ impl Twin {
     fn perform(&mut self, entry: &Entry) -> Outcome {
         let version = Version::of_change_at(entry.position.epoch.generation, entry.op());
         match &entry.command {
-            Command::Barrier => Outcome::Barrier,
+            Command::Barrier(_) => Outcome::Barrier,
             Command::Change(change) => match self.change(change, version, 0) {
                 Ok(changed) => Outcome::Changed(changed),
                 Err(refusal) => Outcome::Refused(refusal),
@@ -171,7 +171,8 @@ fn assert_twins(store: &Store, twin: &Twin) {
             let (number, first_open) = (RequestNumber(number), RequestNumber(1));
             let id = RequestId { session: *session, number, first_open };
             let known = twin.answers.get(&number.0);
-            let command = known.map_or(Command::Barrier, |(command, _)| command.clone());
+            let command =
+                known.map_or(Command::Barrier(Default::default()), |(command, _)| command.clone());
             let expected = known.map(|(_, outcome)| outcome.clone());
             assert_eq!(store.remembered(&id, &command), expected, "{id:?}");
         }
@@ -189,7 +190,7 @@ struct Clients {
 impl Clients {
     fn request(&mut self) -> (Option<RequestId>, Command) {
         match self.random.below(100) {
-            0 => return (None, Command::Barrier),
+            0 => return (None, Command::Barrier(Default::default())),
             1..4 => return (None, Command::OpenSession),
             4 if self.random.below(3) == 0 => {
                 let id = self.random.pick(&self.sessions).unwrap_or_default();

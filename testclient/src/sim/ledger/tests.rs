@@ -28,7 +28,11 @@ fn append(suffix: &'static str) -> Command {
 fn the_request_fits_in_a_forced_generation(certain_by: impl Fn(LogPoint) -> Option<LogPoint>) {
     let mut ledgers = ledgers();
     let (first, second) = (epoch(1, 2), epoch(2, 3));
-    ledgers.commit(first.generation, first, &entry(first, 1, None, Command::Barrier));
+    ledgers.commit(
+        first.generation,
+        first,
+        &entry(first, 1, None, Command::Barrier(Default::default())),
+    );
     ledgers.commit(first.generation, first, &entry(first, 2, None, Command::OpenSession));
     let session = SessionId((1 << 48) | 2);
     let request = |number| {
@@ -41,7 +45,11 @@ fn the_request_fits_in_a_forced_generation(certain_by: impl Fn(LogPoint) -> Opti
     ledgers.never_request((session, RequestNumber(2)), certain_by(answered));
 
     ledgers.begin(0, second.generation, first.generation, 2);
-    ledgers.commit(second.generation, second, &entry(second, 3, None, Command::Barrier));
+    ledgers.commit(
+        second.generation,
+        second,
+        &entry(second, 3, None, Command::Barrier(Default::default())),
+    );
     let anew = entry(second, 4, request(2), append("de"));
     assert_eq!(ledgers.commit(second.generation, second, &anew), Committed::Done);
 }
@@ -64,7 +72,7 @@ fn what_was_decided_binds_the_generations_that_hold_it() {
     let mut ledgers = ledgers();
     let first = epoch(1, 2);
     for op in 1..=4 {
-        let barrier = entry(first, op, None, Command::Barrier);
+        let barrier = entry(first, op, None, Command::Barrier(Default::default()));
         ledgers.commit(first.generation, first, &barrier);
     }
     ledgers.begin(0, Generation(2), Generation(1), 2);

@@ -332,7 +332,7 @@ fn large_snapshot() -> (SnapshotHead, Vec<Bytes>, SnapshotEnd) {
     let chunks = vec![chunk(b"a", &vec![b'x'; 8 << 20]), chunk(b"b", b"y")];
     let head = SnapshotHead { cluster: ClusterId::default(), at, keys: 2 };
     let end = SnapshotEnd {
-        epochs: vec![state(1, 3).position(1)],
+        epochs: vec![kvproto::EpochStart::at(state(1, 3).position(1), Default::default())],
         log_time: LogTime::default(),
         digest: rolling.with(Rolling::default()),
         chunks: 2,

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use kvproto::command::{Action, Change, Command, Entry};
 use kvproto::convert::RecordsWriter;
 use kvproto::digest::{self, Rolling};
-use kvproto::ids::{Epoch, Generation, OpNumber, Position, StorageId, Version, ViewNumber};
+use kvproto::ids::{
+    Epoch, EpochStart, Generation, OpNumber, Position, StorageId, Version, ViewNumber,
+};
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::time::LogTime;
 use kvserver::journal::disk::{Disk, DiskFile};
@@ -89,12 +91,12 @@ impl State {
         epoch.map_or(Position::default(), |epoch| Position { epoch: *epoch, op: OpNumber(op) })
     }
 
-    fn epochs(&self, through: u64) -> Vec<Position> {
-        let mut epochs: Vec<Position> = Vec::new();
+    fn epochs(&self, through: u64) -> Vec<EpochStart> {
+        let mut epochs: Vec<EpochStart> = Vec::new();
         for op in 1..=through {
             let position = self.position(op);
             if epochs.last().is_none_or(|last| last.epoch != position.epoch) {
-                epochs.push(position);
+                epochs.push(EpochStart::at(position, Default::default()));
             }
         }
         epochs

@@ -14,8 +14,9 @@ impl ViewState {
     #[must_use]
     pub fn left_by(&self, held: &Held) -> Option<&Member> {
         // Nobody can tell what a forced generation begins with before it has begun.
-        let holds_barrier = self.activated.is_some_and(|epoch| {
-            held.epochs.contains(&epoch) || !keeps(Rule::ReturnHoldsTheBarrier)
+        let holds_barrier = self.activated.is_some_and(|activated| {
+            held.epochs.iter().any(|start| (start.epoch, start.history) == activated)
+                || !keeps(Rule::ReturnHoldsTheBarrier)
         });
         let reaches = held.last.op >= self.committed_heard || !keeps(Rule::ReturnIsComplete);
         if !holds_barrier || !reaches {

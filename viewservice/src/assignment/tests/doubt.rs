@@ -309,7 +309,11 @@ fn view_8_epochs_on_a_disk_of_this_cluster_prove_as_much_as_a_record() {
     let held = |number| {
         let epoch = Epoch { generation: Generation(1), primary_since: ViewNumber(number) };
         let last = Position { epoch, op: OpNumber(9) };
-        Held { storage: StorageId([5; 16]), last, epochs: vec![epoch] }
+        Held {
+            storage: StorageId([5; 16]),
+            last,
+            epochs: vec![kvproto::EpochStart::at(last, Default::default())],
+        }
     };
     let mut world = World::on_disk(2, &["s1", "s2"]);
     let cluster = Some(world.view().cluster);

@@ -22,8 +22,8 @@ fn stranger(name: &str) -> Registration {
 /// What a server has on disk that was in the view, and holds everything.
 fn whole(world: &World, name: &str) -> Held {
     let storage = world.leader.state.storage(&world.present(name)).unwrap();
-    let epoch = world.view().epoch();
-    Held { storage, last: Position { epoch, op: OpNumber(0) }, epochs: vec![epoch] }
+    let last = Position { epoch: world.view().epoch(), op: OpNumber(0) };
+    Held { storage, last, epochs: vec![EpochStart::at(last, world.view().began)] }
 }
 
 impl World {

@@ -469,7 +469,11 @@ fn waiting_for_data_on_disk_names_the_directory_first_and_the_loss_last() {
 fn restored(storage: u8, generation: u64) -> Held {
     let epoch = Epoch { generation: Generation(generation), primary_since: ViewNumber(1) };
     let last = Position { epoch, op: OpNumber(9) };
-    Held { storage: StorageId([storage; 16]), last, epochs: vec![epoch] }
+    Held {
+        storage: StorageId([storage; 16]),
+        last,
+        epochs: vec![kvproto::EpochStart::at(last, Default::default())],
+    }
 }
 
 /// A second one of a newer generation fenced the first for ever; and while the first was away for a

@@ -58,7 +58,7 @@ fn names_follow_their_ops_through_every_forced_generation() {
     let tail = [
         entry(position(1, 1, 11), None, Command::OpenSession),
         entry(position(1, 1, 12), by(stamp(1, 11)), put()),
-        entry(position(1, 4, 13), None, Command::Barrier),
+        entry(position(1, 4, 13), None, Command::Barrier(Default::default())),
         entry(position(1, 4, 14), by(stamp(1, 11)), swap(Expect::Version(Version(stamp(1, 12))))),
         entry(position(1, 4, 15), by(stamp(1, 9)), swap(Expect::Version(Version(stamp(1, 10))))),
         entry(position(1, 4, 16), None, Command::CloseSession(SessionId(stamp(1, 11)))),
@@ -75,7 +75,7 @@ fn names_follow_their_ops_through_every_forced_generation() {
         ]
     );
     // What clients of the second generation asked for stands behind it.
-    let mut tail = vec![entry(position(2, 5, 11), None, Command::Barrier)];
+    let mut tail = vec![entry(position(2, 5, 11), None, Command::Barrier(Default::default()))];
     tail.extend(second);
     tail.push(entry(position(2, 5, 17), None, swap(Expect::Version(Version(stamp(2, 14))))));
     tail.push(entry(position(2, 5, 18), None, swap(Expect::Version(Version(stamp(1, 12))))));

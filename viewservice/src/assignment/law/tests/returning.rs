@@ -1,13 +1,17 @@
 //! Servers that come back with their data (VIEW-6).
 
-use kvproto::Position;
+use kvproto::{EpochStart, Position};
 
 use super::*;
 
 const A: StorageId = StorageId([0xa; 16]);
 const B: StorageId = StorageId([0xb; 16]);
 
-fn begin(state: &mut ViewState, name: &str, held: Held) -> Member {
+fn begin(state: &mut ViewState, name: &str, mut held: Held) -> Member {
+    let epoch = state.view().epoch();
+    for start in held.epochs.iter_mut().filter(|start| start.epoch == epoch) {
+        start.history = state.view().began;
+    }
     let replaces = state.present(&name.into()).map(|member| member.incarnation);
     let name = name.into();
     let command = Command::Register {
@@ -26,8 +30,9 @@ fn begin(state: &mut ViewState, name: &str, held: Held) -> Member {
 /// A log through this op, ordered in these views of generation 1.
 fn log(storage: StorageId, views: &[u64], op: u64) -> Held {
     let epoch = |view: &u64| Epoch { generation: Generation(1), primary_since: ViewNumber(*view) };
-    let epochs: Vec<_> = views.iter().map(epoch).collect();
-    let last = Position { epoch: *epochs.last().unwrap(), op: OpNumber(op) };
+    let start = |view| EpochStart { epoch: epoch(view), ..EpochStart::default() };
+    let epochs: Vec<_> = views.iter().map(start).collect();
+    let last = Position { epoch: epochs.last().unwrap().epoch, op: OpNumber(op) };
     Held { storage, last, epochs }
 }
 
@@ -138,7 +143,8 @@ fn view_6_a_forced_server_does_not_come_back_before_its_generation_has_begun() {
         if activated {
             activate(&mut state, &forced, &[]);
             held.last.epoch = state.view().epoch();
-            held.epochs.push(held.last.epoch);
+            let start = EpochStart { epoch: held.last.epoch, ..EpochStart::default() };
+            held.epochs.push(start);
         }
         let again = begin(&mut state, "b", held);
         let eligible = if activated { again } else { forced };
