@@ -88,8 +88,8 @@ fn view_8_what_is_of_this_past_or_of_none_proves_nothing() {
         let refused = Err(Refusal::ProvesNothing("s1".into()));
         assert_eq!(doubt(&mut state, shown.clone()), refused, "{shown:?}");
     }
-    let force = Command::Force { after: state.view_id(), server: state.servers().next().unwrap() };
-    state.apply(force).unwrap();
+    let (after, server) = (state.view_id(), state.present(&"s1".into()).unwrap());
+    state.apply(Command::Force { after, server }).unwrap();
     assert!(!state.contradicts(given_up.order(), given_up.history), "an older generation");
     assert_eq!(state.doubt(), None);
     let whom =
