@@ -289,7 +289,9 @@ fn own(pieces: BytesMut) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Generation, Incarnation, OpNumber, Revision, ServerName, ViewNumber};
+    use crate::ids::{
+        Generation, History, Incarnation, OpNumber, Revision, ServerName, ViewNumber,
+    };
     use crate::message::Opened;
 
     fn member(name: &str) -> Member {
@@ -321,7 +323,7 @@ mod tests {
     /// Frames of every kind, with headers that stay, change and come back.
     fn frames() -> Vec<Frame> {
         vec![
-            Frame::Message(message(1, Body::Open)),
+            Frame::Message(message(1, Body::Open { began: History::default() })),
             Frame::Message(message(1, opened(9))),
             Frame::Alive,
             Frame::Message(message(2, opened(10))),

@@ -279,7 +279,7 @@ impl Gen {
             5 => Body::TransferStart { at: self.position(), keys: self.number() },
             6 => Body::TransferChunk { number: self.number(), records: self.bytes() },
             7 => Body::TransferEnd(SnapshotEnd {
-                epochs: self.several(Self::position),
+                epochs: self.several(Self::epoch_start),
                 log_time: LogTime::from_millis(self.number()),
                 digest: self.digest(),
                 chunks: self.number(),

@@ -3,9 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{
-    durable, failover, forced_tail, gone, hanging, joining, reads, slow, vouched, writes,
-};
+use super::{durable, failover, forced_tail, gone, hanging, joining, reads, slow, vouched, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());

@@ -144,6 +144,7 @@ fn view_8_a_ping_shows_as_well() {
             memory: Memory::default(),
             disk_full: false,
             disk_waits: Duration::ZERO,
+            directory_gone: false,
         },
     ));
     assert!(world.leader.state.doubt().is_some());
@@ -315,7 +316,7 @@ fn view_8_epochs_on_a_disk_of_this_cluster_prove_as_much_as_a_record() {
         Held {
             storage: StorageId([5; 16]),
             last,
-            epochs: vec![kvproto::EpochStart::at(last, Default::default())],
+            epochs: vec![EpochStart::at(last, Default::default())],
         }
     };
     let mut world = World::on_disk(2, &["s1", "s2"]);
