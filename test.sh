@@ -164,7 +164,7 @@ layout() {
   printf 'primary=%s backup=%s' "$primary" "$backups"
 }
 
-start viewservice "$bin/viewservice" --addr "$vs" --data-dir "$logs/data/viewservice"
+start viewservice "$bin/viewservice" --addr "$vs" --data-dir "$logs/data/viewservice" --new
 becomes "the view service answers, and nobody is primary" "primary= backup=" layout
 
 start_server s1

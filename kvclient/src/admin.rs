@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kvproto::pb::viewservice as pb;
 use kvproto::registration::Memory;
-use kvproto::{Incarnation, Member, OpNumber, View};
+use kvproto::{Generation, Incarnation, Member, OpNumber, Revision, View, ViewNumber, ViewOrder};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
@@ -32,6 +32,47 @@ pub struct ClusterStatus {
     pub version: String,
     /// "durable" or "in memory", as the first server decided; empty until then.
     pub storage: String,
+    /// Servers that came and were refused of late.
+    pub refused: Vec<RefusedServer>,
+    /// Present while servers show a past that is not the view service's: it stands still.
+    pub doubt: Option<Doubt>,
+}
+
+/// A server that came to the view service and was refused, as it came last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RefusedServer {
+    /// Which server; incarnation 0 for one that was given no number in this life.
+    pub member: Member,
+    /// The cluster that it belongs to, in hexadecimal digits; empty for none.
+    pub cluster: String,
+    /// Why, in a word or two.
+    pub reason: String,
+    /// What it was told.
+    pub message: String,
+    /// How long ago.
+    pub age: Duration,
+    /// The newest record that it has; the default if it has none.
+    pub shown: ViewOrder,
+}
+
+/// What servers showed that is not in the history of the view service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Doubt {
+    /// Who showed what.
+    pub shown: Vec<Shown>,
+    /// Those who showed it or may serve, each with the time since its last sign of life.
+    pub may_serve: Vec<(String, Duration)>,
+}
+
+/// The newest record that a server showed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// Which server; incarnation 0 for one that was given no number in this life.
+    pub member: Member,
+    /// Which record.
+    pub order: ViewOrder,
+    /// Its primary; empty if that was not shown.
+    pub primary: String,
 }
 
 /// One server, as the view service sees it.
@@ -57,8 +98,25 @@ pub struct ServerStatus {
     pub memory: Memory,
     /// Whether its disk is nearly full.
     pub disk_full: bool,
+    /// How long its disk has been given something without doing any of it; zero while it moves.
+    pub disk_waits: Duration,
     /// Why it was not met at its address, without which it has no part; empty if it was.
     pub not_met: String,
+    /// Whether its data directory was deleted or replaced: what it holds is in its memory only.
+    pub directory_gone: bool,
+    /// That its primary had it left out of the view; `None` if that did not happen of late.
+    pub left_out: Option<LeftOut>,
+}
+
+/// Why a server was left out of the view, and when it is tried again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftOut {
+    /// How often of late.
+    pub times: u32,
+    /// What its primary saw the last time.
+    pub because: String,
+    /// It is not tried again before this time is over.
+    pub tried_again_in: Duration,
 }
 
 impl ServerStatus {
@@ -152,7 +210,46 @@ fn cluster_status(status: pb::StatusResponse) -> Result<ClusterStatus, String> {
         rpcs_handled: status.rpcs_handled.into_iter().collect(),
         version: status.version,
         storage: status.storage,
+        refused: status.refused.into_iter().map(refused).collect(),
+        doubt: status.doubt.map(doubt),
     })
+}
+
+fn refused(knock: pb::Knock) -> RefusedServer {
+    let reason = knock.reason().as_str_name().to_lowercase().replace('_', " ");
+    RefusedServer {
+        member: named(&knock.name, knock.incarnation),
+        cluster: knock.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        reason,
+        message: knock.message,
+        age: Duration::from_millis(knock.age_ms),
+        shown: order(knock.generation, knock.view_number, knock.revision),
+    }
+}
+
+fn doubt(doubt: pb::Doubt) -> Doubt {
+    let shown = |shown: pb::Shown| Shown {
+        member: named(&shown.name, shown.incarnation),
+        order: order(shown.generation, shown.view_number, shown.revision),
+        primary: shown.primary,
+    };
+    let silence = |it: pb::Silence| (it.name, Duration::from_millis(it.silent_ms));
+    Doubt {
+        shown: doubt.shown.into_iter().map(shown).collect(),
+        may_serve: doubt.may_serve.into_iter().map(silence).collect(),
+    }
+}
+
+fn named(name: &str, incarnation: u64) -> Member {
+    Member { name: name.into(), incarnation: Incarnation(incarnation) }
+}
+
+fn order(generation: u64, number: u64, revision: u64) -> ViewOrder {
+    ViewOrder {
+        generation: Generation(generation),
+        number: ViewNumber(number),
+        revision: Revision(revision),
+    }
 }
 
 fn server_status(server: pb::ServerStatus) -> ServerStatus {
@@ -168,6 +265,13 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         plain: server.plain,
         memory: Memory { used: server.memory_used, max: server.memory_max },
         disk_full: server.disk_full,
+        disk_waits: Duration::from_millis(server.disk_waits_ms),
         not_met: server.not_met,
+        left_out: (server.left_out > 0).then(|| LeftOut {
+            times: server.left_out,
+            because: server.left_out_because,
+            tried_again_in: Duration::from_millis(server.tried_again_in_ms),
+        }),
+        directory_gone: server.directory_gone,
     }
 }

@@ -121,6 +121,12 @@ impl Heartbeat {
                     self.tell_of_other_life(&message);
                     self.pause = self.pause.min(NAME_PAUSE_MAX);
                 }
+                // Of what it doubts or waits for, it says itself what to do.
+                Ended::Refused(RefusedReason::Doubt | RefusedReason::Listening, message) => {
+                    let what = format!("waiting for the view service at {address}: {message}");
+                    self.tell(&what);
+                    self.pause = self.pause.min(NAME_PAUSE_MAX);
+                }
                 Ended::Refused(reason, _) if self.goes_on_after(reason) => {
                     let what = self.estranged(address);
                     self.tell(&what);
@@ -171,10 +177,13 @@ impl Heartbeat {
             name: self.name.clone(),
             life: self.life,
             incarnation: self.me.as_ref().map(|me| me.incarnation),
-            cluster: known.map(|view| view.cluster).or(found.as_ref().and_then(|(_, of)| *of)),
+            cluster: known
+                .as_ref()
+                .map(|view| view.cluster)
+                .or(found.as_ref().and_then(|(_, of)| *of)),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
-            shown: None,
+            shown: known.map(|view| Box::new(View::clone(&view))),
         });
         up.try_send(register.into())?;
         let mut client = RegistrationClient::new(channel);

@@ -3,13 +3,15 @@
 //! If any part ends by itself the server ends with an error. Dropping the future of [`run`] is a
 //! crash: nothing is handed over, and every task and thread ends soon after.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use kvprocess::listen::Listeners;
 use kvprocess::machine;
 use kvprocess::serve::{Diversion, serve};
+use kvprocess::shutdown::Signals;
 use kvprocess::size::Size;
 use kvproto::wire::GREETING;
 use kvproto::{LifeId, Role};
@@ -31,17 +33,25 @@ use crate::peers::{InboundStreams, Peers};
 use crate::replica::ReplicaOptions;
 use crate::replica::event::Event;
 use crate::replica::recovery::Recovered;
-use crate::storage::Storage;
+use crate::storage::{FoundDir, Storage};
+use crate::store::Items;
 
 /// Connections of other copies that wait to be let in.
 const CONNECTIONS_QUEUED_MAX: usize = 16;
 /// Wishes of the replica that wait for the heartbeat. It repeats what is lost.
 const WISHES_QUEUED_MAX: usize = 64;
+/// A directory that cannot be opened for want of handles is tried again this often, and told this often.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// After a hand-over clients are pointed to the new primary for this long.
 const REDIRECT_FOR: Duration = Duration::from_millis(200);
 /// The only copy looks this often whether somebody could take over by now. Each attempt that fails
 /// doubles the pause, up to the second number: writes are refused while one lasts.
 const LEAVE_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// With a disk that hangs an attempt to leave may take this long, and the disk is looked at this often.
+const HANGING_LEAVES_WITHIN: Duration = Duration::from_millis(1500);
+const HANGING_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs a server on `listeners` until `token` is cancelled and it has left the cluster in order.
 ///
@@ -92,11 +102,10 @@ pub async fn run_watched(
     let retain_bytes = config.tuning.retain_bytes;
     let storage = match config.data_dir(listeners.port()) {
         Some(path) => {
-            let items = inputs.items();
             // Reading all of it takes a while; the signal to stop is heard meanwhile.
-            let open = spawn_blocking(move || Storage::open(&path, items, retain_bytes));
+            let open = open_storage(path, inputs.items(), retain_bytes);
             match token.run_until_cancelled(open).await {
-                Some(opened) => Some(opened??),
+                Some(opened) => Some(opened?),
                 None => return Ok(()),
             }
         }
@@ -164,17 +173,52 @@ pub async fn run_watched(
             Err(cause) => Err(cause.context("the node has failed; the log says why")),
         },
         left = leave(&node, &token, config.leave_within, durable) => left,
+        cause = without_directory(&node) => Err(cause),
     };
     halt.cancel();
     // What the journal was given is written before anybody else may have the directory.
     node_task.close();
-    node_task.wait().await;
     if outcome.is_ok() {
-        // Open calls get their grace; what went wrong with the doors now no longer matters.
-        let _ = doors.await;
+        // Open calls get their grace; what went wrong with the doors now no longer matters. They do not
+        // wait for the disk.
+        let (_, ()) = tokio::join!(doors, node_task.wait());
         info!("stopped");
+    } else {
+        node_task.wait().await;
     }
     outcome
+}
+
+/// Reads the data, as soon as there are handles to open its files with.
+async fn open_storage(path: PathBuf, items: Items, retain_bytes: usize) -> anyhow::Result<Storage> {
+    let mut told: Option<Instant> = None;
+    let place = loop {
+        let looked_at = path.clone();
+        match spawn_blocking(move || FoundDir::find(&looked_at)).await? {
+            Err(unusable) if unusable.passes_by_itself() => {
+                if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                    warn!("waiting to start: {unusable}");
+                    told = Some(Instant::now());
+                }
+                sleep(TRY_AGAIN_AFTER).await;
+            }
+            place => break place?,
+        }
+    };
+    spawn_blocking(move || Storage::read(place, items, retain_bytes)).await?
+}
+
+/// Waits until nobody counts any more on a server whose data directory is gone. Only the last complete
+/// copy never gets there: it stays, to be read and saved.
+async fn without_directory(node: &NodeHandle) -> anyhow::Error {
+    if node.stands(|now| now.directory_gone && now.left).await.is_none() {
+        // The node has ended, and says why.
+        return std::future::pending().await;
+    }
+    anyhow!(
+        "the data directory is gone (deleted or replaced), and other copies hold everything: this server \
+         stops; started again it begins with what is in the directory then, or an empty one"
+    )
 }
 
 /// Attends at the view service from a thread of its own: whatever doors and node are busy with, the
@@ -214,10 +258,23 @@ async fn leave(
     }
     info!("stopping: leaving the cluster first");
     node.event(Event::Leave).await;
-    let settled = timeout(within, node.stands(|now| now.left || now.only_copy)).await;
-    if settled.is_err() {
+    let settled = async {
+        tokio::select! {
+            settled = timeout(within, node.stands(|now| now.left || now.only_copy)) => settled.is_ok(),
+            () = hangs_for_long(node) => {
+                warn!(
+                    "leaving took more than {HANGING_LEAVES_WITHIN:?} while the disk hangs: this server \
+                     stops as after a crash"
+                );
+                node.event(Event::NobodyToTakeOver).await;
+                true
+            }
+        }
+    };
+    if !settled.await {
         let standing = node.standing();
         // What is on disk waits there: nobody needs to take over before this server stops.
+        let durable = durable && !standing.directory_gone;
         let another = !durable && another_is_complete(&standing);
         if another && standing.role != Role::Primary {
             bail!(
@@ -256,6 +313,20 @@ async fn leave(
     Ok(())
 }
 
+/// Ends when a server that wants to stop was patient enough with a disk that hangs: others wait for its
+/// end meanwhile, and the disk may never answer.
+async fn hangs_for_long(node: &NodeHandle) {
+    sleep(HANGING_LEAVES_WITHIN).await;
+    loop {
+        let stall_after = node.look(|now| now.view.as_ref().map(|view| view.settings.stall_after));
+        let waits = node.progress().map(|progress| progress.disk_waits);
+        if waits.is_some_and(|waits| stall_after.is_some_and(|most| waits >= most)) {
+            return;
+        }
+        sleep(HANGING_LOOKED_AT_EVERY).await;
+    }
+}
+
 /// The only copy goes on serving until it has handed over to somebody.
 async fn hand_over_when_possible(node: &NodeHandle, within: Duration) {
     let mut pause = LEAVE_AGAIN.0;
@@ -286,7 +357,12 @@ fn another_is_complete(standing: &Standing) -> bool {
 /// # Errors
 /// As [`run`], and when the address cannot be listened at.
 pub async fn main(flags: Flags, config: Config) -> anyhow::Result<()> {
-    let signals = kvprocess::shutdown::Signals::install()?;
+    // What is acknowledged is on disk; in memory a crash would lose it.
+    let signals = if !config.is_durable() {
+        Signals::install()?
+    } else {
+        Signals::install_ending_what_stands_still()?
+    };
     let listeners = kvprocess::listen::bind(&flags.addr, flags.insecure)?;
     let addresses: Vec<_> = listeners.addresses().iter().map(ToString::to_string).collect();
     let name = config.name(listeners.port());

@@ -69,6 +69,17 @@ pub enum Expect {
     Value(Box<Bytes>),
     /// It was changed last at this version.
     Version(Version),
+    /// It was changed last at a version that has another name now. In a box, as it is rare too.
+    Renamed(Box<Renamed>),
+}
+
+/// A version that a client asked for by a name that means nothing in this log, or something else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Renamed {
+    /// What the client asked for: by this a repetition of its request is recognised.
+    pub asked: Version,
+    /// What it is called here; 0, the version of nothing, if this log never gave that name.
+    pub now: Version,
 }
 
 /// A question about the committed state.
@@ -272,6 +283,24 @@ impl Command {
         }
     }
 
+    /// Gives the versions that the command expects the names that they have here: `name` returns that
+    /// of a version with another name. What the client asked for stays known.
+    pub fn rename_versions(&mut self, name: impl Fn(Version) -> Option<Version>) {
+        let changes = match self {
+            Command::Change(change) => std::slice::from_mut(change),
+            Command::Batch(changes) => changes,
+            _ => &mut [],
+        };
+        for change in changes {
+            if let Action::CompareAndSet { expect, .. } = &mut change.action
+                && let Some((asked, now)) = expect.version()
+                && let Some(now) = name(now)
+            {
+                *expect = Expect::Renamed(Box::new(Renamed { asked, now }));
+            }
+        }
+    }
+
     /// The changes of the command, in order; empty for commands that change no key.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
@@ -279,6 +308,18 @@ impl Command {
             Command::Change(change) => std::slice::from_ref(change),
             Command::Batch(changes) => changes,
             _ => &[],
+        }
+    }
+}
+
+impl Expect {
+    /// The version that is expected: as the client asked for it, and as it is called here.
+    #[must_use]
+    pub fn version(&self) -> Option<(Version, Version)> {
+        match self {
+            Expect::Version(version) => Some((*version, *version)),
+            Expect::Renamed(renamed) => Some((renamed.asked, renamed.now)),
+            Expect::Missing | Expect::Value(_) => None,
         }
     }
 }
@@ -308,7 +349,7 @@ impl Change {
                 Action::CompareAndSet { expect, new_value } => {
                     let expected = match expect {
                         Expect::Value(value) => value.len(),
-                        Expect::Missing | Expect::Version(_) => 0,
+                        Expect::Missing | Expect::Version(_) | Expect::Renamed(_) => 0,
                     };
                     expected + new_value.as_ref().map_or(0, Bytes::len)
                 }

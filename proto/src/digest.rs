@@ -11,9 +11,10 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
 
-use crate::command::{Action, Change, Changed, Command, Expect, Outcome, Record, Refusal};
+use crate::command::{Action, Change, Changed, Command, Expect, Outcome, Record, Refusal, Renamed};
 use crate::ids::{RequestNumber, SessionId, Version};
 use crate::message::{AnswerRecord, Digest};
+use crate::rules::{Rule, keeps};
 
 /// Seeds of the parts. Items have that of the plain hash, for which nothing is derived.
 const SEED_OF_SESSIONS: u64 = 1;
@@ -86,12 +87,17 @@ pub fn of_answer(id: SessionId, number: RequestNumber, answer: &AnswerRecord) ->
     xxh3_128_with_seed(encoder.bytes_so_far(), SEED_OF_ANSWERS)
 }
 
-/// Tells whether a request number is repeated with the same command.
+/// Tells whether a request number is repeated with the same command: as its client asked for it,
+/// whatever the versions that it expects are called by now.
 #[must_use]
 pub fn of_command(command: &Command) -> u64 {
     let mut encoder = Encoder::new();
     encoder.command(command);
     xxh3_64(encoder.bytes_so_far())
+}
+
+fn asked(renamed: &Renamed) -> Version {
+    if keeps(Rule::RecognisedAsAsked) { renamed.asked } else { renamed.now }
 }
 
 /// Collects what is hashed, so that one call hashes it. Nearly everything fits on the stack.
@@ -184,6 +190,7 @@ impl Encoder {
                     Expect::Missing => this.tag(4),
                     Expect::Value(value) => this.tag(5).bytes(value),
                     Expect::Version(version) => this.tag(6).number(version.0),
+                    Expect::Renamed(renamed) => this.tag(6).number(asked(renamed).0),
                 };
                 this.optional(new_value.as_ref(), |this, value| this.bytes(value))
             }

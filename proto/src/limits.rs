@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::command::{Change, Command, Query};
+use crate::command::{Action, Change, Command, Expect, Query};
 use crate::reply::NotDone;
 use crate::settings::Settings;
 
@@ -70,6 +70,9 @@ pub fn check_query(query: &Query, settings: &Settings) -> Result<(), NotDone> {
 
 fn check_change(change: &Change, settings: &Settings) -> Result<(), NotDone> {
     check_key(&change.key, settings)?;
+    if let Action::CompareAndSet { expect: Expect::Renamed(_), .. } = &change.action {
+        return invalid("versions are given other names by the primary only".into());
+    }
     let size = change.new_value_len() as u64;
     if size > settings.value_size_max {
         return invalid(format!(

@@ -9,6 +9,7 @@ use crate::ids::{
 };
 use crate::view::{Role, View, ViewOrder};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Level of the protocol between our own programs. It rises with every kind of message or op that
 /// an older program would not understand.
@@ -132,11 +133,24 @@ pub enum Wish {
         number: ViewNumber,
         /// The backup.
         server: Member,
+        /// It still makes progress now and then: another is to take its place first, if there is one.
+        acknowledges: bool,
         /// What the primary saw, for people.
         reason: String,
     },
     /// A view without the sender, please: it wants to stop.
     Leave,
+    /// A view with another primary and without the sender, please: its own disk hangs.
+    Yield {
+        /// In which view.
+        generation: Generation,
+        /// In which view.
+        number: ViewNumber,
+        /// Copies that hold what the sender's disk lacks.
+        to: Vec<Member>,
+        /// What the sender saw, for people.
+        reason: String,
+    },
 }
 
 /// Progress of a server.
@@ -160,6 +174,11 @@ pub struct Progress {
     pub memory: Memory,
     /// Whether its disk is nearly full.
     pub disk_full: bool,
+    /// How long what its disk was given has waited without anything of it being done; zero while
+    /// nothing waits.
+    pub disk_waits: Duration,
+    /// Whether its data directory was deleted or replaced: it acknowledges nothing any more.
+    pub directory_gone: bool,
 }
 
 /// What the data of a server takes of the memory that there is for it, in bytes. What is set aside

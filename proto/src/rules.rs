@@ -61,6 +61,22 @@ rules! {
     AnotherStorageIsMet,
     /// A name that registered through the full protocol is driven only by it.
     PlainPingIsInert,
+    /// VIEW-8: a record outside of the history of the views puts the view service in doubt.
+    OtherPastIsDoubted,
+    /// VIEW-8: in doubt nothing else is decided.
+    DoubtDecidesNothing,
+    /// VIEW-8: what ends a doubt lies above everything that was shown.
+    DoubtEndsAboveAllShown,
+    /// VIEW-8: a doubt ends only when whoever else may serve was silent.
+    DoubtWaitsForSilence,
+    /// VIEW-8: a life of another past is not resumed.
+    OtherPastIsNotResumed,
+    /// VIEW-8: a life is ended only by a view service that knows how it ended.
+    StaleNeedsItsRecord,
+    /// VIEW-8: an empty view service listens before it founds a cluster.
+    EmptyListensFirst,
+    /// VIEW-8: where a full server has come, a plain ping founds nothing.
+    FullFoundsFirst,
     /// REP-1: entries are taken only after the very position that they name.
     PreviousIsMatched,
     /// REP-1: what a stream repeats is not applied again.
@@ -81,6 +97,14 @@ rules! {
     FailedSyncIsFinal,
     /// Disks: what does not check out is cut off only where nothing proves that it was synced.
     DamageIsNotCut,
+    /// Disks: entries are dropped only together with all that take their place.
+    ReplacedAsOne,
+    /// Disks: what is written into a directory that is no longer found is not safe.
+    GoneIsNotSafe,
+    /// REP-10: a copy without its directory goes only when an activated view counts on others.
+    GoneWaitsForAnother,
+    /// Policy: whoever has its own directory comes before a copy that lost it.
+    OwnDirectoryLeads,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.
@@ -111,8 +135,18 @@ rules! {
     NewPrimaryKeepsItsTail,
     /// VIEW-7: a forced generation orders anew what it does not know to be committed.
     ForcedTailIsNamedAnew,
+    /// VIEW-7: an op of its tail that speaks of another one there still finds it.
+    ForcedTailKeepsItsNames,
+    /// VIEW-7: a name that was not given yet in a log when an op with it was ordered names nothing there.
+    NamesAreGivenFirst,
+    /// VIEW-7: what the tail refuses, because it ended a session before, is not ordered again.
+    EndedInTheTail,
+    /// VIEW-7: a repeated request is recognised by the names that its client used.
+    RecognisedAsAsked,
     /// REP-5: reconciled is who acknowledged the barrier.
     ReconciledHoldTheBarrier,
+    /// REP-5: a backup that does not hold the barrier within `stall-after` in all is left out.
+    ReconciledInTime,
     /// REP-5: a primary acts only in an activated view.
     ActsOnceActivated,
     /// REP-5: a primary acts only when its barrier is committed.
@@ -131,8 +165,38 @@ rules! {
     SessionsTravel,
     /// REP-7: a tail goes by the primary's word, never by the returning copy's own decision.
     PrimaryDropsTails,
+    /// REP-9: bytes that have arrived are progress.
+    ProgressIsBytes,
+    /// REP-9: bytes that have arrived are no acknowledgement of the op that they belong to.
+    PieceIsNoAck,
+    /// REP-9: an answered heartbeat is no progress while entries are owed.
+    HeartbeatIsNoProgress,
+    /// REP-9: a heartbeat continues what the copy has, not what was sent to it.
+    HeartbeatNamesWhatIsHeld,
+    /// REP-9: a copy is also slow by many short silences.
+    SlowByTurns,
+    /// REP-9: commits wait for a newcomer that was slow only once it has kept up for a while.
+    CountedOnceItKeepsUp,
+    /// Policy: a copy that still acknowledges is left out when another has taken its place.
+    ReplacedByACompleteOne,
+    /// Policy: who was left out again and again is taken later and later, also if there is nobody else.
+    LeftOutBacksOff,
     /// REP-10: until it hears a newer epoch, a primary that wanted to leave may resume.
     LeavingMayResume,
+    /// REP-10: a primary whose own disk hangs yields.
+    HangingPrimaryYields,
+    /// REP-10: it yields to a copy that acknowledged what its own disk lacks, and to no other.
+    YieldsToWhoMoves,
+    /// REP-9: a primary whose own disk hangs has nobody left out: writes would wait all the same.
+    HangingBlamesNobody,
+    /// REP-10: neither handing over nor stopping waits for a disk that hangs.
+    LeavingNeedsNoDisk,
+    /// Policy: a candidate whose disk hangs is replaced.
+    HangingCandidateIsReplaced,
+    /// Policy: it is replaced by one whose disk moves, and by no other.
+    ReplacedIfAnotherMoves,
+    /// Policy: whose disk hangs is left out of the view in which another leads, and not recruited.
+    HangingIsLeftOut,
     /// REP-10: a release is about promises made in older epochs only.
     ReleaseIsBoundToItsEpoch,
     /// Leases: a read is answered only under one.

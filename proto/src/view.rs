@@ -18,7 +18,9 @@ pub enum ViewStatus {
 }
 
 /// What the order of records compares: of two records the one with the larger order is newer.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+)]
 pub struct ViewOrder {
     /// The generation.
     pub generation: Generation,

@@ -114,6 +114,8 @@ pub struct Cluster {
     view_service: Process,
     /// What the view service keeps.
     views: PathBuf,
+    /// That directory is of our own making and nobody has used it: the next start founds a cluster.
+    founds: bool,
     servers: Vec<Process>,
     view_service_addr: String,
     names: Vec<String>,
@@ -193,6 +195,7 @@ impl Cluster {
             .collect::<Result<Vec<_>>>()?;
         let (view_service_addr, listening) = addresses.split_first().expect("at least one address");
         let views = data.join("viewservice");
+        let founds = !views.exists();
         let mut flags = vec![
             "--addr".to_owned(),
             view_service_addr.clone(),
@@ -226,6 +229,7 @@ impl Cluster {
         Ok(Cluster {
             view_service,
             views,
+            founds,
             servers,
             client: connect(view_service_addr, Duration::from_secs(2)).await?,
             view_service_addr: view_service_addr.clone(),
@@ -250,12 +254,15 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts the view service.
+    /// Starts the view service, the first time at a place of our own making with `--new`.
     ///
     /// # Errors
     /// When the program cannot be run.
     pub fn start_view_service(&mut self) -> Result<()> {
-        self.view_service.start()
+        let more: &[&str] = if self.founds { &["--new"] } else { &[] };
+        self.view_service.start_with(more)?;
+        self.founds = false;
+        Ok(())
     }
 
     /// Starts, or starts again, one server at its own address.
@@ -296,6 +303,11 @@ impl Cluster {
     /// Lets a frozen server go on (SIGCONT).
     pub fn cont(&mut self, index: usize) {
         self.servers[index].signal(Signal::CONT);
+    }
+
+    /// Asks the view service to stop (SIGTERM).
+    pub fn term_view_service(&mut self) {
+        self.view_service.end(Signal::TERM);
     }
 
     /// Ends the view service at once (SIGKILL).

@@ -259,6 +259,9 @@ fn shown_change(change: &Change) -> String {
                 Expect::Missing => "missing".to_owned(),
                 Expect::Value(value) => shown(value),
                 Expect::Version(version) => format!("version {}", format::of_version(*version)),
+                Expect::Renamed(renamed) => {
+                    format!("version {}", format::of_version(renamed.now))
+                }
             };
             let new = new_value.as_ref().map_or("nothing".to_owned(), |value| shown(value));
             format!("set {key} from {expect} to {new}")

@@ -460,6 +460,7 @@ fn holds(expect: &Expect, value: Option<&Vec<u8>>, before: &Before) -> bool {
         (Expect::Missing, value) => value.is_none(),
         (Expect::Value(expected), Some(value)) => value[..] == expected[..],
         (Expect::Version(expected), Some(_)) => before.version == *expected,
+        (Expect::Renamed(expected), Some(_)) => before.version == expected.now,
         (_, None) => false,
     }
 }

@@ -14,15 +14,16 @@ use kvproto::pb::viewservice::{
     PingResponse, StatusRequest, StatusResponse, WatchViewRequest,
 };
 use kvproto::registration::{FromServer, RefusedReason, ToServer};
-use kvproto::{View, ViewNumber};
+use kvproto::{ServerName, View, ViewNumber};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::assignment::law::{Mode, NAME_SIZE_MAX};
-use crate::assignment::leader::{Report, ServerReport, Stream as Attended};
+use crate::assignment::door::Knock;
+use crate::assignment::law::{Mode, NAME_SIZE_MAX, Shown};
+use crate::assignment::leader::{DoubtReport, Report, ServerReport, Stream as Attended};
 use crate::calls::Calls;
 use crate::monitor::{Handle, Refused, Stopping};
 
@@ -174,7 +175,7 @@ struct Over;
 
 impl Door {
     async fn attend(mut self) {
-        let mut views = self.monitor.views();
+        let mut views = self.monitor.records();
         let (tell, mut told) = mpsc::channel(OUTGOING);
         let Ok((stream, view)) = self.register(tell).await else {
             return;
@@ -308,8 +309,52 @@ fn status(report: Report, calls: &Calls) -> StatusResponse {
         rpcs_handled: calls.all(),
         version: kvprocess::VERSION.to_owned(),
         storage: storage(report.mode).to_owned(),
+        refused: report.refused.into_iter().map(knock).collect(),
+        doubt: report.doubt.map(doubt),
         view: Some(wire(view)),
     }
+}
+
+fn knock((name, knock, age): (ServerName, Knock, Duration)) -> pb::Knock {
+    let shown = knock.shown.unwrap_or_default();
+    pb::Knock {
+        name: name.to_string(),
+        incarnation: knock.incarnation.unwrap_or_default().0,
+        cluster_id: knock.cluster.map(|id| id.0.to_vec()).unwrap_or_default().into(),
+        reason: pb::refused::Reason::from(knock.reason).into(),
+        message: knock.message,
+        age_ms: millis(age),
+        durable: knock.storage.is_some(),
+        generation: shown.generation.0,
+        view_number: shown.number.0,
+        revision: shown.revision.0,
+    }
+}
+
+fn doubt(doubt: DoubtReport) -> pb::Doubt {
+    let shown = |shown: Shown| pb::Shown {
+        name: shown.name.to_string(),
+        incarnation: shown.incarnation.unwrap_or_default().0,
+        generation: shown.order.generation.0,
+        view_number: shown.order.number.0,
+        revision: shown.order.revision.0,
+        primary: shown
+            .record
+            .and_then(|record| record.primary_name().map(ToString::to_string))
+            .unwrap_or_default(),
+    };
+    let silence = |(name, silent_for): (ServerName, Duration)| pb::Silence {
+        name: name.to_string(),
+        silent_ms: millis(silent_for),
+    };
+    pb::Doubt {
+        shown: doubt.shown.into_iter().map(shown).collect(),
+        may_serve: doubt.may_serve.into_iter().map(silence).collect(),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn storage(mode: Option<Mode>) -> &'static str {
@@ -322,19 +367,28 @@ fn storage(mode: Option<Mode>) -> &'static str {
 
 fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
     let progress = server.progress;
-    let age = server.unheard_for.unwrap_or_default().as_millis();
+    let (left_out, after, because) =
+        server.left_out.map_or_else(Default::default, |it| (it.times, it.after, it.because));
+    let age = server.unheard_for.unwrap_or_default();
     pb::ServerStatus {
         role: view.role_of(&server.member).as_str().to_owned(),
         state: server.state.as_str().to_owned(),
         appended: progress.map_or(0, |progress| progress.appended.0),
         committed: progress.map_or(0, |progress| progress.committed.0),
         applied: progress.map_or(0, |progress| progress.applied.0),
-        ping_age_ms: u64::try_from(age).unwrap_or(u64::MAX),
+        ping_age_ms: millis(age),
         plain: server.plain,
         memory_used: progress.map_or(0, |progress| progress.memory.used),
         memory_max: progress.map_or(0, |progress| progress.memory.max),
         disk_full: progress.is_some_and(|progress| progress.disk_full),
+        disk_waits_ms: progress.map_or(0, |progress| {
+            u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX)
+        }),
         not_met: server.not_met.map(|why| why.to_string()).unwrap_or_default(),
+        tried_again_in_ms: millis(after),
+        left_out,
+        left_out_because: because,
+        directory_gone: progress.is_some_and(|progress| progress.directory_gone),
         member: Some(server.member.into()),
     }
 }

@@ -15,6 +15,10 @@ const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Its state is in its data directory, and a restart goes on from there. While it is down its servers
 /// serve on as they stand, but nobody repairs a failure. The timings, limits and copies given at its
 /// first start are settings of the cluster; servers take them from here.
+///
+/// It is the only one who knows who holds every acknowledged write. When its servers show newer views
+/// than it knows, its directory is not the newest: then it stands still, and `kvctl status` says what
+/// to do.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "viewservice", version = kvprocess::VERSION)]
 pub struct Config {
@@ -35,6 +39,11 @@ pub struct Config {
     /// data/viewservice-PORT below the working directory
     #[arg(long, env = "VIEWSERVICE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+
+    /// Found a new cluster at once, in a directory without one; otherwise an empty view service first
+    /// listens for the servers of another cluster, and admits nobody while they come
+    #[arg(long, env = "VIEWSERVICE_NEW")]
+    pub new: bool,
 
     /// What the cluster is set to.
     #[command(flatten)]

@@ -48,7 +48,7 @@ const MESSAGE_SIZE_MAX: usize = 1 << 20;
 /// # Errors
 /// When the server cannot run, or cannot keep what it decides.
 pub async fn run(home: Home, listeners: Listeners, token: CancellationToken) -> anyhow::Result<()> {
-    let Home { dir, log, state } = home;
+    let Home { dir, log, state, new } = home;
     info!(
         "cluster {}, view {}, in {}",
         state.view().cluster,
@@ -56,7 +56,7 @@ pub async fn run(home: Home, listeners: Listeners, token: CancellationToken) -> 
         dir.path().display()
     );
     let stop = token.child_token();
-    let monitor = monitor::start(log, state, clock::now(), stop.clone());
+    let monitor = monitor::start(log, state, new, clock::now(), stop.clone());
     let api = Api::new(monitor.handle, Arc::new(Calls::default()), stop.clone());
 
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -90,7 +90,11 @@ pub async fn run(home: Home, listeners: Listeners, token: CancellationToken) -> 
             (serving.await, kept)
         }
     };
-    drop(dir);
-    kept.context("the monitor failed")??;
+    let kept = kept.context("the monitor failed")?;
+    if matches!(&kept, Err(failed) if failed.is_hanging_disk()) {
+        // Nobody else has the directory before this process ends.
+        std::mem::forget(dir);
+    }
+    kept?;
     ended.context("serve gRPC")
 }

@@ -1,5 +1,6 @@
 //! The one task that owns the [`Leader`]. Requests come in through a bounded mailbox, views go out
-//! through a watch channel, which shows slow readers the newest record rather than each.
+//! through watch channels, which show slow readers the newest record rather than each: one for the
+//! servers, who get the records of this view service and no others, one for the rest of the world.
 //!
 //! It decides nothing: it turns requests into events, hands what must be kept to the [`ViewLog`], and
 //! performs the other effects of a step when that is done. When the log fails the monitor ends, and
@@ -18,7 +19,7 @@ use kvproto::registration::{
 use kvproto::{ServerName, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -36,6 +37,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// Time for one probe, and between two, of the address of a server whose stream broke.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// At the end the disk has this long to do what it was given. What waits for that longer was told to
+/// nobody.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A refused registration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,7 +88,8 @@ enum Request {
 #[derive(Clone)]
 pub struct Handle {
     mailbox: mpsc::Sender<Request>,
-    views: watch::Receiver<Arc<View>>,
+    records: watch::Receiver<Arc<View>>,
+    public: watch::Receiver<Arc<View>>,
 }
 
 /// The monitor has stopped, because the process is about to.
@@ -92,16 +98,22 @@ pub struct Handle {
 pub struct Stopping;
 
 impl Handle {
-    /// The current record.
+    /// What the world is shown.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        self.views.borrow().clone()
+        self.public.borrow().clone()
     }
 
-    /// The current record and every later one.
+    /// What the world is shown, now and later.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<Arc<View>> {
-        self.views.clone()
+        self.public.clone()
+    }
+
+    /// For servers that attend: the current record and every later one.
+    #[must_use]
+    pub fn records(&self) -> watch::Receiver<Arc<View>> {
+        self.records.clone()
     }
 
     /// A ping of the lab.
@@ -198,17 +210,26 @@ pub struct Running {
     pub task: JoinHandle<Result<(), LogFailed>>,
 }
 
-/// Starts the monitor, which leads from this state, the last one in the log. Must be called within a
-/// tokio runtime.
+/// Starts the monitor, which leads from this state, the last one in the log; with `new` it founds a
+/// cluster at once if nobody ever came. Must be called within a tokio runtime.
 #[must_use]
-pub fn start(log: ViewLog, state: ViewState, now: Timestamp, token: CancellationToken) -> Running {
+pub fn start(
+    log: ViewLog,
+    state: ViewState,
+    new: bool,
+    now: Timestamp,
+    token: CancellationToken,
+) -> Running {
     let leader = Leader::new(state, now);
-    let (views, seen) = watch::channel(Arc::new(leader.view().clone()));
+    let leader = if new { leader } else { leader.listening_first(now) };
+    let (records, seen_by_servers) = watch::channel(Arc::new(leader.view().clone()));
+    let (public, seen) = watch::channel(Arc::new(leader.public_view().clone()));
     let (mailbox, requests) = mpsc::channel(MAILBOX);
     let monitor = Monitor {
         leader,
         log,
-        views,
+        records,
+        public,
         attending: BTreeMap::new(),
         probing: BTreeMap::new(),
         streams: 0,
@@ -216,7 +237,7 @@ pub fn start(log: ViewLog, state: ViewState, now: Timestamp, token: Cancellation
         mailbox: mailbox.clone(),
     };
     Running {
-        handle: Handle { mailbox, views: seen },
+        handle: Handle { mailbox, records: seen_by_servers, public: seen },
         task: tokio::spawn(monitor.run(requests, token)),
     }
 }
@@ -231,7 +252,8 @@ enum Asking {
 struct Monitor {
     leader: Leader,
     log: ViewLog,
-    views: watch::Sender<Arc<View>>,
+    records: watch::Sender<Arc<View>>,
+    public: watch::Sender<Arc<View>>,
     /// How to reach the server on each open stream, by the number of the stream.
     attending: BTreeMap<u64, mpsc::Sender<ToServer>>,
     probing: BTreeMap<ServerName, AbortHandle>,
@@ -251,8 +273,8 @@ impl Monitor {
     ) -> Result<(), LogFailed> {
         let served = token.run_until_cancelled(self.serve(requests)).await;
         self.probing.values().for_each(AbortHandle::abort);
-        self.log.close().await;
-        served.unwrap_or(Ok(()))
+        let closed = timeout(CLOSED_WITHIN, self.log.close()).await;
+        served.unwrap_or(Ok(())).and(closed.map_err(|_| LogFailed::disk_hangs()))
     }
 
     async fn serve(&mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), LogFailed> {
@@ -262,7 +284,10 @@ impl Monitor {
         loop {
             tokio::select! {
                 _ = leading.changed() => return Err(no_longer(&leading.borrow())),
-                _ = ticks.tick() => self.step(Event::Tick).await?,
+                _ = ticks.tick() => {
+                    self.log.must_be_there()?;
+                    self.step(Event::Tick).await?;
+                }
                 Some(request) = requests.recv() => self.handle(request).await?,
             }
         }
@@ -272,7 +297,7 @@ impl Monitor {
         match request {
             Request::Ping { server, number, answer } => {
                 self.step(Event::PlainPing { server, number }).await?;
-                let _caller_gone = answer.send(self.view());
+                let _caller_gone = answer.send(self.public.borrow().clone());
             }
             Request::Register { registration, tell, answer } => {
                 self.streams += 1;
@@ -307,9 +332,22 @@ impl Monitor {
             let mut effects = Vec::new();
             let commits = self.leader.step(clock::now(), event, &mut effects);
             self.commit(commits).await?;
+            self.show();
             events.extend(effects.into_iter().filter_map(|effect| self.perform(effect)));
         }
         Ok(())
+    }
+
+    /// What the world is shown changes with the commits, before anybody is answered.
+    fn show(&self) {
+        let view = self.leader.public_view();
+        self.public.send_if_modified(|shown| {
+            let changed = **shown != *view;
+            if changed {
+                *shown = Arc::new(view.clone());
+            }
+            changed
+        });
     }
 
     /// Returns when the commits of a step are durable.
@@ -329,7 +367,7 @@ impl Monitor {
     /// What happens at once because of it, if anything.
     fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Publish(view) => drop(self.views.send_replace(Arc::new(*view))),
+            Effect::Publish(view) => drop(self.records.send_replace(Arc::new(*view))),
             Effect::Admitted(stream, view) => return self.admitted(stream, *view),
             Effect::Rejected { reason, message, .. } => {
                 if let Asking::Server { answer, .. } = self.take_asking() {
@@ -386,10 +424,6 @@ impl Monitor {
 
     fn take_asking(&mut self) -> Asking {
         std::mem::replace(&mut self.asking, Asking::Nobody)
-    }
-
-    fn view(&self) -> Arc<View> {
-        self.views.borrow().clone()
     }
 }
 

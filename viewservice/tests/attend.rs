@@ -55,11 +55,11 @@ impl Service {
 
     async fn with(settings: Settings) -> Service {
         let directory = tempfile::tempdir().unwrap();
-        Service::at(Arc::new(directory), settings.into()).await
+        Service::at(Arc::new(directory), settings.into(), true).await
     }
 
-    async fn at(directory: Arc<TempDir>, settings: SettingFlags) -> Service {
-        let home = Home::open(directory.path(), &settings).await.unwrap();
+    async fn at(directory: Arc<TempDir>, settings: SettingFlags, new: bool) -> Service {
+        let home = Home::open(directory.path(), &settings, new).await.unwrap();
         let listeners = listen::bind("127.0.0.1:0", false).unwrap();
         let address = listeners.addresses()[0].to_string();
         let token = CancellationToken::new();
@@ -72,7 +72,7 @@ impl Service {
     async fn restart(mut self) -> Service {
         self.token.cancel();
         soon("the service to stop", &mut self.running).await.unwrap().unwrap();
-        Service::at(self.directory.clone(), SettingFlags::default()).await
+        Service::at(self.directory.clone(), SettingFlags::default(), false).await
     }
 
     fn views(&self) -> ViewServiceClient<Channel> {
@@ -409,6 +409,8 @@ async fn a_first_message_that_is_no_registration_is_refused() {
         role: Role::Spare,
         memory: Memory::default(),
         disk_full: false,
+        disk_waits: Duration::ZERO,
+        directory_gone: false,
     });
     let nameless = pb::Register::default();
     let garbage = [

@@ -429,7 +429,7 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
-            not_met: String::new(),
+            ..vs::ServerStatus::default()
         });
         let backup = vs::ServerStatus {
             member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
@@ -443,7 +443,7 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
-            not_met: String::new(),
+            ..vs::ServerStatus::default()
         };
         Ok(Response::new(vs::StatusResponse {
             view: Some(view.into()),
@@ -453,6 +453,8 @@ impl ViewService for Views {
             rpcs_handled: Default::default(),
             version: "test".into(),
             storage: "durable".into(),
+            doubt: None,
+            refused: vec![],
         }))
     }
 

@@ -102,6 +102,9 @@ impl Index {
 
     /// Drops every op after this one. Returns the last one dropped.
     pub fn truncate(&mut self, after: OpNumber) -> Option<Position> {
+        if after >= self.last() {
+            return None;
+        }
         let dropped = self.last_position().filter(|last| last.op > after);
         while self.runs.back().is_some_and(|run| run.first > after) {
             self.runs.pop_back();

@@ -70,6 +70,9 @@ pub enum Completion {
     SnapshotGivenUp,
     /// How much room the disk has from now on; enough, as long as nothing is said.
     Room(Room),
+    /// The directory is no longer found where it was: nothing is safe any more that was not called safe
+    /// before, and nothing will be.
+    DirectoryGone,
     /// Entries that were asked for.
     Read {
         /// The op from which on they were.
@@ -86,8 +89,8 @@ pub enum Work {
     Adopt(Epoch),
     /// Entries, which follow everything taken on before.
     Append(Vec<Arc<Entry>>),
-    /// Forgets every entry after an op; the next append goes on from there. The caller drops only
-    /// entries of older epochs.
+    /// Forgets every entry after an op; the next append goes on from there, in the same step. The
+    /// caller drops only entries of older epochs. A crash leaves either them or all of that append.
     Truncate {
         /// Last op kept.
         after: OpNumber,

@@ -5,15 +5,18 @@
 //! holds back what is not safe yet, and chunks of snapshots that are not written.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle, panicking};
 use std::time::{Duration, Instant};
 
 use kvproto::ids::OpNumber;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::disk::Disk;
 use super::engine::{self, Engine, Failed, Found, Options};
@@ -24,8 +27,11 @@ use super::survey::Refused;
 use super::work::{Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers};
 use super::{Completion, Journal, Work};
 
-/// How often somebody looks how much room the disk has when nothing is written.
-const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
+/// How often somebody looks whether the directory is there, and how much room the disk has, when nothing
+/// is written.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(250);
+/// Why something waits is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// After so long without work the log rests. Lone writes that others do themselves wake nobody: they
 /// are followed by the rest when the thread looks for room the next time.
 const REST_AFTER: Duration = Duration::from_millis(10);
@@ -40,16 +46,16 @@ const RETAIN: u64 = 256 << 20;
 /// Lets snapshots end on a disk that is nearly full.
 const RESERVE: u64 = 256 << 20;
 
-/// Opens the directory of a server, which the caller has for itself. What it holds is read from the
-/// engine, before that is given to [`DiskJournal::start`].
+/// Finds out what the directory of a server holds, which the caller has for itself, and changes nothing.
+/// The engine is settled before it is given to [`DiskJournal::start`].
 ///
 /// # Errors
 /// When it is not to be used, with what to do.
-pub fn open(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
+pub fn find(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
     let storage = kvproto::StorageId(rand::random());
     let options =
         Options { storage, seed: rand::random(), sizes: SIZES, retain: RETAIN, reserve: RESERVE };
-    Engine::open(Files::new(root), options)
+    Engine::find(Files::new(root), options)
 }
 
 /// What is free on the disk of a directory, and below which it is nearly full.
@@ -68,6 +74,8 @@ pub struct DiskJournal {
     reports: UnboundedReceiver<Report>,
     failed: Option<Failed>,
     threads: Vec<JoinHandle<()>>,
+    /// Closed when all threads have ended.
+    ended: mpsc::Receiver<Infallible>,
 }
 
 #[derive(Debug)]
@@ -99,6 +107,8 @@ struct Turns {
     rests: bool,
     /// How long the last write took.
     took: Duration,
+    /// When it was last told why something waits.
+    told: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -137,6 +147,7 @@ impl DiskJournal {
             left: Left::Nothing,
             rests: true,
             took: Duration::MAX,
+            told: None,
         };
         let log = Arc::new(Log {
             queue: Mutex::default(),
@@ -146,13 +157,43 @@ impl DiskJournal {
         let queues = Queues { called: Vec::new(), log: Arc::clone(&log), side: Some(side) };
         let front = Front::new(log.turns().worker.engine(), last, queues);
         let (side_log, side_reports) = (Arc::clone(&log), reports_out.clone());
+        let (runs, ended) = mpsc::channel(1);
+        let side_runs = runs.clone();
         let threads = vec![
-            Builder::new().name("journal".into()).spawn(move || run_log(&log, &reports_out))?,
-            Builder::new()
-                .name("snapshots".into())
-                .spawn(move || run_side(side_worker, &side_in, &side_log, &side_reports))?,
+            Builder::new().name("journal".into()).spawn(move || {
+                let _runs = runs;
+                run_log(&log, &reports_out);
+            })?,
+            Builder::new().name("snapshots".into()).spawn(move || {
+                let _runs = side_runs;
+                run_side(side_worker, &side_in, &side_log, &side_reports);
+            })?,
         ];
-        Ok(DiskJournal { front, reports, failed: None, threads })
+        Ok(DiskJournal { front, reports, failed: None, threads, ended })
+    }
+
+    /// Ends when everything called has been done; false if the disk has not done it within `patience`.
+    /// Then the threads go on waiting for it, and the directory is theirs until the process ends.
+    pub async fn close(mut self, patience: Duration) -> bool {
+        self.call_the_last();
+        if let Err(TryLockError::Poisoned(turns)) = self.front.workers().log.turns.try_lock() {
+            // The log's thread panicked, and the other would wait for its work.
+            turns.into_inner().side = None;
+        }
+        let done = timeout(patience, self.ended.recv()).await.is_ok();
+        if !done {
+            self.threads.clear();
+        }
+        done
+    }
+
+    /// Nothing more will be called.
+    fn call_the_last(&mut self) {
+        self.front.tell_committed();
+        let queues = self.front.workers();
+        queues.called.push(ToLog::Stop);
+        queues.side = None;
+        self.hand_over(false);
     }
 
     /// Has the disk do what was called. With `may_wait` the caller itself does a lone write to a disk
@@ -216,14 +257,13 @@ impl Journal for DiskJournal {
     }
 }
 
-/// Ends when everything called has been done.
+/// Ends when everything called has been done, or was waited for in vain before.
 impl Drop for DiskJournal {
     fn drop(&mut self) {
-        self.front.tell_committed();
-        let queues = self.front.workers();
-        queues.called.push(ToLog::Stop);
-        queues.side = None;
-        self.hand_over(false);
+        if self.threads.is_empty() {
+            return;
+        }
+        self.call_the_last();
         let log = Arc::clone(&self.front.workers().log);
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so.
@@ -279,6 +319,7 @@ impl Turns {
         if !said.is_empty() {
             self.took = began.elapsed();
         }
+        self.tell_obstacle();
         said.drain(..).for_each(|report| drop(self.reports.send(report)));
         self.worker.prepare(&mut wanted);
         self.worker.look_for_room(&mut said);
@@ -287,6 +328,22 @@ impl Turns {
             wanted.drain(..).for_each(|job| drop(side.send(job)));
         }
         goes_on
+    }
+
+    /// Want of room is told by others.
+    fn tell_obstacle(&mut self) {
+        let obstacle = self.worker.engine().obstacle().filter(|_| self.left == Left::WaitsForRoom);
+        let Some(obstacle) = obstacle else {
+            self.told = None;
+            return;
+        };
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            warn!(
+                "the journal cannot get at its directory: {obstacle}. Nothing is acknowledged until it can; \
+                 it is tried again, and nothing is lost"
+            );
+            self.told = Some(Instant::now());
+        }
     }
 
     fn rest(&mut self) {

@@ -11,12 +11,13 @@ use kvproto::message::{Body, Message};
 use kvproto::registration::Memory;
 use kvproto::reply::LogPoint;
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
-use kvproto::time::LogTime;
+use kvproto::time::{LogTime, Timestamp};
 use kvproto::view::View;
 
 use super::ReplicaOptions;
 use super::effect::Effect;
 use super::log::Log;
+use super::own_disk::OwnDisk;
 use super::promise::Promises;
 use super::recovery::Recovered;
 use super::snapshots::{self, Snapshots};
@@ -57,6 +58,11 @@ pub struct Copy {
     pub(super) led: Option<Epoch>,
     /// On the disk.
     pub(super) room: Room,
+    /// Whether it moves.
+    pub(super) own_disk: OwnDisk,
+    /// The directory of the journal is gone: nothing becomes safe any more, so nothing is acknowledged,
+    /// and what this copy holds goes with its process.
+    pub(super) directory_gone: bool,
     /// What this copy writes of itself to disk.
     pub(super) snapshots: Snapshots,
     /// Through here the journal knows that all is committed.
@@ -92,6 +98,8 @@ impl Copy {
             promises: Promises::default(),
             led: None,
             room: Room::Enough,
+            own_disk: OwnDisk::default(),
+            directory_gone: false,
             snapshots: Snapshots::new(unsaved_bytes),
             told_committed: committed,
             last_stream: StreamNumber(0),
@@ -149,6 +157,21 @@ impl Copy {
         self.room == Room::Full
     }
 
+    /// Whether the journal was given something of the log that it has not said to be safe.
+    pub(super) fn owes_journal(&self) -> bool {
+        self.safe < self.log.last().op || self.adopted < self.adopting
+    }
+
+    /// Whether this copy's own disk has stood still for `stall-after` with something to do.
+    pub(super) fn disk_hangs(&self, now: Timestamp) -> bool {
+        self.own_disk.waits(now) >= self.view.settings.stall_after
+    }
+
+    /// Whether what is safe outlives this process.
+    pub(super) fn is_durable(&self) -> bool {
+        self.options.durable && !self.directory_gone
+    }
+
     /// The journal holds everything through this position. A completion for an entry that was
     /// truncated meanwhile says nothing.
     pub(super) fn note_safe(&mut self, position: Position) {
@@ -171,7 +194,7 @@ impl Copy {
             self.told_committed = committed;
             out.push(Effect::Journal(Work::Committed { through: committed }));
         }
-        if !self.complete || !self.options.durable {
+        if !self.complete || !self.is_durable() {
             return;
         }
         let tuning = &self.options.tuning;

@@ -195,6 +195,11 @@ impl Following {
         Ok(fresh.to_vec())
     }
 
+    /// Whether the journal has not taken all chunks of the transfer under way.
+    pub(super) fn owes_chunks(&self) -> bool {
+        self.receiving.is_some() && self.chunks_written < self.chunks
+    }
+
     /// Chunks of a transfer received under this primary.
     pub(super) fn chunks(&self) -> u64 {
         self.chunks

@@ -6,6 +6,7 @@
 //! - [`event`], [`effect`]: what goes in, what comes out, and the contract between them
 //! - [`log`]: the retained entries and which epoch ordered each
 //! - [`copy`]: what every copy holds, whatever part it plays
+//! - [`own_disk`]: whether its disk moves
 //! - [`promise`]: the leases this copy granted
 //! - [`following`]: a copy under a primary: fenced, matched, acknowledged, filled by a transfer
 //! - [`progress`]: what a primary knows of one other copy
@@ -35,6 +36,7 @@ pub mod copy;
 pub mod divergence;
 pub mod following;
 pub mod log;
+pub mod own_disk;
 pub mod primary;
 pub mod progress;
 pub mod promise;
@@ -144,6 +146,8 @@ pub struct Replica {
     release_due: bool,
     role: Role,
     wished_to_leave_at: Option<Timestamp>,
+    /// Without its directory, and not counted on by anybody: said once.
+    left: bool,
     stepped_at: Timestamp,
     /// What was published last.
     shown: Published,
@@ -163,12 +167,13 @@ impl Hash for Replica {
             release_due,
             role,
             wished_to_leave_at,
+            left,
             stepped_at,
             shown: _,
             steps: _,
         } = self;
         (copy, following, primary, leaving, release_due).hash(state);
-        (role, wished_to_leave_at, stepped_at).hash(state);
+        (role, wished_to_leave_at, left, stepped_at).hash(state);
     }
 }
 
@@ -214,6 +219,7 @@ impl Replica {
             release_due: false,
             role: Role::Spare,
             wished_to_leave_at: None,
+            left: false,
             stepped_at: now,
             shown: Published { at: LogPoint::default(), serves: Serves::No },
             steps: 0,
@@ -237,6 +243,11 @@ impl Replica {
                     primary.on_stream_broken(&mut self.copy, now, &peer, stream);
                 }
             }
+            Event::Confirmed { peer, stream } => {
+                if let Some(primary) = &mut self.primary {
+                    primary.on_confirmed(now, &peer, stream);
+                }
+            }
             Event::View(view) => self.learn(now, *view, effects),
             Event::Journal(completion) => self.on_journal(now, completion, effects),
             Event::Tick => self.copy.promises.forget_past(now),
@@ -248,9 +259,12 @@ impl Replica {
             primary.advance(&mut self.copy, now, effects);
         }
         self.advance_leaving(now, effects);
+        self.look_at_disk(now, effects);
         let keep_from = self.primary.as_ref().and_then(Primary::keep_from);
         self.copy.trim(keep_from);
         self.copy.keep_up_journal(effects);
+        let owes = self.copy.owes_journal() || self.following.owes_chunks();
+        self.copy.own_disk.note_owes(now, owes);
         let role = self.present_role();
         if role != self.role {
             effects.push(Effect::Notice(Notice::RoleChanged { from: self.role, to: role }));
@@ -291,6 +305,8 @@ impl Replica {
             role: self.role,
             memory: self.copy.memory(),
             disk_full: self.copy.disk_full(),
+            disk_waits: self.copy.own_disk.waits(self.stepped_at),
+            directory_gone: self.copy.directory_gone,
         }
     }
 
@@ -385,7 +401,23 @@ impl Replica {
         }
     }
 
+    /// Tells people when this server's disk begins to hang, and when it moves again.
+    fn look_at_disk(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let hangs = self.copy.disk_hangs(now);
+        let news = self.copy.own_disk.news(hangs);
+        out.extend(news.map(|hangs| Effect::Notice(Notice::DiskHangs(hangs))));
+    }
+
     fn on_journal(&mut self, now: Timestamp, completion: Completion, out: &mut Vec<Effect>) {
+        let of_the_log = match &completion {
+            Completion::Safe(_) | Completion::Adopted(_) | Completion::Read { .. } => true,
+            Completion::ChunksWritten(_) => !self.copy.complete,
+            // Another thread of the journal said so, or nothing was written for it.
+            Completion::Snapshot(_) | Completion::SnapshotGivenUp | Completion::Room(_) => false,
+        };
+        if of_the_log {
+            self.copy.own_disk.note_done(now);
+        }
         match completion {
             Completion::Safe(position) => {
                 self.copy.note_safe(position);
@@ -418,6 +450,15 @@ impl Replica {
             Completion::SnapshotGivenUp => {
                 self.copy.snapshots.note_given_up(&mut self.copy.store);
                 out.push(Effect::Notice(Notice::SnapshotGivenUp));
+            }
+            Completion::DirectoryGone => {
+                self.copy.directory_gone = true;
+                self.copy.snapshots.note_given_up(&mut self.copy.store);
+                let me = self.copy.me.name.clone();
+                out.push(Effect::Notice(Notice::DirectoryGone { me }));
+                if let Some(primary) = &mut self.primary {
+                    primary.on_directory_gone(out);
+                }
             }
             Completion::Room(room) => {
                 if room == Room::Enough {
@@ -532,9 +573,11 @@ impl Replica {
     fn notice_pause(&mut self, now: Timestamp) {
         let gap = now.since(self.stepped_at);
         self.stepped_at = now;
-        if gap >= self.copy.view.settings.heartbeat_interval * 2
-            && let Some(primary) = &mut self.primary
-        {
+        if gap < self.copy.view.settings.heartbeat_interval * 2 {
+            return;
+        }
+        self.copy.own_disk.forgive(now);
+        if let Some(primary) = &mut self.primary {
             primary.forgive(now);
         }
     }
@@ -548,7 +591,7 @@ impl Replica {
         if !self.leaving {
             return;
         }
-        if self.copy.options.durable {
+        if self.copy.is_durable() {
             // Everything acknowledged is on disk, and waits there for the next start.
             out.push(Effect::Left);
             return;
@@ -562,9 +605,13 @@ impl Replica {
         }
     }
 
-    /// REP-10: drain, ask for a view without this server, and leave once it is known.
+    /// REP-10: drain, ask for a view without this server, and leave once it is known. What waits for a
+    /// disk that hangs is not drained. A copy without its directory asks for nothing: the view service
+    /// hears it with each ping, and knows whether anybody is better. It goes when nobody counts on it any
+    /// more.
     fn advance_leaving(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        if !self.leaving {
+        let gone = self.copy.directory_gone;
+        if self.left || !(self.leaving || gone) {
             return;
         }
         let view = &self.copy.view;
@@ -573,13 +620,23 @@ impl Replica {
         // it can never serve again in the epoch that it left.
         let handed_over = self.copy.led.is_some_and(|led| led < view.epoch())
             && view.primary_since == view.number;
-        let counted_on = view.eligible.contains(&self.copy.me) && !view.is_activated();
+        // The successor may lose its directory before it can begin: what this one holds in memory must
+        // still be there then.
+        let waits_for_another = gone && keeps(Rule::GoneWaitsForAnother);
+        let handed_over = handed_over && (view.is_activated() || !waits_for_another);
+        let counted_on =
+            view.eligible.contains(&self.copy.me) && (waits_for_another || !view.is_activated());
         if out_of_view && (handed_over || !counted_on) {
             self.leaving = false;
+            self.left = gone;
             out.push(Effect::Left);
             return;
         }
-        let drained = self.primary.as_ref().is_none_or(Primary::is_drained);
+        if !self.leaving {
+            return;
+        }
+        let hangs = self.copy.disk_hangs(now) && keeps(Rule::LeavingNeedsNoDisk);
+        let drained = gone || hangs || self.primary.as_ref().is_none_or(Primary::is_drained);
         let due = self.wished_to_leave_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
         if drained && due && !out_of_view {
             if self.wished_to_leave_at.is_none() {

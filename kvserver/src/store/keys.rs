@@ -282,6 +282,7 @@ impl<'a> Staged<'a> {
                 value.strip_prefix(present.head) == Some(&*present.tail)
             }
             (Some(present), Expect::Version(version)) => present.version == *version,
+            (Some(present), Expect::Renamed(renamed)) => present.version == renamed.now,
             _ => false,
         }
     }

@@ -27,7 +27,7 @@ impl ViewService {
     async fn start() -> ViewService {
         let data = tempfile::tempdir().expect("a directory");
         let settings = Settings::default().into();
-        let home = Home::open(data.path(), &settings).await.expect("a new cluster");
+        let home = Home::open(data.path(), &settings, true).await.expect("a new cluster");
         let listeners = kvprocess::listen::bind("localhost:0", false).expect("a free port");
         let name = format!("localhost:{}", listeners.port());
         let stop = CancellationToken::new();

@@ -6,7 +6,7 @@ use super::{
     Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, millis, op, required,
 };
 use crate::command::{
-    Action, Change, Changed, Command, Expect, Outcome, Query, Record, Refusal, RequestId,
+    Action, Change, Changed, Command, Expect, Outcome, Query, Record, Refusal, Renamed, RequestId,
     SESSION_WINDOW,
 };
 use crate::ids::{ClusterId, RequestNumber, SessionId, Version};
@@ -187,6 +187,10 @@ impl From<Expect> for pb::compare_and_set::Expect {
             Expect::Missing => Self::Missing(pb::Missing {}),
             Expect::Value(value) => Self::Value(*value),
             Expect::Version(version) => Self::Version(version.0),
+            Expect::Renamed(renamed) => {
+                let Renamed { asked, now } = *renamed;
+                Self::Renamed(pb::RenamedVersion { asked: asked.0, now: now.0 })
+            }
         }
     }
 }
@@ -199,6 +203,10 @@ impl TryFrom<pb::compare_and_set::Expect> for Expect {
             Kind::Missing(_) => Expect::Missing,
             Kind::Value(value) => Expect::Value(value.into()),
             Kind::Version(version) => Expect::Version(Version(version)),
+            Kind::Renamed(renamed) => {
+                let (asked, now) = (Version(renamed.asked), Version(renamed.now));
+                Expect::Renamed(Box::new(Renamed { asked, now }))
+            }
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What a full server and the view service say to each other.
 
+use std::time::Duration;
+
 use super::view::history;
 use super::{
     Malformed, cluster, cluster_bytes, generation, into_list, list, malformed, op, required,
@@ -50,9 +52,16 @@ impl TryFrom<pb::FromServer> for FromServer {
                 generation: generation(evict.generation)?,
                 number: ViewNumber(evict.view_number),
                 server: server(evict.server)?,
+                acknowledges: evict.acknowledges,
                 reason: evict.reason,
             },
             Body::Leave(_) => Wish::Leave,
+            Body::Yield(pb::Yield { generation: of, view_number, to, reason }) => Wish::Yield {
+                generation: generation(of)?,
+                number: ViewNumber(view_number),
+                to: list(to)?,
+                reason,
+            },
         };
         Ok(FromServer::Wish(wish))
     }
@@ -156,13 +165,22 @@ impl From<Wish> for pb::from_server::Body {
                 view_number: number.0,
                 server: Some(server.into()),
             }),
-            Wish::Evict { generation, number, server, reason } => Self::Evict(pb::Evict {
+            Wish::Evict { generation, number, server, acknowledges, reason } => {
+                Self::Evict(pb::Evict {
+                    generation: generation.0,
+                    view_number: number.0,
+                    server: Some(server.into()),
+                    reason,
+                    acknowledges,
+                })
+            }
+            Wish::Leave => Self::Leave(pb::Leave {}),
+            Wish::Yield { generation, number, to, reason } => Self::Yield(pb::Yield {
                 generation: generation.0,
                 view_number: number.0,
-                server: Some(server.into()),
+                to: into_list(to),
                 reason,
             }),
-            Wish::Leave => Self::Leave(pb::Leave {}),
         }
     }
 }
@@ -182,6 +200,8 @@ impl From<Progress> for pb::ServerPing {
             memory_max: progress.memory.max,
             disk_full: progress.disk_full,
             history: progress.history.0.to_vec().into(),
+            disk_waits_ms: u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX),
+            directory_gone: progress.directory_gone,
         }
     }
 }
@@ -203,6 +223,8 @@ impl TryFrom<pb::ServerPing> for Progress {
             role: Role::try_from(ping.role.as_str())?,
             memory: Memory { used: ping.memory_used, max: ping.memory_max },
             disk_full: ping.disk_full,
+            disk_waits: Duration::from_millis(ping.disk_waits_ms),
+            directory_gone: ping.directory_gone,
         })
     }
 }

@@ -114,10 +114,14 @@ impl Gen {
         }
     }
     fn expect(&mut self) -> Expect {
-        match self.below(3) {
+        match self.below(4) {
             0 => Expect::Missing,
             1 => Expect::Value(self.bytes().into()),
-            _ => Expect::Version(Version(self.number())),
+            2 => Expect::Version(Version(self.number())),
+            _ => {
+                let (asked, now) = (Version(self.number()), Version(self.number()));
+                Expect::Renamed(Box::new(Renamed { asked, now }))
+            }
         }
     }
     fn change(&mut self) -> Change {
@@ -313,7 +317,14 @@ impl Gen {
                 generation,
                 number,
                 server: self.member(),
+                acknowledges: self.yes(),
                 reason: "no progress".into(),
+            },
+            5 => Wish::Yield {
+                generation,
+                number,
+                to: self.several(Self::member),
+                reason: "it hangs".into(),
             },
             _ => Wish::Leave,
         })
@@ -337,6 +348,8 @@ impl Gen {
             role: roles[self.below(4) as usize],
             memory: Memory { used: self.number(), max: self.number() },
             disk_full: self.number() % 2 == 1,
+            disk_waits: self.millis(),
+            directory_gone: self.number() % 2 == 1,
         }
     }
     fn view_service_message(&mut self) -> ToServer {

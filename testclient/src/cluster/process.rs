@@ -52,6 +52,14 @@ impl Process {
     /// # Errors
     /// When it is running already or cannot be run.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// Starts it with these flags besides its own, this time only.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn start_with(&mut self, more: &[&str]) -> Result<()> {
         if self.child.is_some() && self.exit_status().is_none() {
             bail!("{} is running already", self.label);
         }
@@ -63,6 +71,7 @@ impl Process {
         let mut command = Command::new(&self.program);
         command
             .args(&self.flags)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log)

@@ -169,7 +169,7 @@ impl State {
                 Law::Synced { by, view: ViewId { generation, number }, server }
             }
             // The policy may propose anything at any time, whoever wishes for it.
-            Wish::Evict { .. } => return,
+            Wish::Evict { .. } | Wish::Yield { .. } => return,
             Wish::Leave => return seen.leaving.push(at),
         };
         seen.line(|| format!("S{at} wishes {}", brief_law(&command)));

@@ -215,6 +215,9 @@ fn of_change(change: &Change) -> String {
                 Expect::Missing => "\"missing\"".to_owned(),
                 Expect::Value(value) => format!("{{\"value\":{}}}", of_bytes(value)),
                 Expect::Version(version) => format!("{{\"version\":\"{}\"}}", of_version(*version)),
+                Expect::Renamed(renamed) => {
+                    format!("{{\"version\":\"{}\"}}", of_version(renamed.now))
+                }
             };
             format!("{{\"compare_and_set\":{new},\"key\":{key},\"expect\":{expect}}}")
         }

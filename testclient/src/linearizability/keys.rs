@@ -95,7 +95,10 @@ impl Keys {
                     Action::CompareAndSet { expect: Expect::Value(value), .. } => {
                         keys.observe(value);
                     }
-                    Action::CompareAndSet { expect: Expect::Version(_), .. } => {
+                    Action::CompareAndSet {
+                        expect: Expect::Version(_) | Expect::Renamed(_),
+                        ..
+                    } => {
                         keys.versions = true;
                     }
                     _ => {}
@@ -156,8 +159,8 @@ impl Keys {
             (Some(held), Expect::Value(value)) => {
                 (held.value == Value::Known((**value).clone())) == wanted
             }
-            (Some(held), Expect::Version(version)) if wanted => settle(held, *version),
-            (Some(held), Expect::Version(version)) => held.version != Some(*version),
+            (Some(held), Expect::Version(version)) => version_is(held, *version, wanted),
+            (Some(held), Expect::Renamed(renamed)) => version_is(held, renamed.now, wanted),
         }
     }
 
@@ -204,6 +207,11 @@ impl Keys {
             Action::Append(_) => value.map(length_of),
         }
     }
+}
+
+/// Whether a version may be the one of a record or not, as wanted; settles it where it must be.
+fn version_is(held: &mut Held, version: Version, wanted: bool) -> bool {
+    if wanted { settle(held, version) } else { held.version != Some(version) }
 }
 
 /// Gives a held value this version if it has none yet; false when it has another.
@@ -340,7 +348,7 @@ impl Keys {
             (Action::CompareAndSet { expect: Expect::Value(value), .. }, _) => {
                 self.may_become(after, Some(value))
             }
-            (Action::CompareAndSet { expect: Expect::Version(_), .. }, _) => true,
+            (Action::CompareAndSet { .. }, _) => true,
             // It is possible anyway, but what it makes of the value may be observed.
             (Action::Append(_), None) if answer.is_some() => {
                 let may_be_seen = matches!(after, Some(Held { value: Value::Known(_), .. }));

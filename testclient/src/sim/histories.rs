@@ -6,14 +6,14 @@
 //! its ledger begins with; a call that was open at its beginning, or that is committed in it although
 //! it ended before, may have any outcome in it.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kvclient::ErrorKind;
 use kvclient::attempts::Answer as Answered;
 use kvclient::caller::Operation as Asked;
 use kvproto::{
-    Action, Change, Changed, Command, Generation, Outcome, Query, Record, Refusal, Timestamp,
+    Action, Change, Changed, Command, Entry, Generation, Outcome, Query, Record, Refusal, Timestamp,
 };
 
 use super::clients::Call as Made;
@@ -94,7 +94,7 @@ impl World<'_> {
             });
         }
         for ((client, _), made) in &self.clients.calls {
-            let Some(operation) = operation_of(&made.operation) else {
+            let Some(mut operation) = operation_of(&made.operation) else {
                 continue;
             };
             let ended = made.end.as_ref().map_or(u64::MAX, |end| end.at);
@@ -102,8 +102,13 @@ impl World<'_> {
                 continue;
             }
             let before = made.invoked < beginning.at;
-            if before && !own.iter().any(|written| made.is(written)) {
-                continue;
+            if before {
+                let Some((_, entry)) = own.iter().find(|(written, _)| made.is(written)) else {
+                    continue;
+                };
+                // With the versions that it expects as they are called here.
+                let command = Asked::Command(entry.command.clone());
+                operation = operation_of(&command).unwrap_or(operation);
             }
             calls.push(Call {
                 process: u32::try_from(*client).unwrap_or(u32::MAX),
@@ -115,21 +120,26 @@ impl World<'_> {
         History { calls }
     }
 
-    /// What was committed in this generation, by request or by value.
-    fn own_writes(&self, beginning: &Beginning) -> BTreeSet<Written> {
+    /// What was committed in this generation, by request, as its client knows it, or by value.
+    fn own_writes(&self, beginning: &Beginning) -> Vec<(Written, &Arc<Entry>)> {
         let ledger = self.ledgers.of(beginning.generation);
         let entries = ledger.into_iter().flat_map(|ledger| ledger.after(beginning.base));
         entries
             .filter(|_| beginning.generation > Generation(1))
             .filter_map(|entry| match entry.id {
-                Some(id) => Some(Written::Request(id.session.0, id.number.0)),
-                None => value_of(&entry.command).cloned().map(Written::Value),
+                Some(id) => {
+                    let session = self.ledgers.first_name(id.session);
+                    Some((Written::Request(session.0, id.number.0), entry))
+                }
+                None => {
+                    let value = value_of(&entry.command).cloned();
+                    value.map(|value| (Written::Value(value), entry))
+                }
             })
             .collect()
     }
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Written {
     Request(u64, u64),
     Value(Bytes),

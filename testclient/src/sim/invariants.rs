@@ -3,6 +3,8 @@
 //! - **OneOrder**: a position names one entry, and one entry stands before it, on all servers.
 //! - **OneCommittedLog**: within a generation the committed logs of all servers are prefixes of one
 //!   log.
+//! - **ForcedTailIsDone**: what had been done in a generation is done in the one that was forced too,
+//!   if its server has it in its tail. *(ledger)*
 //! - **StampsAreNew**: versions and session ids are given out once, over all generations.
 //! - **PrimaryCommitsFirst**: only a server that acts as primary commits what nobody had committed,
 //!   and none does in an epoch older than one that has committed.
@@ -99,6 +101,7 @@ impl Shadow {
 impl World<'_> {
     /// Looks at what a step wants done, and at the server after it.
     pub(super) fn observe(&mut self, node: Node, effects: &[Effect]) {
+        self.observe_forced_tail(node, effects);
         self.observe_generation(node, effects);
         for effect in effects {
             match effect {
@@ -160,6 +163,28 @@ impl World<'_> {
         }
         self.note(|| format!("generation {generation} begins with s{node}'s ops through {base}"));
         self.ledgers.begin(self.now, generation, from, base);
+    }
+
+    /// VIEW-7: the tail that the server of a new generation drops, and what it orders in its place.
+    fn observe_forced_tail(&mut self, node: Node, effects: &[Effect]) {
+        let of_journal = effects.iter().filter_map(|effect| match effect {
+            Effect::Journal(work) => Some(work),
+            _ => None,
+        });
+        let work: Vec<_> = of_journal.collect();
+        let pair = work.windows(2).find_map(|pair| match pair {
+            [Work::Truncate { after }, Work::Append(anew)] => Some((*after, anew)),
+            _ => None,
+        });
+        let leads = self.replica(node).is_some_and(|replica| replica.role() == Role::Primary);
+        let Some((after, anew)) = pair.filter(|_| leads) else {
+            return;
+        };
+        let shadow = self.shadow(node);
+        let (from, base) = (shadow.generation, shadow.base.op);
+        let skip = usize::try_from(after.0.saturating_sub(base.0)).unwrap_or(usize::MAX);
+        let tail: Vec<_> = shadow.entries.iter().skip(skip).cloned().collect();
+        self.ledgers.note_forced_tail(from, &tail, anew);
     }
 
     fn observe_append(&mut self, node: Node, entry: &Arc<Entry>) {

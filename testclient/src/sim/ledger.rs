@@ -90,6 +90,18 @@ impl Ledger {
         history.and_then(|(_, record)| record.as_ref()).map_or(0, |record| record.value.len())
     }
 
+    /// Whether an op had an effect of its own.
+    fn did_something(&self, op: u64) -> bool {
+        let outcome = match self.at(op).and_then(|entry| entry.id) {
+            Some(id) => {
+                let answer = self.answers.get(&(id.session, id.number));
+                answer.filter(|(first, _)| *first == op).map(|(_, outcome)| outcome)
+            }
+            None => self.plain.get(&op),
+        };
+        outcome.is_some_and(|outcome| !matches!(outcome, Outcome::Refused(_)))
+    }
+
     /// What was committed after an op.
     pub(super) fn after(&self, op: u64) -> impl Iterator<Item = &Arc<Entry>> {
         self.log.iter().skip(usize::try_from(op).unwrap_or(usize::MAX))
@@ -189,8 +201,23 @@ pub struct Ledgers {
     never_values: BTreeSet<Bytes>,
     /// When a session was last told that its lease begins anew, in microseconds.
     kept_alive: BTreeMap<SessionId, u64>,
+    /// Sessions that were opened in a tail which was ordered anew, and the names that their clients
+    /// know.
+    first_names: BTreeMap<SessionId, SessionId>,
+    /// What the newest generation that was forced must do (ForcedTailIsDone).
+    owed: Option<Owed>,
     /// A generation was forced, and its server has not begun it yet.
     pub(super) beginning: Option<(Generation, Member)>,
+}
+
+/// What another server committed of the tail of the one that was forced.
+#[derive(Debug)]
+struct Owed {
+    generation: Generation,
+    /// By then it is done.
+    through: OpNumber,
+    /// The values that its ops write.
+    values: BTreeSet<Bytes>,
 }
 
 impl Ledgers {
@@ -204,6 +231,8 @@ impl Ledgers {
             never_requests: BTreeMap::new(),
             never_values: BTreeSet::new(),
             kept_alive: BTreeMap::new(),
+            first_names: BTreeMap::new(),
+            owed: None,
             beginning: None,
         }
     }
@@ -238,6 +267,57 @@ impl Ledgers {
         assert_eq!(known.1, before, "OneOrder: s{node} has another op before {at}");
     }
 
+    /// A server that was in one generation begins another, and orders its tail anew in it.
+    pub(super) fn note_forced_tail(
+        &mut self,
+        from: Generation,
+        tail: &[Arc<Entry>],
+        anew: &[Arc<Entry>],
+    ) {
+        let opened = |entry: &&Arc<Entry>| entry.command == Command::OpenSession;
+        let session = |entry: &Arc<Entry>| {
+            SessionId::allocated_at(entry.position.epoch.generation, entry.op())
+        };
+        for (old, new) in tail.iter().filter(opened).zip(anew.iter().filter(opened)) {
+            let first = self.first_name(session(old));
+            self.first_names.insert(session(new), first);
+        }
+        let Some(last) = anew.last() else {
+            return;
+        };
+        let before = self.of.get(&from);
+        let is_owed = |entry: &&Arc<Entry>| {
+            let op = entry.op().0;
+            before.is_some_and(|ledger| ledger.at(op) == Some(*entry) && ledger.did_something(op))
+        };
+        let values = tail.iter().filter(is_owed).filter_map(|entry| value_of(&entry.command));
+        let values = values.cloned().collect();
+        let generation = last.position.epoch.generation;
+        self.owed = Some(Owed { generation, through: last.op(), values });
+    }
+
+    /// The name by which its client knows a session.
+    pub(super) fn first_name(&self, session: SessionId) -> SessionId {
+        self.first_names.get(&session).copied().unwrap_or(session)
+    }
+
+    /// ForcedTailIsDone: an entry was committed in this generation.
+    fn settle(&mut self, generation: Generation, entry: &Entry, committed: Committed) {
+        let Some(owed) = self.owed.as_mut().filter(|owed| owed.generation == generation) else {
+            return;
+        };
+        if committed == Committed::Done
+            && let Some(value) = value_of(&entry.command)
+        {
+            owed.values.remove(value);
+        }
+        assert!(
+            entry.op() < owed.through || owed.values.is_empty(),
+            "ForcedTailIsDone: {:?} was done in the generation before, and was in the tail",
+            owed.values
+        );
+    }
+
     /// A client is sure that this request did nothing: by an answer taken from the log through
     /// this point, or because it was never ordered.
     pub(super) fn never_request(
@@ -251,8 +331,12 @@ impl Ledgers {
             LogPoint { op: answer.map_or(at.op, |(op, _)| at.op.min(OpNumber(*op))), ..at }
         });
         let done = |ledger: &Ledger| {
-            let answer = ledger.answers.get(&request);
-            answer.is_some_and(|(_, outcome)| !matches!(outcome, Outcome::Refused(_)))
+            let named = self.first_names.iter().filter(|(_, first)| **first == request.0);
+            let mut names = named.map(|(session, _)| *session).chain([request.0]);
+            names.any(|session| {
+                let answer = ledger.answers.get(&(session, request.1));
+                answer.is_some_and(|(_, outcome)| !matches!(outcome, Outcome::Refused(_)))
+            })
         };
         let mut bound = self.of.iter().filter(|(of, _)| self.is_bound(**of, decided));
         assert!(
@@ -303,8 +387,9 @@ impl Ledgers {
         let ledger = self.of.get_mut(&generation).expect("a generation commits after it began");
         ledger.committed_in = epoch;
         let committed = ledger.commit(entry);
+        self.settle(generation, entry, committed);
         if committed == Committed::Done {
-            let request = entry.id.map(|id| (id.session, id.number));
+            let request = entry.id.map(|id| (self.first_name(id.session), id.number));
             let never = match (request, value_of(&entry.command)) {
                 (Some(request), _) => {
                     let decided = self.never_requests.get(&request);

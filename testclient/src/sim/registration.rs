@@ -36,13 +36,14 @@ impl World<'_> {
         }
         let incarnation = process.member.as_ref().map(|member| member.incarnation);
         let process_found = process.found.clone();
+        let shown = process.replica.as_ref().map(|replica| Box::new(replica.view().clone()));
         let again = self.random.between(200, 1000) * MS;
         let input = Input::Attend;
         self.later(again, Happening::ToServer { to: node, life, input });
         if !self.network.is_cut(node, self.views_node()) {
             let delay = self.delay();
             let found = process_found;
-            let register = ToViews::Register { node, life, incarnation, found };
+            let register = ToViews::Register { node, life, incarnation, found, shown };
             self.later_to_views(delay, node, register);
         }
     }

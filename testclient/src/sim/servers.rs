@@ -188,6 +188,8 @@ pub struct Machine {
     pub(super) door: Vec<Request>,
     pub(super) inbox: VecDeque<Input>,
     pub(super) journal_delay: u64,
+    /// While its disk hangs, what that would have done, and for which life.
+    pub(super) hung: Option<Vec<(u64, Input)>>,
     /// Its disk, where data is not kept in memory only.
     pub(super) storage: Option<Storage>,
     pub(super) options: ReplicaOptions,
@@ -205,6 +207,10 @@ impl World<'_> {
     pub(super) fn start(&mut self, node: Node) {
         if self.machines[node].process.is_some() || self.machines[node].gone {
             return;
+        }
+        if self.machines[node].hung.is_some() && self.machines[node].storage.is_some() {
+            // It reads its data first.
+            return self.later(100 * MS, Happening::Start(node));
         }
         let table = Table::new(Items::default());
         let Some(opened) = self.open_storage(node, table.items()) else {
@@ -273,6 +279,9 @@ impl World<'_> {
 
     pub(super) fn input(&mut self, node: Node, life: u64, input: Input) {
         let machine = &mut self.machines[node];
+        if let (Input::Written(_) | Input::DiskTurn, Some(hung)) = (&input, &mut machine.hung) {
+            return hung.push((life, input));
+        }
         match &mut machine.process {
             Some(process) if process.life == life => {
                 if let (Input::Written(ticket), Journal::Memory(journal)) =
@@ -349,7 +358,10 @@ impl World<'_> {
                 self.on_registered(node, stream, member, *view)
             }
             // It tries again by itself.
-            Input::Refused { reason: RefusedReason::NameInUse } => {}
+            // It tries again, and serves as it stands if it does.
+            Input::Refused {
+                reason: RefusedReason::NameInUse | RefusedReason::Doubt | RefusedReason::Listening,
+            } => {}
             Input::Refused { reason } => {
                 if reason == RefusedReason::StaleIncarnation {
                     self.visits.note(Path::StaleLifeEnded);

@@ -140,7 +140,7 @@ impl Storage {
         let storage = self.id;
         let options = Options { storage, seed, sizes: SIZES, retain: RETAIN, reserve: RESERVE };
         let (engine, found) =
-            Engine::open(self.disk.clone(), options).map_err(|refused| refused.to_string())?;
+            Engine::find(self.disk.clone(), options).map_err(|refused| refused.to_string())?;
         if let Found::Damaged(damage) = &found {
             assert!(self.struck, "SafeIsKept: {damage}, and nobody did that");
             self.may_return = false;
@@ -335,6 +335,25 @@ impl World<'_> {
             self.note(|| format!("s{node}: {spare} bytes are left on its disk"));
             let at = self.random.between(100, 3000) * MS;
             self.later(at, Happening::DiskEmptied(node));
+        }
+    }
+
+    /// From now on a disk does nothing, and tells no error. Whoever waits for it waits.
+    pub(super) fn hang_disk(&mut self, node: Node) {
+        if self.machines[node].hung.is_none() {
+            self.note(|| format!("s{node}: its disk hangs"));
+            self.machines[node].hung = Some(Vec::new());
+        }
+    }
+
+    /// It goes on, with everything that it was given meanwhile.
+    pub(super) fn disk_answers(&mut self, node: Node) {
+        let Some(hung) = self.machines[node].hung.take() else {
+            return;
+        };
+        self.note(|| format!("s{node}: its disk answers again"));
+        for (life, input) in hung {
+            self.input(node, life, input);
         }
     }
 

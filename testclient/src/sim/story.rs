@@ -66,6 +66,8 @@ pub struct Stage {
     pub servers: usize,
     /// Clients.
     pub clients: usize,
+    /// Bytes that a link between two servers takes in a millisecond, if it is narrow.
+    pub bytes_per_ms: Option<u64>,
 }
 
 impl Default for Stage {
@@ -76,6 +78,7 @@ impl Default for Stage {
             tuning: Tuning::default(),
             servers: 5,
             clients: 4,
+            bytes_per_ms: None,
         }
     }
 }
@@ -123,6 +126,7 @@ impl<'a> Story<'a> {
             journal_delay: random.pick(&[1, 200, 2 * MS]).unwrap_or(1),
             delay_max: random.pick(&[200, 1000, 5 * MS]).unwrap_or(200),
             laggards: 0,
+            bytes_per_ms: stage.bytes_per_ms,
             faults: Faults { over: true, ..Faults::default() },
             chaos_until: 0,
         };
@@ -217,6 +221,16 @@ impl<'a> Story<'a> {
         }
     }
 
+    /// The disk of a server does nothing from now on, and tells no error.
+    pub fn hang_disk(&mut self, server: usize) {
+        self.world.hang_disk(server);
+    }
+
+    /// It goes on, with everything that it was given meanwhile.
+    pub fn disk_answers(&mut self, server: usize) {
+        self.world.disk_answers(server);
+    }
+
     /// Asks a server to stop in good order.
     pub fn leave(&mut self, server: usize) {
         self.world.fault_leave(server);
@@ -225,6 +239,17 @@ impl<'a> Story<'a> {
     /// The view service loses everything but its log, and is back after so long.
     pub fn restart_views(&mut self, down_for: Duration) {
         self.world.restart_views(micros(down_for));
+    }
+
+    /// The view service restarts with an older copy of its log: of that many changes of the record ago.
+    pub fn put_back_views(&mut self, changes: usize, down_for: Duration) {
+        self.world.put_back_views(changes, micros(down_for));
+    }
+
+    /// Whether the view service doubts its past.
+    #[must_use]
+    pub fn doubts(&self) -> bool {
+        self.world.views.state().doubt().is_some()
     }
 
     /// What one sends to the other is lost from now on, and connections break for it.

@@ -1,9 +1,9 @@
 //! The view service of a simulation: its leader as it runs in production, on a clock of its own, and
 //! the registration streams that carry records, pings and wishes. It may pause, and it may restart,
-//! also in the middle of a step: then it goes on from what its log holds. Decides nothing about views.
-//! Pure.
+//! also in the middle of a step: then it goes on from what its log holds, or from what an older copy of
+//! it held. Decides nothing about views. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvproto::registration::{
     Held, NotMet, PROTOCOL_LEVEL, Process as ServerProcess, Progress, RefusedReason, Registration,
@@ -22,6 +22,9 @@ use super::servers::Input;
 use super::visits::Path;
 use super::world::{Happening, MS, World};
 
+/// Copies of its state that are kept, for whoever puts one in its place.
+const OLDER_KEPT: usize = 16;
+
 /// What reaches the view service.
 #[derive(Clone, Debug)]
 pub enum ToViews {
@@ -37,6 +40,8 @@ pub enum ToViews {
         incarnation: Option<Incarnation>,
         /// What it found on its disk, and of which cluster.
         found: Option<(Held, Option<ClusterId>)>,
+        /// The newest record that it has.
+        shown: Option<Box<View>>,
     },
     /// A sign of life.
     Ping(u64, Member, Progress),
@@ -86,6 +91,10 @@ pub struct Views {
     leader: Leader,
     /// The state that its log leads to. The leader is ahead of it only within a step.
     kept: ViewState,
+    /// The states of its log at the latest changes of the record, oldest first.
+    older: VecDeque<ViewState>,
+    /// What clients were told last.
+    public: View,
     clock: Clock,
     /// Which life of its process this is.
     life: u64,
@@ -109,6 +118,8 @@ impl Views {
         let state = ViewState::new(ClusterId([7; 16]), settings);
         Views {
             leader: Leader::new(state.clone(), clock.at(0)),
+            older: VecDeque::new(),
+            public: state.view().clone(),
             kept: state,
             clock,
             life: 1,
@@ -157,6 +168,18 @@ impl World<'_> {
         self.later(down_for, Happening::ViewsStart);
     }
 
+    /// It restarts, and meanwhile an older copy of its log takes the place of the log: the one before
+    /// so many changes of the record, as far back as there are any.
+    pub(super) fn put_back_views(&mut self, changes: usize, down_for: u64) {
+        self.restart_views(down_for);
+        let kept = self.views.older.len().saturating_sub(changes);
+        let discarded = self.views.older.split_off(kept);
+        if let Some(older) = discarded.into_iter().next() {
+            self.note(|| format!("views: put back to {:?}", older.view()));
+            self.views.kept = older;
+        }
+    }
+
     pub(super) fn start_views(&mut self) {
         if !std::mem::replace(&mut self.views.down, false) {
             return;
@@ -164,7 +187,8 @@ impl World<'_> {
         self.note(|| "views: is back".into());
         self.views.life += 1;
         self.views.met.clear();
-        self.views.leader = Leader::new(self.views.state().clone(), self.views_clock());
+        let (state, now) = (self.views.state().clone(), self.views_clock());
+        self.views.leader = Leader::new(state, now).listening_first(now);
     }
 
     pub(super) fn on_views(&mut self, what: ToViews) {
@@ -183,8 +207,8 @@ impl World<'_> {
         }
         match what {
             ToViews::Tick => self.step_views(Event::Tick, None),
-            ToViews::Register { node, life, incarnation, found } => {
-                self.on_register(node, life, incarnation, found)
+            ToViews::Register { node, life, incarnation, found, shown } => {
+                self.on_register(node, life, (incarnation, shown), found)
             }
             ToViews::Ping(number, member, progress) => {
                 let now = self.now;
@@ -238,6 +262,11 @@ impl World<'_> {
             }
             self.perform_for_views(effect, asking);
         }
+        let public = self.views.leader.public_view().clone();
+        if public != self.views.public {
+            self.push_to_clients(&public);
+            self.views.public = public;
+        }
     }
 
     /// Makes the commits of a step durable, unless the process ends before that, or right after it:
@@ -250,6 +279,7 @@ impl World<'_> {
         if dies && self.random.chance(500) {
             self.visits.note(Path::ViewsLostAStep);
         } else {
+            let before = self.views.kept.clone();
             for command in commits {
                 let applied = self.views.kept.apply(command);
                 assert!(applied.is_ok(), "OneTruth: the log refuses a commit: {applied:?}");
@@ -259,6 +289,11 @@ impl World<'_> {
                 "OneTruth: log and leader differ"
             );
             let view = self.views.kept.view();
+            if view.revision != before.view().revision {
+                self.views.older.push_back(before);
+                let more = self.views.older.len().saturating_sub(OLDER_KEPT);
+                self.views.older.drain(..more);
+            }
             if let Some(primary) = &view.primary {
                 self.ledgers.note_generation(view.generation, primary);
             }
@@ -279,7 +314,7 @@ impl World<'_> {
         &mut self,
         node: Node,
         life: u64,
-        incarnation: Option<Incarnation>,
+        (incarnation, shown): (Option<Incarnation>, Option<Box<View>>),
         found: Option<(Held, Option<ClusterId>)>,
     ) {
         let name = self.machines[node].name.clone();
@@ -296,10 +331,13 @@ impl World<'_> {
             name: name.clone(),
             life: life_id(node, life),
             incarnation,
-            cluster: found.as_ref().and_then(|(_, cluster)| *cluster),
+            cluster: shown
+                .as_ref()
+                .map(|record| record.cluster)
+                .or(found.as_ref().and_then(|(_, cluster)| *cluster)),
             protocol_level: PROTOCOL_LEVEL,
             held: found.map(|(held, _)| held),
-            shown: None,
+            shown,
         };
         self.step_views(Event::Register { stream, registration }, Some((node, life)));
         let holds = self.views.state().present(&name);
@@ -364,6 +402,7 @@ impl World<'_> {
                 self.views.evicted.insert(backup.clone());
             }
             Notice::WantsToStop { leads: true, .. } => self.visits.note(Path::HandOver),
+            Notice::Yields { .. } => self.visits.note(Path::Yielded),
             Notice::NobodyToTakeOver(_) => self.visits.note(Path::NobodyToTakeOver),
             _ => {}
         }
@@ -509,7 +548,6 @@ impl World<'_> {
             let input = Input::Event(Box::new(event));
             self.later(at, Happening::ToServer { to, life, input });
         }
-        self.push_to_clients(view);
         if !self.views.state().ever_activated()
             && let Some(first) = view.primary.as_ref().and_then(|primary| self.host_of(primary))
         {
@@ -523,7 +561,7 @@ impl World<'_> {
         if self.network.is_cut(self.views_node(), to) {
             return;
         }
-        let view = Box::new(self.views.leader.view().clone());
+        let view = Box::new(self.views.leader.public_view().clone());
         let at = self.delay();
         self.later(at, Happening::ViewHeard { client, view });
     }

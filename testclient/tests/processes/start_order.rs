@@ -55,7 +55,7 @@ async fn a_view_service_started_anew_ends_no_server_and_no_data_is_lost() {
     put(&connected, "a", "1").await;
     cluster.start_view_service().expect("start a fresh one");
     for server in 0..2 {
-        let said = cluster.wait_for_log(server, "is not the one that registered this server").await;
+        let said = cluster.wait_for_log(server, "this view service is empty").await;
         said.expect("it says what happened");
         put(&connected, "a", &format!("2{server}")).await;
     }

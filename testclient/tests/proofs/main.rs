@@ -3,8 +3,11 @@
 //! notices when a rule is dropped.
 
 mod exploration;
+mod hanging;
 #[cfg(debug_assertions)]
 mod mutants;
+mod older_past;
 mod simulation;
+mod slow;
 mod storage;
 mod tales;

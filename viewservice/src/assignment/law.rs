@@ -4,11 +4,12 @@
 //!
 //! Its caller owes it one thing: the same commands in the same order wherever the state is kept.
 //!
-//! Keeps VIEW-1 to VIEW-7 (docs/protocol.md; VIEW-6 in `returning.rs`), and asserts after every
-//! command:
+//! Keeps VIEW-1 to VIEW-8 (docs/protocol.md; VIEW-6 in `returning.rs`, VIEW-8 in `past.rs` and
+//! `doubt.rs`), and asserts after every command:
 //! - **OneRecordPerRevision**: a record changes only together with its revision, which rises by one.
 //! - **NumbersRiseByOne**: the number rises by one, only when primary, backups or generation really
-//!   change; the generation rises by at most one and never without the number.
+//!   change; the generation rises by at most one and never without the number. What ends a doubt rises
+//!   above everything that was shown.
 //! - **PrimaryIsComplete**: once a view was ever activated, a new primary is eligible.
 //! - **ActivatedIsClosed**: in an activated view the primary is eligible, and every eligible server
 //!   is a member, but for lives that are over and those that came back with their data.
@@ -18,6 +19,7 @@
 //! - **EpochNamesOnePrimary**: epoch and primary incarnation change together.
 //! - **NobodyTwice**: no server name stands twice in a view.
 //! - **IncarnationsAreNew**: an incarnation is given once, to one name.
+//! - **DoubtChangesNoRecord**: in doubt there is no new record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,12 +31,14 @@ use kvproto::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+mod doubt;
 mod invariants;
 mod past;
 mod returning;
 #[cfg(test)]
 pub(super) mod tests;
 
+pub use doubt::{Believed, Doubt, Shown};
 pub use past::PAST_KEPT;
 use past::Past;
 
@@ -151,6 +155,18 @@ pub enum Command {
         /// The only server that the new generation starts from.
         server: Member,
     },
+    /// VIEW-8: a server shows what this state does not descend from.
+    Doubt {
+        /// What it shows.
+        shown: Shown,
+    },
+    /// VIEW-8: the operator ends the doubt, and accepts the loss of what this server does not hold.
+    Believe {
+        /// The view that it replaces.
+        after: ViewId,
+        /// The only server that the new generation starts from.
+        whom: Believed,
+    },
 }
 
 /// What a command did.
@@ -212,6 +228,15 @@ pub enum Refusal {
     /// No view was ever activated, so there is nothing to lose and nothing to force.
     #[error("no view was ever activated: any server may still become the first primary")]
     NothingToForce,
+    /// VIEW-8: only an operator goes on from here.
+    #[error("in doubt nothing is decided")]
+    InDoubt,
+    /// What this server shows is of this past, or no past has it.
+    #[error("what {0} shows proves no other past")]
+    ProvesNothing(ServerName),
+    /// There is nothing to end.
+    #[error("there is no doubt")]
+    NoDoubt,
 }
 
 /// One registered server.
@@ -223,12 +248,26 @@ struct Server {
     adopted: bool,
 }
 
+impl Server {
+    fn begun(incarnation: Incarnation, life: LifeId) -> Server {
+        Server { incarnation, life, adopted: false }
+    }
+}
+
 /// What is known of the data that a life began with.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-struct Storage {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Storage {
     id: StorageId,
     /// Position of the last op in it; the default if it was empty.
     last: Position,
+}
+
+impl Storage {
+    /// What a server found at its start.
+    #[must_use]
+    pub fn of(held: &Held) -> Storage {
+        Storage { id: held.storage, last: held.last }
+    }
 }
 
 /// Everything that must never be forgotten: the whole truth about views.
@@ -251,6 +290,8 @@ pub struct ViewState {
     /// Highest op that a primary of this generation said is committed.
     committed_heard: OpNumber,
     past: Past,
+    /// VIEW-8: what was shown that does not lie in that past.
+    doubt: Option<Doubt>,
 }
 
 impl ViewState {
@@ -269,6 +310,7 @@ impl ViewState {
             activated: None,
             last_incarnation: Incarnation(0),
             committed_heard: OpNumber(0),
+            doubt: None,
         }
     }
 
@@ -373,8 +415,13 @@ impl ViewState {
     pub fn apply(&mut self, command: Command) -> Result<Applied, Refusal> {
         let before = self.view.clone();
         let was_activated = self.ever_activated;
+        let doubted = self.doubt.clone();
         let change = encoded(&command);
+        let settles = matches!(command, Command::Doubt { .. } | Command::Believe { .. });
         let outcome = match command {
+            _ if doubted.is_some() && !settles && keeps(Rule::DoubtDecidesNothing) => {
+                Err(Refusal::InDoubt)
+            }
             Command::Register { name, kind, replaces, life, held } => {
                 self.register(name, kind, replaces, life, held)
             }
@@ -385,6 +432,8 @@ impl ViewState {
             Command::Synced { by, view, server } => self.synced(&by, view, server),
             Command::Heard { by, view, committed } => self.heard(&by, view, committed),
             Command::Force { after, server } => self.force(after, server),
+            Command::Doubt { shown } => self.doubts(shown),
+            Command::Believe { after, whom } => self.believe(after, whom),
         };
         if self.view.revision != before.revision {
             self.view.history = before.history.after(&change);
@@ -395,7 +444,7 @@ impl ViewState {
             Ok(Applied::Registered(member)) => self.as_if_returned(before, member),
             _ => before,
         };
-        self.check_step(&before, was_activated);
+        self.check_step(&before, was_activated, doubted.as_ref());
         outcome
     }
 
@@ -430,8 +479,7 @@ impl ViewState {
         }
         self.last_incarnation = self.last_incarnation.next();
         let member = Member { name: name.clone(), incarnation: self.last_incarnation };
-        let server = Server { incarnation: self.last_incarnation, life, adopted: false };
-        self.servers.insert(name, server);
+        self.servers.insert(name, Server::begun(self.last_incarnation, life));
         if let Some(held) = held {
             self.take_back(&member, &held);
         }
@@ -561,6 +609,12 @@ impl ViewState {
         if !self.ever_activated {
             return Err(Refusal::NothingToForce);
         }
+        self.begin_generation_with(server);
+        Ok(Applied::Changed)
+    }
+
+    /// VIEW-7, VIEW-8: an operator's decision. Nobody but this server is complete from here on.
+    fn begin_generation_with(&mut self, server: Member) {
         self.view.generation = self.view.generation.next();
         self.view.number = self.view.number.next();
         self.view.primary_since = self.view.number;
@@ -571,7 +625,6 @@ impl ViewState {
         self.committed_heard = OpNumber(0);
         self.activated = None;
         self.renew();
-        Ok(Applied::Changed)
     }
 
     /// VIEW-4, by incarnation: reconciling proves that a copy holds the primary's log, but only one

@@ -1,8 +1,8 @@
 //! The view service as one value: an event comes in, effects come out. Pure: `now` comes with the
 //! event, and everything that reaches the outside is an effect.
 //!
-//! It owns the failure detector, which registration streams stand, and its own copy of the state of
-//! the views. Every change of the state goes through `Leader::propose`: it is made to the leader's
+//! It owns the failure detector, which registration streams stand, who knocks in vain, and its own copy
+//! of the state of the views. Every change of the state goes through `Leader::propose`: it is made to the leader's
 //! copy at once, and is a commit of the step, to be kept.
 //!
 //! Its caller owes it a [`Event::Tick`] every 50 ms or so, numbers for streams that are never used
@@ -17,11 +17,13 @@ use kvproto::registration::{
 };
 use kvproto::{Member, ServerName, Timestamp, View, ViewNumber};
 
-use super::law::{Applied, Command, Kind, Mode, Refusal, ViewState};
+use super::door::{Door, Knock};
+use super::law::{Applied, Command, Kind, Mode, Refusal, Shown, ViewState};
 use super::liveness::{Liveness, State};
 use super::notice::Notice;
 use super::plain::{self, Meaning};
 use super::planner::{self, Waiting};
+use super::proof;
 use super::requests::{self, Admission, Granted};
 
 /// Changes of view that one event may lead to. One death leads to one; the bound is for a planner
@@ -124,6 +126,19 @@ pub struct Report {
     pub servers: Vec<ServerReport>,
     /// For whom or what the cluster waits.
     pub waiting: Option<Waiting>,
+    /// The servers that were refused of late, by name, each with the age of its last attempt.
+    pub refused: Vec<(ServerName, Knock, Duration)>,
+    /// VIEW-8: the doubt that the view service is in.
+    pub doubt: Option<DoubtReport>,
+}
+
+/// A doubt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DoubtReport {
+    /// Who showed what.
+    pub shown: Vec<Shown>,
+    /// Those who showed it or may serve, each with the time since its last sign of life.
+    pub may_serve: Vec<(ServerName, Duration)>,
 }
 
 /// One server.
@@ -137,10 +152,23 @@ pub struct ServerReport {
     pub progress: Option<Progress>,
     /// Age of the last sign of life, if it was ever heard.
     pub unheard_for: Option<Duration>,
+    /// That it was left out, and when it is tried again.
+    pub left_out: Option<TriedAgain>,
     /// Whether it is driven by plain pings.
     pub plain: bool,
     /// Why it was not met at its address, which it needs for a part.
     pub not_met: Option<NotMet>,
+}
+
+/// Why a server was left out of the view, and when it is tried again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TriedAgain {
+    /// How often it was left out since its record was clean.
+    pub times: u32,
+    /// What its primary saw the last time.
+    pub because: String,
+    /// Not before this time is over.
+    pub after: Duration,
 }
 
 /// The view service.
@@ -151,6 +179,7 @@ pub struct Leader {
     /// Of the present step.
     commits: Vec<Command>,
     pub(super) liveness: Liveness,
+    pub(super) door: Door,
     /// The open stream of each server that has one.
     pub(super) attending: BTreeMap<ServerName, Stream>,
     /// As it was last noticed.
@@ -169,6 +198,7 @@ impl Leader {
             known.iter().for_each(|member| liveness.suspect(member));
         }
         Leader {
+            door: Door::new(&state.view().settings, now),
             state,
             commits: Vec::new(),
             liveness,
@@ -176,6 +206,13 @@ impl Leader {
             waiting: None,
             mixing_noticed: false,
         }
+    }
+
+    /// VIEW-8: before an empty view service founds a cluster, it listens for the servers of another one.
+    #[must_use]
+    pub fn listening_first(mut self, now: Timestamp) -> Leader {
+        self.door.listen(&self.state.view().settings, now);
+        self
     }
 
     /// Takes in what happened, and says what is to be done. What is returned first of all: by these
@@ -217,6 +254,12 @@ impl Leader {
         self.state.view()
     }
 
+    /// What the world is shown: the current record, or in doubt the newest one that anybody has.
+    #[must_use]
+    pub fn public_view(&self) -> &View {
+        proof::public_view(&self.state)
+    }
+
     /// Everything that must never be forgotten.
     #[must_use]
     pub fn state(&self) -> &ViewState {
@@ -230,6 +273,11 @@ impl Leader {
             state: self.liveness.state(&member),
             progress: self.liveness.progress(&member),
             unheard_for: self.liveness.unheard_for(&member, now),
+            left_out: self.liveness.left_out(&member.name, now).map(|it| TriedAgain {
+                times: it.times,
+                because: it.because.clone(),
+                after: it.tried_again_in(now),
+            }),
             plain: self.state.kind() == Some(Kind::Plain),
             not_met: self.why_not_met(&member),
             member,
@@ -238,8 +286,22 @@ impl Leader {
             view: self.view().clone(),
             mode: self.state.mode(),
             servers: self.state.servers().map(server).collect(),
-            waiting: planner::waiting(&self.state, &self.liveness),
+            waiting: self.waits_for(now),
+            refused: self
+                .door
+                .knocks()
+                .map(|(name, knock)| (name.clone(), knock.clone(), now.since(knock.at)))
+                .collect(),
+            doubt: self.state.doubt().map(|doubt| DoubtReport {
+                shown: doubt.shown().cloned().collect(),
+                may_serve: proof::may_serve(&self.state, &self.liveness, &self.door, now),
+            }),
         }
+    }
+
+    fn waits_for(&self, now: Timestamp) -> Option<Waiting> {
+        proof::waiting(&self.state, &self.door, now)
+            .or_else(|| planner::waiting(&self.state, &self.liveness))
     }
 
     fn plain_ping(
@@ -249,6 +311,11 @@ impl Leader {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
+        let founding = self.state.is_untouched();
+        if self.state.doubt().is_some() || founding && self.door.has_full() {
+            // Whoever speaks like this proves nothing.
+            return;
+        }
         match plain::ping(&self.state, server, number) {
             Meaning::Inert => self.notice_mixing(
                 format!(
@@ -289,10 +356,12 @@ impl Leader {
                 let stream = Stream { member, number };
                 let older = self.attending.insert(stream.member.name.clone(), stream.clone());
                 out.extend(older.map(Effect::Close));
+                self.door.admitted(&registration.name);
                 self.settle(now, out);
                 out.push(Effect::Admitted(stream, Box::new(self.view().clone())));
             }
             Err((reason, message)) => {
+                self.door.refused(registration, reason, &message, now);
                 out.push(Effect::Rejected { stream: number, reason, message });
                 self.settle(now, out);
             }
@@ -306,12 +375,20 @@ impl Leader {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) -> Result<Member, (RefusedReason, String)> {
-        let admission = requests::register(&self.state, &self.liveness, registration);
-        if !matches!(admission, Admission::Refused(..)) {
+        let (state, liveness, door) = (&self.state, &self.liveness, &self.door);
+        let admission = requests::register(state, liveness, door, registration, now);
+        if !matches!(admission, Admission::Refused(..) | Admission::Doubts(_)) {
             self.liveness.meetings.came(&registration.process(), now);
         }
         match admission {
             Admission::Resumes(member) => Ok(member),
+            Admission::Doubts(shown) => match self.doubt(*shown, out) {
+                Ok(()) => {
+                    let why = proof::waiting(&self.state, &self.door, now).map(|it| it.advice);
+                    Err((RefusedReason::Doubt, why.unwrap_or_default()))
+                }
+                Err(refusal) => Err((RefusedReason::Incompatible, refusal.to_string())),
+            },
             Admission::Refused(reason, message) => {
                 if reason == RefusedReason::WrongKind {
                     self.notice_mixing(message.clone(), out);
@@ -351,8 +428,27 @@ impl Leader {
         out.push(Effect::Close(stream));
     }
 
+    /// VIEW-8: somebody shows what this state does not descend from.
+    fn doubt(&mut self, shown: Shown, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let applied = self.propose(Command::Doubt { shown: shown.clone() }, out)?;
+        if applied == Applied::Changed {
+            out.push(Effect::Notice(Notice::Doubts(shown)));
+        }
+        Ok(())
+    }
+
     fn ping(&mut self, member: &Member, progress: Progress, now: Timestamp, out: &mut Vec<Effect>) {
+        let hung = self.liveness.disk_hangs(member);
         self.liveness.observe(member, Some(progress), now);
+        let shown = proof::shown_by_ping(&self.state, member, progress.view, progress.history);
+        if let Some(shown) = shown {
+            let _noticed = self.doubt(shown, out);
+            return;
+        }
+        let hangs = self.liveness.disk_hangs(member);
+        if hangs != hung {
+            out.push(Effect::Notice(Notice::Disk { member: member.clone(), hangs }));
+        }
         let view = self.state.view();
         if view.is_primary(member)
             && view.is_activated()
@@ -369,20 +465,36 @@ impl Leader {
 
     fn wish(&mut self, stream: &Stream, wish: Wish, now: Timestamp, out: &mut Vec<Effect>) {
         let member = &stream.member;
-        if let Wish::Evict { server, reason, .. } = &wish {
-            let (by, server, reason) = (member.clone(), server.clone(), reason.clone());
-            out.push(Effect::Notice(Notice::AsksWithout { by, server, reason }));
+        let granted = requests::wish(&self.state, &self.liveness, member, wish.clone(), now);
+        let mut because = String::new();
+        if let Wish::Yield { reason, .. } = &wish {
+            let (by, reason) = (member.clone(), reason.clone());
+            because.clone_from(&reason);
+            out.push(Effect::Notice(Notice::Yields { by, reason }));
         }
-        match requests::wish(&self.state, &self.liveness, member, wish, now) {
+        if let Wish::Evict { server, reason, acknowledges, .. } = wish {
+            // Who still acknowledges is spoken of once, and all the time until something comes of it.
+            let is_news = match &granted {
+                Granted::Slow(backup) => !self.liveness.is_slow(backup, now),
+                Granted::Nothing => !acknowledges,
+                _ => true,
+            };
+            if is_news {
+                let (by, reason) = (member.clone(), reason.clone());
+                out.push(Effect::Notice(Notice::AsksWithout { by, server, reason }));
+            }
+            because = reason;
+        }
+        match granted {
             Granted::Propose(command) => {
                 let _noticed = self.propose(command, out);
             }
             Granted::Evict(command, backup) => {
                 if self.propose(command, out).is_ok() {
-                    self.liveness.evicted(&backup, now);
-                    out.push(Effect::Notice(Notice::Evicted(backup)));
+                    self.left_out(&backup, because, now, out);
                 }
             }
+            Granted::Slow(backup) => self.liveness.slow(&backup, now),
             Granted::Leaving => {
                 // The wish is repeated until it is granted.
                 if self.liveness.state(member) != State::Leaving {
@@ -398,6 +510,11 @@ impl Leader {
             }
             Granted::Nothing => {}
         }
+    }
+
+    fn left_out(&mut self, backup: &Member, why: String, now: Timestamp, out: &mut Vec<Effect>) {
+        self.liveness.evicted(backup, why, now);
+        out.push(Effect::Notice(Notice::Evicted(backup.clone())));
     }
 
     /// A suspicion, which becomes death when the address of the server refuses a connection.
@@ -461,7 +578,9 @@ impl Leader {
         self.tick(now, out);
         let before = self.view().clone();
         let heard = self.state.committed_heard();
-        let forced = requests::force(&self.state, &self.liveness, server, now)
+        let doubted = self.state.doubt().is_some();
+        let asked = requests::force(&self.state, &self.liveness, &self.door, server, now);
+        let forced = asked
             .and_then(|command| self.propose(command, out).map_err(|refusal| refusal.to_string()));
         if forced.is_ok() {
             out.push(Effect::Notice(Notice::Forced {
@@ -470,9 +589,29 @@ impl Leader {
                 given_up: before.eligible,
                 heard,
             }));
+            if doubted {
+                self.end_the_replaced(now, out);
+            }
         }
         self.settle(now, out);
         out.push(Effect::Forced(forced.map(|_| Box::new(self.view().clone()))));
+    }
+
+    /// After a doubt: lives that are over attend no longer, and the one that was believed has
+    /// `dead-after` to come.
+    fn end_the_replaced(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let attending: Vec<_> =
+            self.attending.values().map(|stream| stream.member.clone()).collect();
+        for member in attending {
+            if !self.state.is_present(&member) {
+                self.end(&member, now, out);
+            }
+        }
+        let primary = self.view().primary.clone();
+        if let Some(primary) = primary.filter(|it| !self.attending.contains_key(&it.name)) {
+            self.liveness.observe(&primary, None, now);
+            self.liveness.suspect(&primary);
+        }
     }
 
     /// Lets time pass, and does what the planner wants.
@@ -486,18 +625,26 @@ impl Leader {
                 Command::Forget { server } => Some(server.clone()),
                 _ => None,
             };
+            let before = self.view().backups.clone();
             if self.propose(command, out).is_err() {
                 break;
+            }
+            for backup in before {
+                if !self.view().backups.contains(&backup) && self.liveness.is_slow(&backup, now) {
+                    let why = "it stood still again and again, and was replaced";
+                    self.left_out(&backup, why.into(), now, out);
+                }
             }
             if let Some(server) = forgotten {
                 self.liveness.forget(&server);
             }
         }
         out.extend(self.liveness.meetings.due().into_iter().map(Effect::Meet));
-        self.notice_waiting(out);
+        self.notice_waiting(now, out);
     }
 
     fn tick(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        self.door.tick(now);
         let (state, attending) = (&self.state, &self.attending);
         self.liveness.meetings.tick(now, |process| {
             let stream = attending.get(&process.name);
@@ -534,13 +681,14 @@ impl Leader {
         out.push(Effect::Publish(Box::new(view.clone())));
     }
 
-    fn notice_waiting(&mut self, out: &mut Vec<Effect>) {
-        let waiting = planner::waiting(&self.state, &self.liveness);
+    fn notice_waiting(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let waiting = self.waits_for(now);
         if waiting == self.waiting {
             return;
         }
-        // Before the first activation there is nothing yet to wait for.
-        if self.state.ever_activated() {
+        // Before the first activation there is nothing yet to wait for, but who holds it up.
+        let held_up = proof::waiting(&self.state, &self.door, now).is_some();
+        if self.state.ever_activated() || held_up {
             match (&waiting, &self.waiting) {
                 (Some(waiting), _) => out.push(Effect::Notice(Notice::Waiting(waiting.clone()))),
                 (None, Some(_)) => out.push(Effect::Notice(Notice::NoLongerWaiting)),

@@ -7,10 +7,13 @@
 //!   whoever leads; may be late or wrong.
 //! - [`planner`]: what would be good to do next, given the two. Can only propose.
 //! - [`requests`]: what full servers and operators ask for, turned into commands or a refusal.
+//! - [`door`]: who came and was not let in. Soft state too.
+//! - [`proof`]: what comes before everything else: whether a server knows another past than ours.
 //! - [`plain`]: the same for the lab's pings.
 //! - [`leader`]: all of them as one value: an event comes in, effects come out; [`notice`] is what
 //!   it tells people.
 
+pub mod door;
 pub mod law;
 pub mod leader;
 pub mod liveness;
@@ -18,6 +21,7 @@ pub mod meetings;
 pub mod notice;
 pub mod plain;
 pub mod planner;
+pub mod proof;
 pub mod requests;
 
 #[cfg(test)]

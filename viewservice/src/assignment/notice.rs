@@ -6,7 +6,7 @@ use std::fmt;
 use kvproto::registration::NotMet;
 use kvproto::{Generation, Member, OpNumber, ServerName, View, ViewNumber};
 
-use super::law::{Command, Refusal};
+use super::law::{Command, Refusal, Shown};
 use super::liveness::Death;
 use super::planner::Waiting;
 
@@ -49,7 +49,21 @@ pub enum Notice {
         /// What it saw.
         reason: String,
     },
-    /// The backup was left out.
+    /// A primary wants another to lead in its place.
+    Yields {
+        /// The sender.
+        by: Member,
+        /// What it saw.
+        reason: String,
+    },
+    /// The disk of a server began to hang, or moves again.
+    Disk {
+        /// Whose.
+        member: Member,
+        /// Whether it hangs.
+        hangs: bool,
+    },
+    /// The server was left out.
     Evicted(Member),
     /// A server wants to stop.
     WantsToStop {
@@ -71,6 +85,8 @@ pub enum Notice {
         /// Highest op of the old one that was heard to be committed.
         heard: OpNumber,
     },
+    /// A server shows a past that is not this one's.
+    Doubts(Shown),
     /// A backup takes over.
     Promoting(ServerName),
     /// A server that was no backup becomes primary.
@@ -103,9 +119,11 @@ impl Notice {
         match self {
             Notice::Refused(..) => Level::Debug,
             Notice::Mixing(_)
+            | Notice::Disk { hangs: true, .. }
             | Notice::NotMet(..)
             | Notice::NobodyToTakeOver(_)
             | Notice::Forced { .. }
+            | Notice::Doubts(_)
             | Notice::Waiting(_) => Level::Warn,
             _ => Level::Info,
         }
@@ -158,6 +176,13 @@ impl fmt::Display for Notice {
             Notice::AsksWithout { by, server, reason } => {
                 write!(f, "{by} asks for a view without {server}: {reason:?}")
             }
+            Notice::Yields { by, reason } => {
+                write!(f, "{by} asks that another server leads: {reason:?}")
+            }
+            Notice::Disk { member, hangs: true } => {
+                write!(f, "the disk of {member} hangs: nothing that it was given is written")
+            }
+            Notice::Disk { member, .. } => write!(f, "the disk of {member} moves again"),
             Notice::Evicted(backup) => write!(f, "{backup} is left out"),
             Notice::WantsToStop { member, leads: true } => {
                 write!(f, "Server {member} wants to stop: its backup takes over")
@@ -171,6 +196,12 @@ impl fmt::Display for Notice {
                 "the operator starts generation {generation} from {server}'s copy; what only [{}] \
                  held is given up, the highest committed op heard of was {heard}",
                 list(given_up)
+            ),
+            Notice::Doubts(Shown { name, order, .. }) => write!(
+                f,
+                "{name} shows view {}, revision {}, of generation {}, which is not in the history of \
+                 this view service: it decides nothing more until an operator has",
+                order.number, order.revision, order.generation
             ),
             Notice::Promoting(name) => write!(f, "Promoting backup {name} to primary"),
             Notice::Assigning(name) => write!(f, "Assigning {name} as new primary"),

@@ -7,9 +7,11 @@ use kvproto::limits::SILENCE_BEFORE_FORCE;
 use kvproto::registration::{NotMet, PROTOCOL_LEVEL, RefusedReason, Registration, Wish};
 use kvproto::{Generation, Member, OpNumber, Rule, ServerName, Timestamp, ViewNumber, keeps};
 
-use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, ViewId, ViewState};
+use super::door::Door;
+use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, Shown, ViewId, ViewState};
 use super::liveness::{Liveness, State};
-use super::planner;
+use super::planner::{self, Remedy};
+use super::proof;
 
 /// What becomes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,11 +29,19 @@ pub enum Admission {
     Refused(RefusedReason, String),
     /// It must not attend as long as this one lives, which has its name or its storage.
     InUse(Member, String),
+    /// What it shows proves another past. It must not attend, and this is to be kept.
+    Doubts(Box<Shown>),
 }
 
 /// VIEW-6: whether a server may attend. A new life is refused while the older one lives.
 #[must_use]
-pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) -> Admission {
+pub fn register(
+    state: &ViewState,
+    liveness: &Liveness,
+    door: &Door,
+    asked: &Registration,
+    now: Timestamp,
+) -> Admission {
     let refused = |reason, message: String| Admission::Refused(reason, message);
     let name = &asked.name;
     if asked.protocol_level < PROTOCOL_LEVEL {
@@ -49,6 +59,9 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
             RefusedReason::Incompatible,
             format!("a server name has 1 to {NAME_SIZE_MAX} bytes: change --advertise"),
         );
+    }
+    if let Some(admission) = proof::gate(state, door, asked, now) {
+        return admission;
     }
     if let Some(other) = asked.cluster.filter(|id| *id != state.view().cluster) {
         return refused(
@@ -76,14 +89,12 @@ pub fn register(state: &ViewState, liveness: &Liveness, asked: &Registration) ->
         // Without its number it is a process that never heard the answer to its registration.
         (claimed, Some(member))
             if state.life(&member) == Some(asked.life)
-                && claimed.map_or(!asked.life.is_none(), |it| it == member.incarnation) =>
+                && claimed.map_or(!asked.life.is_none(), |it| it == member.incarnation)
+                && proof::may_resume(state, asked, &member) =>
         {
             Admission::Resumes(member)
         }
-        (Some(life), _) => refused(
-            RefusedReason::StaleIncarnation,
-            format!("{name}#{life} is over: a newer process stands under this name, stop this one"),
-        ),
+        (Some(life), _) => proof::not_resumed(state, asked, life),
         (None, Some(member)) if !gives_its_name(state, liveness, &member, asked) => {
             let message = in_use(state, liveness, &member, asked);
             Admission::InUse(member, message)
@@ -230,8 +241,10 @@ fn refused_for_its_data(
 pub enum Granted {
     /// The law decides.
     Propose(Command),
-    /// The law decides; if it agrees, this backup counts as evicted.
+    /// The law decides; if it agrees, this server counts as evicted.
     Evict(Command, Member),
+    /// This backup counts as slow; the planner goes on from there.
+    Slow(Member),
     /// The sender counts as leaving; the planner goes on from there.
     Leaving,
     /// Nobody could take over from the sender.
@@ -250,6 +263,9 @@ pub fn wish(
     now: Timestamp,
 ) -> Granted {
     let id = |generation: Generation, number: ViewNumber| ViewId { generation, number };
+    let speaks_for_the_view = |generation: Generation, number: ViewNumber| {
+        state.view_id() == id(generation, number) && state.view().is_primary(by)
+    };
     match wish {
         Wish::Activate { generation, number, reconciled } => Granted::Propose(Command::Activate {
             by: by.clone(),
@@ -261,16 +277,32 @@ pub fn wish(
             view: id(generation, number),
             server,
         }),
-        Wish::Evict { generation, number, server, .. } => {
-            let speaks_for_the_view =
-                state.view_id() == id(generation, number) && state.view().is_primary(by);
-            if !speaks_for_the_view {
+        Wish::Evict { generation, number, server, acknowledges, .. } => {
+            if !speaks_for_the_view(generation, number) {
                 return Granted::Nothing;
             }
-            match planner::without(state, liveness, &server, now) {
-                Some(command) => Granted::Evict(command, server),
+            let remedy = if acknowledges && state.view().backups.contains(&server) {
+                planner::remedy(state, liveness, &server, now)
+            } else {
+                Remedy::LeaveOut
+            };
+            match (remedy, planner::without(state, liveness, &server, now)) {
+                (Remedy::Replace, _) => Granted::Slow(server),
+                (Remedy::LeaveOut, Some(command)) => Granted::Evict(command, server),
+                _ => Granted::Nothing,
+            }
+        }
+        Wish::Yield { generation, number, to, .. } => {
+            if !speaks_for_the_view(generation, number) {
+                return Granted::Nothing;
+            }
+            match planner::yielded(state, liveness, &to, now) {
+                Some(command) => Granted::Evict(command, by.clone()),
                 None => Granted::Nothing,
             }
+        }
+        Wish::Leave if state.doubt().is_some() && state.view().is_primary(by) => {
+            Granted::NobodyToTakeOver
         }
         Wish::Leave if state.view().is_primary(by) => match planner::successor(state, liveness) {
             Some(other) if liveness.state(&other) == State::Alive => Granted::Leaving,
@@ -280,16 +312,20 @@ pub fn wish(
     }
 }
 
-/// VIEW-7: whether the operator may start a new generation from this server's data.
+/// VIEW-7, VIEW-8: whether the operator may start a new generation from this server's data.
 ///
 /// # Errors
 /// What to do first, in words for the operator.
 pub fn force(
     state: &ViewState,
     liveness: &Liveness,
+    door: &Door,
     server: &ServerName,
     now: Timestamp,
 ) -> Result<Command, String> {
+    if state.doubt().is_some() {
+        return proof::force(state, liveness, door, server, now);
+    }
     let view = state.view();
     let Some(member) = state.present(server) else {
         return Err(format!("no server {server} is registered: start it first"));

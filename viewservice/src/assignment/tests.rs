@@ -4,6 +4,9 @@
 //! numbers; each is told twice, with the pings as the lab wrote them and with full servers. `h…` are
 //! holes that earlier wordings of the protocol had, `s2_…` defects of the Go predecessor.
 
+mod disks;
+mod doubt;
+mod gone;
 mod holes;
 mod lab;
 mod meeting;
@@ -11,15 +14,18 @@ mod meeting;
 mod mutants;
 mod rules;
 mod scars;
+mod slow;
 mod steps;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvproto::registration::{Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, Registration, Wish};
+use kvproto::registration::{
+    Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
+};
 use kvproto::{
-    ClusterId, LifeId, Member, OpNumber, Role, ServerName, Settings, StorageId, Timestamp, View,
-    ViewNumber,
+    ClusterId, LifeId, Member, OpNumber, Position, Role, ServerName, Settings, StorageId,
+    Timestamp, View, ViewNumber,
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
@@ -47,14 +53,23 @@ enum Habit {
 
 struct Process {
     life: LifeId,
+    /// Of which cluster it is, if it says so.
+    cluster: Option<ClusterId>,
+    /// Its directory, from the first registration on, if it has one.
+    disk: Option<Held>,
+    /// The newest record that it has.
+    record: Option<View>,
     member: Option<Member>,
     stream: Option<Stream>,
     habit: Habit,
     number: ViewNumber,
     steps: u64,
     stuck: bool,
+    directory_gone: bool,
     appended: OpNumber,
     committed: OpNumber,
+    /// How long its disk has stood still with something to do.
+    disk_waits: Duration,
 }
 
 /// A view service and the servers around it.
@@ -74,20 +89,43 @@ struct World {
     lives: u128,
     /// Where nobody answers, or somebody else; everybody else is met at once.
     misled: BTreeMap<&'static str, NotMet>,
+    /// What a process left behind on its disk: the directory, and the newest record.
+    disks: BTreeMap<&'static str, (Held, Option<View>)>,
+    /// How the last registration was refused, if it was.
+    refusal: Option<(RefusedReason, String)>,
 }
 
 impl Process {
     fn new(life: LifeId, habit: Habit) -> Process {
         Process {
             life,
+            cluster: None,
+            disk: None,
+            record: None,
             member: None,
             stream: None,
             habit,
             number: ViewNumber(0),
             steps: 0,
             stuck: false,
+            directory_gone: false,
             appended: OpNumber(0),
             committed: OpNumber(0),
+            disk_waits: Duration::ZERO,
+        }
+    }
+}
+
+impl Process {
+    /// A record comes down its stream. What it holds has then what the record says that it has.
+    fn hears(&mut self, view: &View) {
+        self.record = Some(view.clone());
+        let is_copy = self.member.as_ref().is_some_and(|me| view.eligible.contains(me));
+        if let Some(held) = self.disk.as_mut().filter(|_| is_copy && view.is_activated()) {
+            held.last = Position { epoch: view.epoch(), op: self.appended };
+            if held.epochs.last() != Some(&view.epoch()) {
+                held.epochs.push(view.epoch());
+            }
         }
     }
 }
@@ -119,7 +157,15 @@ impl World {
             servers: BTreeMap::new(),
             lives: 0,
             misled: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            refusal: None,
         }
+    }
+
+    /// The same, which listens first.
+    fn listening(mut self) -> World {
+        self.leader = self.leader.listening_first(self.now);
+        self
     }
 
     /// A settled view: the first of `names` is its primary, the next ones its backups, all of them
@@ -180,9 +226,8 @@ impl World {
     }
 
     fn begin(&mut self, name: &'static str, habit: Habit) {
-        self.lives += 1;
-        let life = LifeId(self.lives.to_be_bytes());
-        self.servers.insert(name, Process::new(life, habit));
+        let process = self.process(habit);
+        self.servers.insert(name, process);
     }
 
     /// From now on whoever is asked for at this address is not met there, for this reason.
@@ -341,6 +386,13 @@ impl World {
             self.register(name);
             return;
         };
+        if process.stream.is_some() {
+            process.hears(&view);
+            let left = process.disk.clone().map(|held| (held, process.record.clone()));
+            self.disks.extend(left.map(|left| (name, left)));
+        }
+        let process = self.servers.get_mut(name).unwrap();
+        let view = process.record.clone().unwrap_or(view);
         process.steps += u64::from(!process.stuck);
         let progress = Progress {
             view: view.order(),
@@ -352,6 +404,8 @@ impl World {
             role: Role::Spare,
             memory: Memory::default(),
             disk_full: false,
+            disk_waits: process.disk_waits,
+            directory_gone: process.directory_gone,
         };
         let habit = process.habit;
         if process.stream.is_none() {
@@ -384,34 +438,61 @@ impl World {
         }
     }
 
+    fn process(&mut self, habit: Habit) -> Process {
+        self.lives += 1;
+        Process::new(LifeId(self.lives.to_be_bytes()), habit)
+    }
+
     fn register(&mut self, name: &'static str) {
-        let storage = StorageId((u128::from(self.streams) + 1).to_be_bytes());
-        let held = self.on_disk.then(|| Held::nothing(storage));
-        self.attend(name, Registration { held, ..newcomer(name) });
+        let number = u128::from(self.streams) + 1;
+        let on_disk = self.on_disk;
+        let process = self.servers.get_mut(name).unwrap();
+        if on_disk && process.disk.is_none() {
+            process.disk = Some(Held::nothing(StorageId(number.to_be_bytes())));
+        }
+        self.attend(name, self.asks(name));
     }
 
     /// A life whose stream broke opens another.
     fn resume(&mut self, name: &'static str) {
         let incarnation = self.servers[name].member.as_ref().map(|member| member.incarnation);
-        self.attend(name, Registration { incarnation, ..newcomer(name) });
+        self.attend(name, Registration { incarnation, ..self.asks(name) });
+    }
+
+    fn asks(&self, name: &'static str) -> Registration {
+        let process = &self.servers[name];
+        Registration {
+            life: process.life,
+            cluster: process.cluster.or(process.record.as_ref().map(|record| record.cluster)),
+            held: process.disk.clone(),
+            shown: process.record.clone().map(Box::new),
+            ..newcomer(name)
+        }
     }
 
     /// Like a server, it knocks again soon: it may be met meanwhile.
     fn attend(&mut self, name: &'static str, registration: Registration) {
         let registration = Registration { life: self.servers[name].life, ..registration };
-        let admitted = (0..2).find_map(|_| {
+        self.refusal = None;
+        for _ in 0..2 {
             self.streams += 1;
             let (stream, registration) = (self.streams, registration.clone());
-            let effects = self.step(Event::Register { stream, registration });
-            effects.into_iter().find_map(|effect| match effect {
-                Effect::Admitted(stream, _) => Some(stream),
-                _ => None,
-            })
-        });
-        if let Some(stream) = admitted {
-            let process = self.servers.get_mut(name).unwrap();
-            process.member = Some(stream.member.clone());
-            process.stream = Some(stream);
+            for effect in self.step(Event::Register { stream, registration }) {
+                match effect {
+                    Effect::Admitted(stream, view) => {
+                        let process = self.servers.get_mut(name).unwrap();
+                        process.member = Some(stream.member.clone());
+                        process.stream = Some(stream);
+                        process.record = Some(*view);
+                        self.refusal = None;
+                        return;
+                    }
+                    Effect::Rejected { reason, message, .. } => {
+                        self.refusal = Some((reason, message));
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 
@@ -450,11 +531,23 @@ fn synced(view: &View, server: &Member) -> Wish {
     Wish::Synced { generation: view.generation, number: view.number, server: server.clone() }
 }
 
+/// It stands still again and again, and acknowledges in between.
+fn is_slow(view: &View, server: &Member) -> Wish {
+    Wish::Evict {
+        generation: view.generation,
+        number: view.number,
+        server: server.clone(),
+        acknowledges: true,
+        reason: "it stands still again and again".into(),
+    }
+}
+
 fn evict(view: &View, server: &Member) -> Wish {
     Wish::Evict {
         generation: view.generation,
         number: view.number,
         server: server.clone(),
+        acknowledges: false,
         reason: "it does not answer".into(),
     }
 }

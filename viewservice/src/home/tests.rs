@@ -11,7 +11,7 @@ fn defaults() -> SettingFlags {
 }
 
 async fn open(directory: &TempDir) -> Result<Home, HomeError> {
-    Home::open(directory.path(), &defaults()).await
+    Home::open(directory.path(), &defaults(), false).await
 }
 
 /// A cluster with one server.
@@ -46,7 +46,7 @@ fn says(message: &str, parts: &[&str]) {
 async fn a_cluster_keeps_its_identity_its_settings_and_its_servers() {
     let directory = tempfile::tempdir().unwrap();
     let given = SettingFlags { copies: Some(3), ..defaults() };
-    let home = Home::open(directory.path(), &given).await.unwrap();
+    let home = Home::open(directory.path(), &given, false).await.unwrap();
     let cluster = home.state.view().cluster;
     assert_eq!(home.state.view().settings.copies, 3);
     home.log.close().await;
@@ -64,16 +64,16 @@ async fn flags_that_contradict_the_cluster_or_each_other_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let nonsense = SettingFlags { copies: Some(1), min_copies: Some(2), ..defaults() };
     let new = directory.path().join("new");
-    let refused = Home::open(&new, &nonsense).await.err().unwrap();
+    let refused = Home::open(&new, &nonsense, true).await.err().unwrap();
     says(&refused.to_string(), &["--min-copies 2", "--copies 1"]);
     assert!(!new.exists(), "what is refused leaves nothing behind");
 
     founded(&directory).await;
     let other = SettingFlags { copies: Some(3), ..defaults() };
-    let refused = Home::open(directory.path(), &other).await.err().unwrap();
+    let refused = Home::open(directory.path(), &other, false).await.err().unwrap();
     says(&refused.to_string(), &["--copies 3 contradicts the 2", "first start", "--data-dir"]);
     let same = SettingFlags { copies: Some(2), ..defaults() };
-    assert!(Home::open(directory.path(), &same).await.is_ok());
+    assert!(Home::open(directory.path(), &same, false).await.is_ok());
 }
 
 #[tokio::test]
@@ -164,4 +164,21 @@ async fn a_directory_that_lost_its_lock_file_alone_goes_on() {
     let state = founded(&directory).await;
     std::fs::remove_file(directory.path().join("process.lock")).unwrap();
     assert_eq!(open(&directory).await.unwrap().state, state);
+}
+
+/// Written into a unit file it would found a second cluster when the volume is not mounted.
+#[tokio::test]
+async fn a_new_cluster_is_asked_for_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let anew = async || Home::open(directory.path(), &defaults(), true).await;
+    for _ in 0..2 {
+        let home = anew().await.unwrap();
+        assert!(home.new, "nobody has come yet");
+        home.log.close().await;
+    }
+    let cluster = founded(&directory).await.view().cluster.to_string();
+    let refused = anew().await.err().unwrap();
+    assert!(matches!(refused, HomeError::Flags(_)));
+    says(&refused.to_string(), &["--new", &cluster, "leave the flag out"]);
+    assert!(!open(&directory).await.unwrap().new);
 }

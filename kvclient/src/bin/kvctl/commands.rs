@@ -317,7 +317,10 @@ mod tests {
             plain: false,
             memory: kvproto::registration::Memory { used: 3 << 20, max: 1 << 30 },
             disk_full: false,
+            disk_waits: Duration::ZERO,
             not_met: String::new(),
+            left_out: None,
+            directory_gone: false,
         };
         let mut view = View::none(ClusterId([1; 16]), Settings::default());
         view.primary = Some(member(1));
@@ -329,6 +332,8 @@ mod tests {
             rpcs_handled: Default::default(),
             version: "1".into(),
             storage: "durable".into(),
+            refused: vec![],
+            doubt: None,
         };
         assert_eq!(acting_primary(&status).ok().as_deref(), Some("s1:1"));
         // The same name, started anew and empty.

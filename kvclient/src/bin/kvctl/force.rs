@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use kvclient::{ClusterStatus, ServerStatus};
+use kvclient::{ClusterStatus, RefusedServer, ServerStatus};
 use kvproto::OpNumber;
 use kvproto::limits::SILENCE_BEFORE_FORCE as SILENCE;
 
@@ -63,6 +63,9 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
 
 /// What the view service would refuse after all the waiting, said at once.
 fn check(status: &ClusterStatus, server: &str, yes: bool) -> Result<(), String> {
+    if status.doubt.is_some() {
+        return check_in_doubt(status, server);
+    }
     let heard = |state: &str| matches!(state, "alive" | "leaving");
     let Some(target) = status.servers.iter().find(|it| it.member.name.as_str() == server) else {
         let known: Vec<_> = status.servers.iter().map(|it| it.member.name.as_str()).collect();
@@ -96,6 +99,25 @@ fn check(status: &ClusterStatus, server: &str, yes: bool) -> Result<(), String> 
     Ok(())
 }
 
+/// The view service stands still, and any server that showed a record may be the one to go on from.
+fn check_in_doubt(status: &ClusterStatus, server: &str) -> Result<(), String> {
+    let comes = |it: &&RefusedServer| it.member.name.as_str() == server;
+    let attends = |it: &ServerStatus| it.member.name.as_str() == server && it.state == "alive";
+    match status.refused.iter().find(comes) {
+        Some(it) if it.shown.revision.0 == 0 => Err(format!(
+            "{server} shows no record: it holds nothing of this cluster; nothing was changed"
+        )),
+        None if !status.servers.iter().any(attends) => {
+            let come: Vec<_> = status.refused.iter().map(|it| it.member.name.as_str()).collect();
+            let come = if come.is_empty() { "nobody".into() } else { come.join(", ") };
+            Err(format!(
+                "{server} is not heard (heard: {come}): start it first; nothing was changed"
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The last op that the server to go on from holds, and the highest that any server said is committed.
 fn kept(status: &ClusterStatus, server: &str) -> (OpNumber, OpNumber) {
     let target = status.servers.iter().find(|it| it.member.name.as_str() == server);
@@ -114,6 +136,14 @@ struct Rival {
 /// The primary and everyone who may become primary, but for the one to go on from, and for those
 /// whose name belongs to a newer process: they are gone.
 fn rivals(status: &ClusterStatus, server: &str) -> Vec<Rival> {
+    if let Some(doubt) = &status.doubt {
+        let others = doubt.may_serve.iter().filter(|(name, _)| name != server);
+        let rival = |(name, silent_for): &(String, Duration)| Rival {
+            name: name.clone(),
+            silent_for: Some(*silent_for),
+        };
+        return others.map(rival).collect();
+    }
     let view = &status.view;
     let mut rivals = Vec::new();
     for member in view.primary.iter().chain(&view.eligible).collect::<BTreeSet<_>>() {
@@ -149,6 +179,7 @@ fn announce(
     rest: Duration,
 ) {
     let data = match kept(status, server) {
+        _ if status.doubt.is_some() => "what it holds".to_owned(),
         (OpNumber(0), _) => "nothing: it holds none of the data".to_owned(),
         (held, committed) if committed > held => {
             format!("its ops through {held}, of {committed} that are known to be committed")
@@ -164,7 +195,7 @@ fn announce(
             None => "not heard lately".into(),
         };
         session.output.remark(&format!(
-            "  {} might still serve the old one; {heard}. Make sure that it is stopped.",
+            "  {} might still serve an older one; {heard}. Make sure that it is stopped.",
             rival.name
         ));
     }
@@ -214,7 +245,10 @@ mod tests {
             plain: false,
             memory: kvproto::registration::Memory { used: 3 << 20, max: 1 << 30 },
             disk_full: false,
+            disk_waits: Duration::ZERO,
             not_met: String::new(),
+            left_out: None,
+            directory_gone: false,
         }
     }
 
@@ -231,6 +265,8 @@ mod tests {
             rpcs_handled: Default::default(),
             version: "1".into(),
             storage: "durable".into(),
+            refused: vec![],
+            doubt: None,
         }
     }
 
@@ -263,6 +299,37 @@ mod tests {
         status.servers[0].appended = OpNumber(0);
         let in_memory = ClusterStatus { storage: "in memory".into(), ..status };
         assert_eq!(check(&in_memory, "a:1", true), Ok(()), "there the data is gone already");
+    }
+
+    #[test]
+    fn in_doubt_whoever_showed_a_record_may_be_chosen_and_all_others_must_be_silent() {
+        let mut status = status(vec![server(member("a:1", 1), "alive")]);
+        status.doubt = Some(kvclient::Doubt {
+            shown: vec![],
+            may_serve: vec![
+                ("a:1".into(), Duration::from_secs(1)),
+                ("c:1".into(), Duration::from_secs(2)),
+            ],
+        });
+        let comes = |name: &str, revision| RefusedServer {
+            member: member(name, 0),
+            cluster: String::new(),
+            reason: "doubt".into(),
+            message: String::new(),
+            age: Duration::ZERO,
+            shown: kvproto::ViewOrder {
+                revision: kvproto::Revision(revision),
+                ..kvproto::ViewOrder::default()
+            },
+        };
+        status.refused = vec![comes("c:1", 7), comes("d:1", 0)];
+        assert_eq!(check(&status, "c:1", true), Ok(()), "although a is complete and heard");
+        assert_eq!(check(&status, "a:1", true), Ok(()));
+        let empty = check(&status, "d:1", true).expect_err("it shows nothing");
+        assert!(empty.contains("shows no record"), "{empty}");
+        let absent = check(&status, "b:1", true).expect_err("it is not there");
+        assert!(absent.contains("heard: c:1, d:1"), "{absent}");
+        assert_eq!(rivals(&status, "c:1"), [rival("a:1", 1)]);
     }
 
     #[test]

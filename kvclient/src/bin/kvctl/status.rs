@@ -1,10 +1,12 @@
 //! The screens that show views and the state of the cluster. Pure.
 
+use std::time::Duration;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use kvclient::{ClusterStatus, ServerStatus, View};
+use kvclient::{ClusterStatus, LeftOut, RefusedServer, ServerStatus, Shown, View};
 use kvproto::registration::Memory;
-use kvproto::{OpNumber, Role};
+use kvproto::{Member, OpNumber, Role, ViewOrder};
 use serde_json::{Value, json};
 
 /// A view as a block of lines.
@@ -25,6 +27,7 @@ pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
         lines.extend(table.lines().map(|line| line.trim_end().to_owned()));
         lines.extend(wrapped(FOOTNOTE, width));
     }
+    lines.extend(who_came(status).iter().flat_map(|line| wrapped(line, width)));
     let advice = advice(status);
     if !status.waiting_for.is_empty() || !advice.is_empty() {
         lines.push(String::new());
@@ -37,19 +40,74 @@ pub(crate) fn screen(status: &ClusterStatus, width: Option<usize>) -> String {
     lines.join("\n")
 }
 
+/// Who showed what, and who was refused: what a table of registered servers cannot have.
+fn who_came(status: &ClusterStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(doubt) = &status.doubt {
+        lines.push(String::new());
+        lines.push(format!(
+            "In doubt: here it is {}, and servers show",
+            record(status.view.order())
+        ));
+        for shown in &doubt.shown {
+            let primary = match shown.primary.as_str() {
+                "" => String::new(),
+                primary => format!(", primary {primary}"),
+            };
+            let who = life(&shown.member);
+            lines.push(format!("{INDENT}{who}: {}{primary}", record(shown.order)));
+        }
+    }
+    if !status.refused.is_empty() {
+        lines.push(String::new());
+        lines.push("Came and were refused:".into());
+    }
+    for server in &status.refused {
+        let cluster = match server.cluster.as_str() {
+            "" => String::new(),
+            _ if server.cluster == status.view.cluster.to_string() => String::new(),
+            other => format!(" of cluster {other}"),
+        };
+        let shows = match server.shown.revision.0 {
+            0 => String::new(),
+            _ => format!(", with {}", record(server.shown)),
+        };
+        let (who, age, reason) = (life(&server.member), ago(server.age), &server.reason);
+        lines.push(format!("{INDENT}{who}{cluster}, {age} ago{shows}: {reason}"));
+    }
+    lines
+}
+
+/// Survives the breaking of lines.
+const INDENT: &str = "  ";
+
+fn record(order: ViewOrder) -> String {
+    let ViewOrder { generation, number, revision } = order;
+    format!("view {number} of generation {generation}, revision {revision}")
+}
+
+/// A server that was given no number in this life has only its name.
+fn life(member: &Member) -> String {
+    match member.incarnation.0 {
+        0 => member.name.to_string(),
+        _ => member.to_string(),
+    }
+}
+
 /// Breaks a text between words, so that lines fit where a word does.
 fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
     let Some(width) = width else {
         return text.lines().map(str::to_owned).collect();
     };
-    let mut lines: Vec<String> = Vec::new();
+    let indent = if text.starts_with(INDENT) { INDENT } else { "" };
+    let mut lines: Vec<String> = vec![String::new(); usize::from(text.is_empty())];
     for word in text.split_whitespace() {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(format!("{indent}{word}")),
         }
     }
     lines
@@ -166,16 +224,60 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
              make room on it, or stop that server if there is a spare."
         )
     });
+    let stall_after = status.view.settings.stall_after;
+    let hanging = status.servers.iter().filter(|server| server.disk_waits >= stall_after);
+    let hanging: Vec<_> = hanging
+        .map(|server| format!("{} ({} s)", server.member.name, server.disk_waits.as_secs()))
+        .collect();
+    let hangs = (!hanging.is_empty()).then(|| {
+        format!(
+            "The disk hangs at {}: what that server was given is not written, and no error is told; \
+             look after its volume. Another copy that can leads meanwhile, and it is a copy again \
+             when its disk moves.",
+            hanging.join(", ")
+        )
+    });
+    let gone = names(|server| server.directory_gone).map(|names| {
+        format!(
+            "The data directory is gone at {names} (deleted or replaced): what it holds is in its memory \
+             only, and it acknowledges nothing; start it again, with an empty directory, when status no \
+             longer names it complete."
+        )
+    });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
     let unmet = status.servers.iter().filter(|server| !server.not_met.is_empty()).map(|server| {
         let (member, why) = (&server.member, &server.not_met);
         format!("{member} announces {}, where {why}: check --advertise.", member.name)
     });
-    [told, memory, disk].into_iter().flatten().chain(unmet).collect()
+    let tried_again = status.servers.iter().filter_map(tried_again);
+    let causes = [told, memory, disk, gone, hangs].into_iter().flatten();
+    causes.chain(unmet).chain(tried_again).collect()
+}
+
+/// Who was left out, why, and when it is tried again.
+fn tried_again(server: &ServerStatus) -> Option<String> {
+    let LeftOut { times, because, tried_again_in } = server.left_out.as_ref()?;
+    let name = &server.member.name;
+    let often = match times {
+        1 => "once".to_owned(),
+        _ => format!("{times} times"),
+    };
+    let when = if !tried_again_in.is_zero() {
+        format!("tried again in {}", ago(*tried_again_in))
+    } else if server.role == Role::Spare.as_str() {
+        "taken when a copy is missing".into()
+    } else {
+        "tried again now".into()
+    };
+    Some(format!("{name} was left out {often} ({because}); it is {when}."))
 }
 
 fn age(server: &ServerStatus) -> String {
-    let millis = server.ping_age.as_millis();
+    ago(server.ping_age)
+}
+
+fn ago(time: Duration) -> String {
+    let millis = time.as_millis();
     match millis {
         ..1_000 => format!("{millis} ms"),
         1_000..10_000 => format!("{}.{} s", millis / 1000, millis / 100 % 10),
@@ -186,7 +288,7 @@ fn age(server: &ServerStatus) -> String {
 /// A view for programs.
 pub(crate) fn view_json(view: &View) -> Value {
     let members = |role: Role| -> Vec<String> {
-        let has_role = |member: &&kvproto::Member| view.role_of(member) == role;
+        let has_role = |member: &&Member| view.role_of(member) == role;
         let members = view.members().filter(has_role);
         members.map(|member| member.name.to_string()).collect()
     };
@@ -217,12 +319,19 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "committed": said(server, server.committed),
             "applied": said(server, server.applied),
             "lag": lag(status, server),
-            "ping_age_ms": u64::try_from(server.ping_age.as_millis()).unwrap_or(u64::MAX),
+            "ping_age_ms": millis(server.ping_age),
             "plain": server.plain,
             "memory_used": server.memory.used,
             "memory_max": server.memory.max,
             "disk_full": server.disk_full,
+            "disk_waits_ms": u64::try_from(server.disk_waits.as_millis()).unwrap_or(u64::MAX),
             "not_met": (!server.not_met.is_empty()).then_some(&server.not_met),
+            "left_out": server.left_out.as_ref().map_or(0, |it| it.times),
+            "left_out_because": server.left_out.as_ref().map(|it| &it.because),
+            "tried_again_in_ms": server.left_out.as_ref().map_or(0, |it| {
+                u64::try_from(it.tried_again_in.as_millis()).unwrap_or(u64::MAX)
+            }),
+            "directory_gone": server.directory_gone,
         })
     };
     json!({
@@ -233,14 +342,57 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
         "rpcs_handled": status.rpcs_handled,
         "version": status.version,
         "storage": (!status.storage.is_empty()).then_some(&status.storage),
+        "refused": status.refused.iter().map(refused_json).collect::<Vec<_>>(),
+        "doubt": status.doubt.as_ref().map(|doubt| json!({
+            "shown": doubt.shown.iter().map(shown_json).collect::<Vec<_>>(),
+            "may_serve": doubt.may_serve.iter().map(|(name, silent_for)| json!({
+                "server": name,
+                "silent_ms": millis(*silent_for),
+            })).collect::<Vec<_>>(),
+        })),
     })
+}
+
+fn refused_json(server: &RefusedServer) -> Value {
+    json!({
+        "server": server.member.name.to_string(),
+        "incarnation": numbered(&server.member),
+        "cluster": (!server.cluster.is_empty()).then_some(&server.cluster),
+        "reason": server.reason,
+        "message": server.message,
+        "age_ms": millis(server.age),
+        "shown": (server.shown.revision.0 > 0).then(|| order_json(server.shown)),
+    })
+}
+
+fn shown_json(shown: &Shown) -> Value {
+    let mut json = order_json(shown.order);
+    json["server"] = json!(shown.member.name.to_string());
+    json["incarnation"] = json!(numbered(&shown.member));
+    json["primary"] = json!((!shown.primary.is_empty()).then_some(&shown.primary));
+    json
+}
+
+fn order_json(order: ViewOrder) -> Value {
+    json!({
+        "generation": order.generation.0,
+        "view": order.number.0,
+        "revision": order.revision.0,
+    })
+}
+
+fn numbered(member: &Member) -> Option<u64> {
+    (member.incarnation.0 > 0).then_some(member.incarnation.0)
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvproto::{ClusterId, Generation, Incarnation, Member, Settings, ViewNumber, ViewStatus};
-    use std::time::Duration;
+    use kvproto::{ClusterId, Generation, Incarnation, Revision, Settings, ViewNumber, ViewStatus};
 
     fn member(name: &str, incarnation: u64) -> Member {
         Member { name: name.into(), incarnation: Incarnation(incarnation) }
@@ -270,7 +422,10 @@ mod tests {
             plain: false,
             memory: Memory { used: 420 << 20, max: 1 << 30 },
             disk_full: false,
+            disk_waits: Duration::ZERO,
             not_met: String::new(),
+            left_out: None,
+            directory_gone: false,
         }
     }
 
@@ -288,6 +443,8 @@ mod tests {
             rpcs_handled: Default::default(),
             version: "1".into(),
             storage: String::new(),
+            refused: vec![],
+            doubt: None,
         }
     }
 
@@ -366,6 +523,16 @@ Wait until s3:1 has caught up.";
     }
 
     #[test]
+    fn the_screen_says_whose_disk_hangs_and_for_how_long() {
+        let mut status = status();
+        status.servers[0].disk_waits = Duration::from_millis(700);
+        assert!(!screen(&status, None).contains("hangs"), "less than stall-after is no reason yet");
+        status.servers[0].disk_waits = Duration::from_millis(12_300);
+        assert!(screen(&status, None).contains("The disk hangs at s1:1 (12 s):"));
+        assert_eq!(status_json(&status)["servers"][0]["disk_waits_ms"], 12_300);
+    }
+
+    #[test]
     fn the_screen_says_who_was_not_met_at_its_address() {
         let mut status = status();
         status.servers[3].not_met = "nobody answers (connection refused)".into();
@@ -377,10 +544,72 @@ Wait until s3:1 has caught up.";
     }
 
     #[test]
+    fn the_screen_says_who_was_left_out_why_and_when_it_is_tried_again() {
+        let mut status = status();
+        let because = "it stands still".to_owned();
+        let tried_again_in = Duration::from_millis(4200);
+        status.servers[3].left_out = Some(LeftOut { times: 3, because, tried_again_in });
+        let said = "\ns4:1 was left out 3 times (it stands still); it is tried again in 4.2 s.";
+        assert!(screen(&status, None).contains(said), "{}", screen(&status, None));
+        assert_eq!(status_json(&status)["servers"][3]["tried_again_in_ms"], 4200);
+        assert_eq!(status_json(&status)["servers"][0]["left_out"], 0);
+    }
+
+    #[test]
     fn the_screen_names_whom_the_cluster_waits_for() {
         let mut status = status();
         status.waiting_for = vec!["s1:1".into(), "s2:1".into()];
         assert!(screen(&status, None).contains("\nWaiting for s1:1, s2:1.\n"));
+    }
+
+    fn order(number: u64, revision: u64) -> ViewOrder {
+        ViewOrder {
+            generation: Generation(2),
+            number: ViewNumber(number),
+            revision: Revision(revision),
+        }
+    }
+
+    #[test]
+    fn the_screen_says_who_showed_what_and_who_was_refused() {
+        let mut status = status();
+        let refused = |member: Member, cluster: &str, shown, reason: &str| RefusedServer {
+            member,
+            cluster: cluster.into(),
+            reason: reason.into(),
+            message: "words".into(),
+            age: Duration::from_millis(300),
+            shown,
+        };
+        let shown =
+            Shown { member: member("s2:1", 4), order: order(9, 31), primary: "s2:1".into() };
+        status.doubt = Some(kvclient::Doubt {
+            shown: vec![shown],
+            may_serve: vec![("s1:1".into(), Duration::from_secs(3))],
+        });
+        let own = ClusterId([1; 16]).to_string();
+        status.refused = vec![
+            refused(member("s2:1", 4), &own, order(9, 31), "doubt"),
+            refused(member("s5:1", 0), "abcd", ViewOrder::default(), "wrong cluster"),
+        ];
+        let expected = "
+In doubt: here it is view 5 of generation 2, revision 0, and servers show
+  s2:1#4: view 9 of generation 2, revision 31, primary s2:1
+
+Came and were refused:
+  s2:1#4, 300 ms ago, with view 9 of generation 2, revision 31: doubt
+  s5:1 of cluster abcd, 300 ms ago: wrong cluster
+
+Wait until s3:1 has caught up.";
+        for width in [None, Some(80)] {
+            let screen = screen(&status, width);
+            assert!(screen.ends_with(expected), "{screen}");
+        }
+        let json = status_json(&status);
+        assert_eq!(json["doubt"]["shown"][0]["view"], 9);
+        assert_eq!(json["doubt"]["may_serve"][0]["silent_ms"], 3000);
+        assert_eq!(json["refused"][1]["incarnation"], Value::Null);
+        assert_eq!(json["refused"][0]["shown"]["revision"], 31);
     }
 
     #[test]

@@ -1,19 +1,20 @@
 //! The primary's part: its life from appointment to deposition, the commit rule, and activation.
 //!
 //! Beside this file: `requests` orders what clients ask, `reads` proves that it still leads,
-//! `copies` keeps the streams to the others, `membership` says who of them counts.
+//! `copies` keeps the streams to the others, `membership` says who of them counts, `forced_tail` is
+//! what a forced generation keeps.
 
 mod copies;
+mod forced_tail;
 mod membership;
 mod reads;
 mod requests;
 mod uncommitted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::iter::once;
 use std::sync::Arc;
 
-use kvproto::command::{Command, Entry, Outcome, RequestId};
+use kvproto::command::{Command, Entry, Outcome};
 use kvproto::ids::{
     Epoch, Member, Nonce, OpNumber, Position, RequestNumber, SessionId, ViewNumber,
 };
@@ -28,7 +29,7 @@ use super::copy::Copy;
 use super::divergence::Digests;
 use super::effect::{Effect, Notice};
 use super::event::Token;
-use super::progress::CopyProgress;
+use super::progress::{CopyProgress, Slowness};
 use membership::Disagreement;
 use reads::WaitingRead;
 use uncommitted::Uncommitted;
@@ -40,6 +41,8 @@ pub struct Primary {
     /// The op that marks the start of this epoch; nothing is served before it is committed.
     barrier: OpNumber,
     appointed_at: Timestamp,
+    /// The newest view that was heard of before it was activated, and since when.
+    proposed: (ViewNumber, Timestamp),
     /// Whether some view of this epoch was activated.
     activated: bool,
     /// When this primary began to act.
@@ -51,11 +54,16 @@ pub struct Primary {
     asked: BTreeMap<Member, ViewNumber>,
     /// The other copies of the view, and any that are still required.
     copies: BTreeMap<Member, CopyProgress>,
+    /// Copies that kept commits waiting of late, also those that were left out since.
+    slowness: BTreeMap<Member, Slowness>,
     nonce: Nonce,
     heartbeat_at: Option<Timestamp>,
     digests: Digests,
     /// Copies disagree and nobody can tell which is right: writes have stopped.
     disagreement: Option<Disagreement>,
+    /// Since when others have acknowledged what this server's own disk lacks.
+    outdone_since: Option<Timestamp>,
+    yield_wished_at: Option<Timestamp>,
     /// Log time goes on from here with this machine's clock.
     anchor: (Timestamp, LogTime),
     /// Callers by the op that they wait for.
@@ -88,13 +96,11 @@ impl Primary {
             copy.drop_after(copy.committed, out);
         }
         copy.led = Some(epoch);
-        let tail = take_tail_of_older_generation(copy, out);
+        let tail = forced_tail::take(copy, out);
         let barrier = copy.log.last().op.next();
-        let mut batch = Vec::new();
-        for (op, (id, command)) in (barrier.0..).zip(once((None, Command::Barrier)).chain(tail)) {
-            let position = Position { epoch, op: OpNumber(op) };
-            batch.push(Arc::new(Entry { position, at: copy.log_time, id, command }));
-        }
+        let (position, at) = (Position { epoch, op: barrier }, copy.log_time);
+        let mut batch = vec![Arc::new(Entry { position, at, id: None, command: Command::Barrier })];
+        batch.extend(forced_tail::ordered_anew(&tail, position, at));
         let anchor = (now, copy.log_time);
         copy.append(batch, out);
         let mut in_flight = BTreeMap::new();
@@ -111,15 +117,19 @@ impl Primary {
             epoch,
             barrier,
             appointed_at: now,
+            proposed: (copy.view.number, now),
             activated: false,
             acting_since: None,
             required: BTreeSet::new(),
             asked: BTreeMap::new(),
             copies: BTreeMap::new(),
+            slowness: BTreeMap::new(),
             nonce: Nonce(0),
             heartbeat_at: None,
             digests: Digests::default(),
             disagreement: None,
+            outdone_since: None,
+            yield_wished_at: None,
             anchor,
             waiting: BTreeMap::new(),
             in_flight,
@@ -162,6 +172,9 @@ impl Primary {
         let view = &copy.view;
         assert_eq!(view.epoch(), self.epoch, "a newer epoch ends the primaryship first");
         let others = view.eligible.iter().filter(|member| **member != copy.me);
+        if view.number > self.proposed.0 {
+            self.proposed = (view.number, now);
+        }
         if view.is_activated() {
             self.activated = true;
             self.required = others.cloned().collect();
@@ -199,6 +212,7 @@ impl Primary {
         self.count_in(copy, now, out);
         self.leave_out(copy, now, out);
         self.give_way(now, out);
+        self.yield_to_who_moves(copy, now, out);
         self.heartbeat(copy, now, out);
         self.answer_reads(copy, now, out);
         self.notice_room(copy, now, out);
@@ -208,6 +222,19 @@ impl Primary {
     pub(super) fn is_acting(&self, copy: &Copy) -> bool {
         (self.activated || !keeps(Rule::ActsOnceActivated))
             && (copy.committed >= self.barrier || !keeps(Rule::ActsAfterItsBarrier))
+    }
+
+    /// Nothing that was ordered becomes safe any more.
+    pub(super) fn on_directory_gone(&mut self, out: &mut Vec<Effect>) {
+        for token in std::mem::take(&mut self.waiting).into_values().flatten() {
+            out.push(Effect::Reply { token, reply: Reply::Unknown, valid_until: None });
+        }
+    }
+
+    /// Through where this copy's own log counts. Without its directory it can still begin its epoch, in
+    /// memory, so that the last copy of the data can be read and saved: that acknowledges nothing.
+    fn own(&self, copy: &Copy) -> OpNumber {
+        if copy.directory_gone { copy.safe.max(self.barrier) } else { copy.safe }
     }
 
     /// Everything ordered is answered.
@@ -258,7 +285,7 @@ impl Primary {
             .iter()
             .filter(|(member, progress)| self.counts(member, progress))
             .map(|(_, progress)| progress.matched);
-        let own = if keeps(Rule::OwnJournalCounts) { copy.safe } else { copy.log.last().op };
+        let own = if keeps(Rule::OwnJournalCounts) { self.own(copy) } else { copy.log.last().op };
         let through = if !keeps(Rule::CommitWaitsForCopies) {
             own
         } else if !keeps(Rule::ReplyNeedsEveryCopy) {
@@ -315,7 +342,7 @@ impl Primary {
     /// and the leases promised to earlier epochs are over.
     fn wish_activation(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
         let view = &copy.view;
-        if view.status == ViewStatus::Activated || copy.safe < self.barrier {
+        if view.status == ViewStatus::Activated || self.own(copy) < self.barrier {
             return;
         }
         let promised = copy.promises.last_before(self.epoch);
@@ -357,25 +384,4 @@ impl Primary {
             );
         }
     }
-}
-
-/// A forced generation keeps the uncommitted tail of its server, but gives it new positions: the old
-/// generation may have committed other ops under the same numbers, and a version or session id is
-/// made of generation and number. Returns what is to be ordered again.
-fn take_tail_of_older_generation(
-    copy: &mut Copy,
-    out: &mut Vec<Effect>,
-) -> Vec<(Option<RequestId>, Command)> {
-    let present = copy.log.last().epoch.generation == copy.view.generation;
-    if present || !keeps(Rule::ForcedTailIsNamedAnew) {
-        return Vec::new();
-    }
-    let tail = copy.log.from(copy.committed.next(), usize::MAX);
-    copy.drop_after(copy.committed, out);
-    // What no client asked for is not ordered again. Above all no expiry: another primary may have
-    // kept the session alive since, and every session has a full lease now.
-    let of_primaries =
-        |command: &Command| matches!(command, Command::Barrier | Command::ExpireSession(_));
-    let ordered = tail.iter().filter(|entry| !of_primaries(&entry.command));
-    ordered.map(|entry| (entry.id, entry.command.clone())).collect()
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvproto::command::{Command, Entry, RequestId};
-use kvproto::ids::{Member, OpNumber, Position, SessionId};
+use kvproto::digest;
+use kvproto::ids::{Member, OpNumber, Position, SessionId, Version};
 use kvproto::registration::Memory;
 use kvproto::reply::{LogPoint, NotDone, NotReady, Reply};
 use kvproto::rules::{Rule, keeps};
@@ -48,6 +49,12 @@ impl Primary {
                 self.on_read(copy, now, token, operation, out);
                 continue;
             };
+            if copy.directory_gone
+                && let Some(reply) = self.without_directory(copy, id.as_ref(), &command)
+            {
+                out.push(Effect::Reply { token, reply, valid_until: None });
+                continue;
+            }
             if let Some(id) = &id
                 && self.is_repetition(copy, now, token, id, &command, &batch, out)
             {
@@ -69,6 +76,26 @@ impl Primary {
             let generation = copy.view.generation;
             for (op, outcome) in broken::as_if_committed(copy).1 {
                 self.answer(LogPoint { generation, op }, &outcome, out);
+            }
+        }
+    }
+
+    /// What is said of a write while nothing becomes safe: that it is certainly not done, unless it may
+    /// have been done before. `None` if it was, and is on every disk.
+    fn without_directory(
+        &self,
+        copy: &Copy,
+        id: Option<&RequestId>,
+        command: &Command,
+    ) -> Option<Reply> {
+        let ordered = |id: &RequestId| self.in_flight.contains_key(&(id.session, id.number));
+        let applied = |id: &RequestId| copy.store.remembered(id, command).is_some();
+        match id {
+            Some(id) if ordered(id) => Some(Reply::Unknown),
+            Some(id) if applied(id) => (copy.safe < copy.committed).then_some(Reply::Unknown),
+            _ => {
+                let server = copy.me.name.clone();
+                Some(Reply::NotDone(NotDone::DirectoryGone { server }))
             }
         }
     }
@@ -156,7 +183,8 @@ impl Primary {
                 Some(entry) => Some(entry),
                 None => batch.iter().find(|entry| entry.op() == op),
             };
-            if ordered.is_some_and(|entry| entry.command == *command) {
+            let asked = digest::of_command(command);
+            if ordered.is_some_and(|entry| digest::of_command(&entry.command) == asked) {
                 self.waiting.entry(op).or_default().push(token);
                 return true;
             }
@@ -182,7 +210,13 @@ impl Primary {
     ) -> OpNumber {
         let last = batch.last().map_or(copy.log.last().op, |entry| entry.op());
         let position = Position { epoch: self.epoch, op: last.next() };
-        let command = command.in_own_memory();
+        let mut command = command.in_own_memory();
+        // A version that is not committed here is not known to anybody from here: who names it has it
+        // from another primary, where it is that of another op, or from nowhere.
+        let known = Version::of_change_at(self.epoch.generation, copy.committed);
+        command.rename_versions(|version| {
+            (version > known && keeps(Rule::NamesAreGivenFirst)).then(Version::default)
+        });
         let entry = Entry { position, at: self.log_time(copy, now), id, command };
         let value_length = entry.command.new_value_length_max();
         self.uncommitted.push(entry.weight(), growth, value_length);
@@ -212,6 +246,7 @@ impl Primary {
     ) {
         if self.acting_since.is_none()
             || self.disagreement.is_some()
+            || copy.directory_gone
             || now.since(self.sessions_looked_at) < SESSIONS_LOOKED_AT_EVERY
         {
             return;

@@ -44,12 +44,12 @@ fn recovered(work: &[Work], items: Items) -> Recovered {
 }
 
 impl World {
-    fn durable() -> World {
+    pub(super) fn durable() -> World {
         World { durable: true, ..World::new() }
     }
 
     /// VIEW-6: the process is started again and finds what its journal was given.
-    fn come_back(&mut self, old: &Member, new: &Member) {
+    pub(super) fn come_back(&mut self, old: &Member, new: &Member) {
         self.kill(old);
         if self.view.eligible.remove(old) {
             self.view.eligible.insert(new.clone());

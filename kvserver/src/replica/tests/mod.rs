@@ -3,12 +3,16 @@
 
 mod durable;
 mod failover;
+mod forced_tail;
+mod gone;
+mod hanging;
 mod joining;
 mod leaving;
 mod memory;
 #[cfg(debug_assertions)]
 mod mutants;
 mod reads;
+mod slow;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{durable, failover, joining, reads, writes};
+use super::{durable, failover, forced_tail, gone, hanging, joining, reads, slow, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -40,6 +40,10 @@ const MUTANTS: &[Mutant] = &[
     story!([ReadIsCommitted] reads::a_read_sees_what_is_committed_and_nothing_else),
     story!([NewPrimaryKeepsItsTail] failover::an_acknowledged_write_is_kept_by_a_new_primary_that_never_heard_of_its_commit),
     story!([ForcedTailIsNamedAnew] failover::a_forced_generation_gives_the_tail_that_it_keeps_new_positions),
+    story!([ForcedTailKeepsItsNames] forced_tail::a_forced_tail_keeps_its_names),
+    story!([NamesAreGivenFirst] forced_tail::a_name_that_another_primary_gave_names_nothing_in_a_forced_tail),
+    story!([EndedInTheTail] forced_tail::what_was_refused_in_the_tail_is_not_done_after_it_was_forced),
+    story!([RecognisedAsAsked] forced_tail::a_request_of_a_forced_tail_is_recognised_as_its_client_asked_for_it),
     story!([ReconciledHoldTheBarrier] failover::a_view_is_activated_only_when_every_eligible_backup_of_it_has_the_barrier),
     story!([ActsOnceActivated] failover::h8_nothing_is_served_before_the_barrier_is_committed),
     story!([ActsAfterItsBarrier] failover::h8_nothing_is_served_before_the_barrier_is_committed),
@@ -49,6 +53,7 @@ const MUTANTS: &[Mutant] = &[
     story!([FreeByTheNewestRecord] joining::h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptied),
     story!([PrimaryDropsTails] failover::the_tail_that_the_new_primary_does_not_have_is_dropped_and_told),
     story!([LeavingMayResume] failover::h13_a_primary_releases_only_when_a_newer_epoch_binds_it),
+    story!([GoneWaitsForAnother] gone::a_primary_without_its_directory_stays_until_its_successor_has_begun),
     story!([ReleaseIsBoundToItsEpoch] failover::h13_a_late_release_leaves_promises_of_later_epochs_alone),
     story!([LeaseIsChecked] reads::s2_i_a_primary_whose_lease_is_over_answers_no_read),
     story!([LeaseIsCheckedPerRead] reads::the_lease_is_checked_after_the_read_was_evaluated),
@@ -59,7 +64,19 @@ const MUTANTS: &[Mutant] = &[
     story!([PromisesAreKept] failover::a_new_primary_waits_out_the_lease_that_it_promised),
     story!([FreshRound] reads::a_confirmation_of_an_older_round_proves_nothing),
     story!([OrderedExpiryStands] writes::nothing_extends_a_session_whose_expiry_is_ordered),
+    story!([ReconciledInTime] slow::a_backup_that_does_not_take_over_the_log_in_time_is_left_out),
+    story!([ProgressIsBytes] slow::what_arrives_piece_by_piece_is_not_silence),
+    story!([PieceIsNoAck] slow::a_piece_that_has_arrived_acknowledges_nothing),
+    story!([HeartbeatIsNoProgress] slow::an_answered_heartbeat_is_no_progress_while_an_entry_is_owed),
+    story!([HeartbeatNamesWhatIsHeld] slow::reads_go_on_while_a_large_entry_is_under_way),
+    story!([SlowByTurns] slow::a_copy_that_stands_still_by_turns_is_asked_to_be_replaced),
+    story!([CountedOnceItKeepsUp] slow::commits_do_not_wait_for_a_newcomer_that_still_stands_still_by_turns),
     story!([PromotionRenewsLeases] failover::a_new_primary_gives_every_session_a_full_lease),
+    story!([OwnJournalCounts] hanging::hole_8a_what_only_others_have_safe_is_not_answered),
+    story!([HangingPrimaryYields] hanging::a_primary_whose_disk_hangs_yields_to_the_copy_that_has_what_it_lacks),
+    story!([YieldsToWhoMoves] hanging::hole_8c_where_both_disks_hang_nobody_yields),
+    story!([HangingBlamesNobody] hanging::a_primary_whose_disk_hangs_has_nobody_left_out),
+    story!([LeavingNeedsNoDisk] hanging::a_primary_whose_disk_hangs_leaves_without_it),
 ];
 
 #[test]

@@ -128,6 +128,9 @@ impl Twin {
                     Expect::Missing => present.is_none(),
                     Expect::Value(value) => present.as_ref().is_some_and(|p| p.0 == **value),
                     Expect::Version(version) => present.as_ref().is_some_and(|p| p.1 == *version),
+                    Expect::Renamed(renamed) => {
+                        present.as_ref().is_some_and(|p| p.1 == renamed.now)
+                    }
                 };
                 if !holds {
                     let record = self.record(&wanted.key);

@@ -75,7 +75,7 @@ fn apply(state: &Twin, changes: &[Change]) -> Applied {
                 let holds = match expect {
                     Expect::Missing => before.is_none(),
                     Expect::Value(value) => before.as_ref() == Some(&**value),
-                    Expect::Version(_) => unreachable!("not generated"),
+                    Expect::Version(_) | Expect::Renamed(_) => unreachable!("not generated"),
                 };
                 if !holds {
                     return Err((index, state.get(key).cloned()));

@@ -207,7 +207,7 @@ impl Life {
                     engine.adopt(epoch(view));
                     self.changed(|now| now.adopted = epoch(view));
                 }
-                1 => self.truncate(&mut engine, &mut view),
+                1 => self.replace(&mut engine, &mut view),
                 2 | 3 => self.take_snapshot(&mut engine)?,
                 4 => self.begin_anew(&mut engine, &mut view)?,
                 5 => engine.mark()?,
@@ -285,14 +285,19 @@ impl Life {
         Ok(())
     }
 
-    fn truncate(&mut self, engine: &mut Engine<SimulatedDisk>, view: &mut u64) {
+    /// Entries of a new epoch take the place of others, as one: there is no state between.
+    fn replace(&mut self, engine: &mut Engine<SimulatedDisk>, view: &mut u64) {
         if !engine.has_log() && !engine.has_work() {
             return;
         }
         let after = self.random.between(self.committed, self.now.last());
         *view += 1;
-        engine.truncate(OpNumber(after));
-        self.changed(|now| now.ops.truncate(usize::try_from(after).expect("small")));
+        let last = after + self.random.between(1, 12);
+        engine.append(&entries(*view, after + 1..=last));
+        self.changed(|now| {
+            now.ops.truncate(usize::try_from(after).expect("small"));
+            now.ops.extend((after + 1..=last).map(|_| epoch(*view)));
+        });
     }
 
     /// A snapshot of what is committed, while nothing else happens.

@@ -2,6 +2,7 @@
 //! after every crash, and damage is told from a torn end. Every life of an engine is decided by a
 //! seed; a failing one is played again with `STORAGE_SEED=N cargo test --workspace --test proofs storage`.
 
+mod access;
 mod journal;
 mod life;
 mod real;
@@ -11,8 +12,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use kvserver::journal::Room;
 use kvserver::journal::disk::Disk;
-use kvserver::journal::engine::{Engine, Found};
+use kvserver::journal::engine::{Engine, Found, Options};
 use kvserver::journal::layout::SET_ASIDE;
+use kvserver::journal::log::Sizes;
 use kvserver::replica::recovery;
 use kvserver::store::Items;
 use testclient::sim::disk::{Fault, Loss, SimulatedDisk};
@@ -247,12 +249,45 @@ fn a_record_that_was_synced_is_not_cut_off_like_a_torn_one() {
     assert!(damage.contains("it was synced"), "{damage}");
 }
 
+/// The only server left orders its tail anew, and the power goes while it writes: the old tail is
+/// there, or all of the new one.
+#[test]
+fn entries_are_dropped_only_together_with_all_that_take_their_place() {
+    let written = |disk: &SimulatedDisk| {
+        let sizes = Sizes { min: 1 << 16, max: 1 << 16 };
+        let (mut engine, _) =
+            Engine::open(disk.clone(), Options { sizes, ..options(1) }).expect("ours");
+        engine.append(&life::entries(1, 1..=10));
+        assert!(engine.flush().expect("nothing fails"));
+        engine.append(&life::entries(2, 6..=45));
+        engine
+    };
+    let disk = SimulatedDisk::default();
+    let mut engine = written(&disk);
+    let before = disk.operations();
+    assert!(engine.flush().expect("nothing fails"));
+    let old = [life::epoch(1); 10];
+    let new = [vec![life::epoch(1); 5], vec![life::epoch(2); 40]].concat();
+    for operation in before + 1..=disk.operations() {
+        for loss in LOSSES.into_iter().chain((4..40).map(Loss::Some)) {
+            let disk = SimulatedDisk::default();
+            let mut engine = written(&disk);
+            disk.go_wrong(operation, Fault::PowerCut);
+            assert!(engine.flush().is_err());
+            disk.power_cycle(loss);
+            let found = recover(&disk, "after it").expect("a power cut damages nothing").ops;
+            assert!(found == old || found == new, "{operation}, {loss:?}: {found:?}");
+        }
+    }
+}
+
 /// Tests of the tests: every rule about disks beside the story that must fail without it.
 #[cfg(debug_assertions)]
 #[test]
 fn every_rule_about_disks_is_missed_by_a_named_story() {
     use kvproto::rules::{Rule, without};
-    let stories: [(Rule, fn()); 3] = [
+    let stories: [(Rule, fn()); 5] = [
+        (Rule::GoneIsNotSafe, journal::in_a_directory_that_is_gone_nothing_becomes_safe),
         (
             Rule::SyncedBeforeSafe,
             what_was_acknowledged_outlives_a_power_cut_that_loses_whatever_it_may,
@@ -262,6 +297,7 @@ fn every_rule_about_disks_is_missed_by_a_named_story() {
             after_a_failed_write_or_sync_nothing_is_acknowledged_and_the_next_start_is_told,
         ),
         (Rule::DamageIsNotCut, a_record_that_was_synced_is_not_cut_off_like_a_torn_one),
+        (Rule::ReplacedAsOne, entries_are_dropped_only_together_with_all_that_take_their_place),
     ];
     for (rule, story) in stories {
         let broken = catch_unwind(|| without(&[rule], story));

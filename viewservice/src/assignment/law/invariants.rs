@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kvproto::View;
 
-use super::{ViewState, nobody_twice, same_configuration};
+use super::{Doubt, ViewState, nobody_twice, same_configuration};
 
 impl ViewState {
     /// Asserts what must hold of the state alone.
@@ -50,7 +50,9 @@ impl ViewState {
     }
 
     /// Asserts what must hold between the state before a command and after it.
-    pub(super) fn check_step(&self, before: &View, was_activated: bool) {
+    pub(super) fn check_step(&self, before: &View, was_activated: bool, doubted: Option<&Doubt>) {
+        self.check_doubt(doubted, before);
+        let believed = doubted.is_some() && self.doubt().is_none();
         let after = &self.view;
         if after.revision == before.revision {
             assert!(after == before, "OneRecordPerRevision: {before:?} {after:?}");
@@ -62,7 +64,7 @@ impl ViewState {
                 && self.went_through(after.revision, after.history),
             "OneRecordPerRevision: {before:?} {after:?}"
         );
-        let forced = was_activated && after.generation != before.generation;
+        let forced = believed || was_activated && after.generation != before.generation;
         let moved = after.number != before.number;
         let changed = after
             .primary
@@ -70,8 +72,9 @@ impl ViewState {
             .is_some_and(|primary| forced || !same_configuration(before, primary, &after.backups));
         assert!(
             moved == changed
-                && (!moved || after.number == before.number.next())
-                && (!forced || (moved && after.generation == before.generation.next()))
+                && (!moved || believed || after.number == before.number.next())
+                && (!forced || moved)
+                && (!forced || believed || after.generation == before.generation.next())
                 && after.generation >= before.generation,
             "NumbersRiseByOne: {before:?} {after:?}"
         );

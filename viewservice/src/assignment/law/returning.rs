@@ -64,7 +64,7 @@ impl ViewState {
     /// been acknowledged by others and not be on its disk, so the old epoch could name two ops at one
     /// position.
     pub(super) fn take_back(&mut self, member: &Member, held: &Held) {
-        let storage = Storage { id: held.storage, last: held.last };
+        let storage = Storage::of(held);
         let former = self.left_by(held).cloned();
         self.storages.insert(member.incarnation, storage);
         let former = match former {

@@ -2,6 +2,7 @@
 
 use super::*;
 
+pub(in crate::assignment) mod doubt;
 pub(in crate::assignment) mod returning;
 
 fn state() -> ViewState {

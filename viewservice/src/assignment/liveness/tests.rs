@@ -27,6 +27,8 @@ fn progress(steps: u64) -> Progress {
         role: Role::Spare,
         memory: Memory::default(),
         disk_full: false,
+        disk_waits: Duration::ZERO,
+        directory_gone: false,
     }
 }
 

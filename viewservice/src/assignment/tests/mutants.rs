@@ -3,8 +3,8 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{holes, meeting, rules, scars};
-use crate::assignment::law::tests::returning;
+use super::{disks, doubt, gone, holes, meeting, rules, scars, slow};
+use crate::assignment::law::tests::{doubt as law_doubt, returning};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -37,7 +37,23 @@ const MUTANTS: &[Mutant] = &[
     story!([MeetingEndsItsOwnStorage] meeting::view_6_a_newcomer_at_a_moved_address_does_not_end_the_last_copy_at_once),
     story!([EligibleEndsBySilence] meeting::view_6_a_newcomer_at_a_moved_address_does_not_end_the_last_copy_at_once),
     story!([AnotherStorageIsMet] meeting::view_6_another_storage_gets_a_name_only_where_it_was_met),
+    story!([OtherPastIsDoubted] doubt::view_8_a_copy_that_knows_more_than_the_view_service_puts_it_in_doubt),
+    story!([OtherPastIsDoubted] doubt::view_8_what_was_decided_since_it_was_put_back_makes_another_past_and_no_newer_one),
+    story!([DoubtDecidesNothing] law_doubt::view_8_in_doubt_the_law_refuses_all_else),
+    story!([DoubtEndsAboveAllShown] doubt::view_8_an_operator_ends_the_doubt_when_all_others_were_silent),
+    story!([DoubtEndsAboveAllShown] doubt::view_8_a_server_that_starts_may_be_believed_and_is_known_when_it_comes_again),
+    story!([DoubtWaitsForSilence] doubt::view_8_an_operator_ends_the_doubt_when_all_others_were_silent),
+    story!([OtherPastIsNotResumed] doubt::view_8_a_living_server_of_a_past_that_was_given_up_is_not_told_to_end),
+    story!([StaleNeedsItsRecord] doubt::view_8_a_life_is_ended_only_by_a_view_service_that_knows_how_it_ended),
+    story!([EmptyListensFirst] doubt::view_8_an_empty_view_service_listens_before_it_founds_a_cluster),
+    story!([FullFoundsFirst] doubt::view_8_a_plain_ping_founds_at_once_unless_a_full_server_has_come),
+    story!([ReplacedByACompleteOne] slow::a_slow_backup_goes_when_another_has_taken_its_place),
+    story!([LeftOutBacksOff] slow::who_is_left_out_again_and_again_is_tried_later_and_later_also_if_nobody_else_is_there),
+    story!([OwnDirectoryLeads] gone::a_copy_without_its_directory_does_not_lead_while_another_may_come_back_with_its_own),
     story!([PlainPingIsInert] rules::kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert),
+    story!([HangingCandidateIsReplaced] disks::hole_8b_a_candidate_whose_disk_hangs_is_replaced_by_one_whose_disk_moves),
+    story!([ReplacedIfAnotherMoves] disks::hole_8c_where_both_disks_hang_the_view_is_not_handed_to_and_fro),
+    story!([HangingIsLeftOut] disks::hole_8d_a_primary_that_yields_is_left_out_until_its_disk_moves),
 ];
 
 #[test]

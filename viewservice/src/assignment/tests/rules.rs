@@ -15,6 +15,11 @@ fn propose(world: &mut World, primary: &Member, backups: &[&Member]) -> Result<A
     world.propose(command)
 }
 
+fn admission(world: &World, asked: &Registration) -> Admission {
+    let Leader { state, liveness, door, .. } = &world.leader;
+    requests::register(state, liveness, door, asked, world.now)
+}
+
 #[test]
 pub(super) fn view_2_nobody_incomplete_becomes_primary_whoever_proposes_it() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
@@ -122,9 +127,10 @@ fn view_5_synced_makes_a_joiner_complete_without_a_new_view() {
 fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands_afterwards() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
     let old = world.present("s1");
-    let refused = requests::register(&world.leader.state, &world.leader.liveness, &newcomer("s1"));
+    let refused = admission(&world, &newcomer("s1"));
     assert!(matches!(refused, Admission::InUse(_, _)));
     let view = world.view();
+    let by_the_former = world.asks("s1");
     world.habit("s2", Habit::Silent);
     world.kill("s1");
     world.start("s1");
@@ -136,17 +142,13 @@ fn view_6_a_new_life_is_refused_while_the_older_one_lives_and_voids_its_commands
         Command::Synced { by: old.clone(), view: ViewId::of(&view), server: world.present("s2") };
     world.propose(by_the_old).unwrap_err();
     assert_eq!(world.number(), number);
-    let resume = Registration { incarnation: Some(old.incarnation), ..newcomer("s1") };
+    let resume = Registration { incarnation: Some(old.incarnation), ..by_the_former };
     assert!(matches!(
-        requests::register(&world.leader.state, &world.leader.liveness, &resume),
-        Admission::Refused(kvproto::registration::RefusedReason::StaleIncarnation, _)
+        admission(&world, &resume),
+        Admission::Refused(RefusedReason::StaleIncarnation, _)
     ));
-    let life = world.servers["s1"].life;
-    let resume = Registration { incarnation: Some(new.incarnation), life, ..newcomer("s1") };
-    assert_eq!(
-        requests::register(&world.leader.state, &world.leader.liveness, &resume),
-        Admission::Resumes(new)
-    );
+    let resume = Registration { incarnation: Some(new.incarnation), ..world.asks("s1") };
+    assert_eq!(admission(&world, &resume), Admission::Resumes(new));
 }
 
 /// H1: a primary that restarted, even with its data, would name two ops at one position if it went on
@@ -206,7 +208,8 @@ fn view_6_a_restarted_backup_comes_back_as_a_newcomer() {
 fn view_7_force_is_refused_while_a_complete_server_is_heard_and_soon_after() {
     let mut world = World::setup(Kind::Full, 2, &["s1", "s2", "s3"]);
     let ask = |world: &World| {
-        requests::force(&world.leader.state, &world.leader.liveness, &"s3".into(), world.now)
+        let (leader, server) = (&world.leader, ServerName::from("s3"));
+        requests::force(&leader.state, &leader.liveness, &leader.door, &server, world.now)
     };
     assert!(ask(&world).unwrap_err().contains("is heard"));
     world.habit("s1", Habit::Silent);
@@ -401,8 +404,8 @@ pub(super) fn kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert() {
 
     let world = World::setup(Kind::Plain, 2, &["s1"]);
     assert!(matches!(
-        requests::register(&world.leader.state, &world.leader.liveness, &newcomer("s2")),
-        Admission::Refused(kvproto::registration::RefusedReason::WrongKind, _)
+        admission(&world, &newcomer("s2")),
+        Admission::Refused(RefusedReason::WrongKind, _)
     ));
 }
 

@@ -40,8 +40,7 @@ fn what_comes_on_a_stream_that_was_replaced_changes_nothing() {
     let (view, s2) = (world.view(), world.present("s2"));
     let old = world.servers["s1"].stream.clone().unwrap();
     let incarnation = Some(old.member.incarnation);
-    let life = world.servers["s1"].life;
-    let registration = Registration { incarnation, life, ..newcomer("s1") };
+    let registration = Registration { incarnation, ..world.asks("s1") };
     let effects = world.step(Event::Register { stream: 99, registration });
     assert!(effects.contains(&Effect::Close(old.clone())));
     assert_eq!(world.step(Event::Wish(old.clone(), evict(&view, &s2))), []);
@@ -181,8 +180,7 @@ fn waiting_is_told_when_it_begins_when_it_changes_and_when_it_ends() {
         stream: 9,
         registration: Registration {
             incarnation: Some(world.present("s1").incarnation),
-            life: world.servers["s1"].life,
-            ..newcomer("s1")
+            ..world.asks("s1")
         },
     });
     assert!(notices(&back).contains(&&Notice::NoLongerWaiting));
