@@ -661,7 +661,9 @@ async fn a_server_that_nobody_meets_has_no_part_and_hears_why() {
     let name = taken.name.clone();
     drop(taken);
     let _right = async {
-        while TcpListener::bind(&name).await.is_err() {}
+        while TcpListener::bind(&name).await.is_err() {
+            tokio::task::yield_now().await;
+        }
         listen(&name, Some(LifeId([0xff; 16]))).await
     };
     let _right = soon("its address to be free", _right).await;
