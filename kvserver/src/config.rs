@@ -205,6 +205,12 @@ impl Flags {
 }
 
 impl Config {
+    /// Whether the data is kept on disk.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        matches!(self.keeping, Keeping::OnDisk(_))
+    }
+
     /// The directory for the data when the server listens at `port`; `None` if it is kept in
     /// memory.
     #[must_use]

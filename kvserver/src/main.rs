@@ -22,7 +22,9 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .expect("a process can watch its sockets");
-    ended(runtime.block_on(kvserver::server::main(flags, config)))
+    let outcome = runtime.block_on(kvserver::server::main(flags, config));
+    // Not by leaving here: whoever still waits for a disk that hangs would be waited for.
+    kvprocess::shutdown::exit_with(outcome.map_err(|cause| format!("kvserver: {cause:#}")))
 }
 
 fn ended(result: anyhow::Result<()>) -> ExitCode {

@@ -23,6 +23,7 @@ use kvproto::{Member, NotDone, NotReady, Reply, Role, Timestamp, View, ViewNumbe
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 pub use dump::{Dump, DumpChunk, GIVEN_UP};
 pub use handle::{Inputs, NodeHandle, Standing, channel};
@@ -40,6 +41,10 @@ use handle::{Asked, Caller, REQUESTS_PER_STEP};
 
 /// How often the replica hears that time has passed: well below every timing of the cluster.
 const TICK: Duration = Duration::from_millis(5);
+
+/// At its end the disk has this long to do what it was given; less if it was seen to hang.
+const SYNCED_WITHIN: Duration = Duration::from_secs(5);
+const HANGING_SYNCED_WITHIN: Duration = Duration::from_millis(200);
 
 /// What a node is made of.
 pub struct Parts {
@@ -90,6 +95,22 @@ impl NodeJournal {
         match self {
             NodeJournal::Memory(_) => None,
             NodeJournal::Disk(_, dir) => Some(dir.path()),
+        }
+    }
+
+    /// Ends when everything that it was given is on disk, or the disk was waited for in vain.
+    async fn close(self, patience: Duration) {
+        let NodeJournal::Disk(journal, dir) = self else {
+            return;
+        };
+        if !journal.close(patience).await {
+            warn!(
+                "the disk of {} hangs: stopping without what it was given last, as after a crash; \
+                 nothing that was acknowledged is lost",
+                dir.path().display()
+            );
+            // The threads that wait for it may still write: nobody else has it before this process ends.
+            std::mem::forget(dir);
         }
     }
 
@@ -183,7 +204,13 @@ impl Node {
                 self.dumps.advance(&mut self.replica, &mut self.inputs.dumps);
             }
         }
-        match self.journal.failed() {
+        let failed = self.journal.failed().map(ToString::to_string);
+        let hangs = self.replica.progress().disk_waits >= self.replica.view().settings.stall_after;
+        // Who waits for an answer hears at once that there will be none.
+        let Node { journal, inputs, waiting, .. } = self;
+        drop((inputs.requests, waiting));
+        journal.close(if hangs { HANGING_SYNCED_WITHIN } else { SYNCED_WITHIN }).await;
+        match failed {
             Some(failed) => bail!("{failed}"),
             None => Ok(()),
         }

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use kvprocess::listen::Listeners;
 use kvprocess::machine;
 use kvprocess::serve::{Diversion, serve};
+use kvprocess::shutdown::Signals;
 use kvprocess::size::Size;
 use kvproto::Role;
 use kvproto::wire::GREETING;
@@ -42,6 +43,10 @@ const REDIRECT_FOR: Duration = Duration::from_millis(200);
 /// The only copy looks this often whether somebody could take over by now. Each attempt that fails
 /// doubles the pause, up to the second number: writes are refused while one lasts.
 const LEAVE_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// With a disk that hangs an attempt to leave may take this long, and the disk is looked at this often.
+const HANGING_LEAVES_WITHIN: Duration = Duration::from_millis(1500);
+const HANGING_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs a server on `listeners` until `token` is cancelled and it has left the cluster in order.
 ///
@@ -161,11 +166,13 @@ pub async fn run_watched(
     halt.cancel();
     // What the journal was given is written before anybody else may have the directory.
     node_task.close();
-    node_task.wait().await;
     if outcome.is_ok() {
-        // Open calls get their grace; what went wrong with the doors now no longer matters.
-        let _ = doors.await;
+        // Open calls get their grace; what went wrong with the doors now no longer matters. They do not
+        // wait for the disk.
+        let (_, ()) = tokio::join!(doors, node_task.wait());
         info!("stopped");
+    } else {
+        node_task.wait().await;
     }
     outcome
 }
@@ -207,8 +214,20 @@ async fn leave(
     }
     info!("stopping: leaving the cluster first");
     node.event(Event::Leave).await;
-    let settled = timeout(within, node.stands(|now| now.left || now.only_copy)).await;
-    if settled.is_err() {
+    let settled = async {
+        tokio::select! {
+            settled = timeout(within, node.stands(|now| now.left || now.only_copy)) => settled.is_ok(),
+            () = hangs_for_long(node) => {
+                warn!(
+                    "leaving took more than {HANGING_LEAVES_WITHIN:?} while the disk hangs: this server \
+                     stops as after a crash"
+                );
+                node.event(Event::NobodyToTakeOver).await;
+                true
+            }
+        }
+    };
+    if !settled.await {
         let standing = node.standing();
         // What is on disk waits there: nobody needs to take over before this server stops.
         let another = !durable && another_is_complete(&standing);
@@ -249,6 +268,20 @@ async fn leave(
     Ok(())
 }
 
+/// Ends when a server that wants to stop was patient enough with a disk that hangs: others wait for its
+/// end meanwhile, and the disk may never answer.
+async fn hangs_for_long(node: &NodeHandle) {
+    sleep(HANGING_LEAVES_WITHIN).await;
+    loop {
+        let stall_after = node.look(|now| now.view.as_ref().map(|view| view.settings.stall_after));
+        let waits = node.progress().map(|progress| progress.disk_waits);
+        if waits.is_some_and(|waits| stall_after.is_some_and(|most| waits >= most)) {
+            return;
+        }
+        sleep(HANGING_LOOKED_AT_EVERY).await;
+    }
+}
+
 /// The only copy goes on serving until it has handed over to somebody.
 async fn hand_over_when_possible(node: &NodeHandle, within: Duration) {
     let mut pause = LEAVE_AGAIN.0;
@@ -279,7 +312,12 @@ fn another_is_complete(standing: &Standing) -> bool {
 /// # Errors
 /// As [`run`], and when the address cannot be listened at.
 pub async fn main(flags: Flags, config: Config) -> anyhow::Result<()> {
-    let signals = kvprocess::shutdown::Signals::install()?;
+    // What is acknowledged is on disk; in memory a crash would lose it.
+    let signals = if !config.is_durable() {
+        Signals::install()?
+    } else {
+        Signals::install_ending_what_stands_still()?
+    };
     let listeners = kvprocess::listen::bind(&flags.addr, flags.insecure)?;
     let addresses: Vec<_> = listeners.addresses().iter().map(ToString::to_string).collect();
     let name = config.name(listeners.port());

@@ -1,10 +1,57 @@
-//! Signals: those that ask the process to stop, and one that would end it without a line.
+//! How a process is told to stop, and how it ends. Signals are heard on a thread of their own, and
+//! [`exit`] closes what others would wait for: so it ends for everybody else also while one of its
+//! threads waits for a disk that hangs. The kernel keeps such a process, and its files, until the disk
+//! answers.
 
 use std::io;
+use std::time::Duration;
 
+use nix::sys::socket::{self, AddressFamily, Shutdown, SockaddrLike, SockaddrStorage};
+use rustix::process::Signal as Number;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+/// A runtime that has not run the least task for this long after the first signal stands still.
+const STANDS_STILL_AFTER: u32 = 15;
+/// It is looked at this often, so that a pause of the whole process counts as one look.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Ends the process, and first every connection that it has and every address at which it listens.
+/// Whoever talks to it hears so at once.
+pub fn exit(code: u8) -> ! {
+    shut_sockets();
+    std::process::exit(code.into())
+}
+
+/// As [`exit`], with what a program returns.
+pub fn exit_with(outcome: Result<(), String>) -> ! {
+    match outcome {
+        Ok(()) => exit(0),
+        Err(what) => {
+            shut_sockets();
+            crate::logging::say(what);
+            exit(1)
+        }
+    }
+}
+
+/// By their numbers, since whoever owns them may be the one that waits.
+fn shut_sockets() {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let numbers = open.filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok());
+    for number in numbers.collect::<Vec<i32>>() {
+        // Others than those of the internet lead to no other machine; some are this process's own.
+        let family = socket::getsockname::<SockaddrStorage>(number).ok().and_then(|it| it.family());
+        if matches!(family, Some(AddressFamily::Inet | AddressFamily::Inet6)) {
+            let _not_connected = socket::shutdown(number, Shutdown::Both);
+        }
+    }
+}
 
 /// Listens to SIGTERM and SIGINT, and never ends by SIGXFSZ, for the rest of the process. The first one cancels the token, so
 /// that the program can leave in good order; the second one exits at once, which is a crash like any
@@ -14,13 +61,33 @@ pub struct Signals {
     token: CancellationToken,
 }
 
+/// What the signals do besides cancelling the token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    /// The second one exits.
+    SecondExits,
+    /// It does, and so does a runtime that stands still when the first one came.
+    StandingStillExits,
+    /// Nothing.
+    Ignored,
+}
+
 impl Signals {
     /// Begins to listen. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the operating system refuses a signal handler.
+    /// When the operating system refuses a signal handler, or a thread.
     pub fn install() -> io::Result<Signals> {
-        Signals::listen(true)
+        Signals::listen(Then::SecondExits)
+    }
+
+    /// The same, for a program that loses nothing by a crash: it also exits when the runtime that this
+    /// is called in runs nothing after the first signal, since its thread waits for a disk.
+    ///
+    /// # Errors
+    /// As [`Signals::install`].
+    pub fn install_ending_what_stands_still() -> io::Result<Signals> {
+        Signals::listen(Then::StandingStillExits)
     }
 
     /// The same, but a second signal is ignored: for a program that must not leave before it has
@@ -29,16 +96,22 @@ impl Signals {
     /// # Errors
     /// As [`Signals::install`].
     pub fn install_ignoring_repeats() -> io::Result<Signals> {
-        Signals::listen(false)
+        Signals::listen(Then::Ignored)
     }
 
-    fn listen(second_exits: bool) -> io::Result<Signals> {
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
-        // Where files may not grow (`ulimit -f`) the write says so, as on a disk that is full.
-        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
+    fn listen(then: Then) -> io::Result<Signals> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (terminate, interrupt) = {
+            let _of_the_thread = runtime.enter();
+            // Where files may not grow (`ulimit -f`) the write says so, as on a disk that is full.
+            drop(signal(SignalKind::from_raw(Number::XFSZ.as_raw()))?);
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        };
         let token = CancellationToken::new();
-        tokio::spawn(listen(terminate, interrupt, token.clone(), second_exits));
+        let (served, heard) = (Handle::current(), token.clone());
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            runtime.block_on(listen(terminate, interrupt, heard, then, served));
+        })?;
         Ok(Signals { token })
     }
 
@@ -53,7 +126,8 @@ async fn listen(
     mut terminate: Signal,
     mut interrupt: Signal,
     token: CancellationToken,
-    second_exits: bool,
+    then: Then,
+    served: Handle,
 ) {
     let mut next = async || {
         tokio::select! {
@@ -63,19 +137,53 @@ async fn listen(
     };
     let (name, _) = next().await;
     token.cancel();
-    if !second_exits {
+    if then == Then::Ignored {
         info!("{name} received: stopping");
         return std::future::pending().await;
     }
     info!("{name} received: stopping; a second signal exits at once");
-    let (name, code) = next().await;
+    let stands_still = async {
+        match then {
+            Then::StandingStillExits => until_it_stands_still(&served).await,
+            Then::SecondExits | Then::Ignored => std::future::pending().await,
+        }
+    };
+    let (name, code) = tokio::select! {
+        second = next() => second,
+        () = stands_still => {
+            shut_sockets();
+            warn!(
+                "waited for the disk in vain: stopping as after a crash; nothing that was acknowledged \
+                 is lost"
+            );
+            exit(1)
+        }
+    };
+    shut_sockets();
     warn!("{name} received while stopping: exiting at once");
-    std::process::exit(code);
+    exit(code)
+}
+
+/// Returns when a runtime runs nothing any more, not even what takes no time.
+async fn until_it_stands_still(runtime: &Handle) {
+    loop {
+        let least = runtime.spawn(async {});
+        let mut looks = 0;
+        while !least.is_finished() {
+            if looks >= STANDS_STILL_AFTER {
+                return;
+            }
+            looks += 1;
+            sleep(LOOK_EVERY).await;
+        }
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Read};
+    use std::net::{TcpListener, TcpStream};
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -83,10 +191,14 @@ mod tests {
 
     const CHILD: &str = "KV_TEST_SIGNALS_CHILD";
 
+    fn is_child(of: &str) -> bool {
+        std::env::var(CHILD).is_ok_and(|test| test == of)
+    }
+
     /// The other side of the tests below: does nothing unless it was started by one of them.
     #[tokio::test]
     async fn child_that_reports_its_signals() {
-        if std::env::var_os(CHILD).is_none() {
+        if !is_child("child_that_reports_its_signals") {
             return;
         }
         let signals = Signals::install().unwrap();
@@ -96,11 +208,42 @@ mod tests {
         std::future::pending::<()>().await;
     }
 
-    fn start() -> (Child, impl Iterator<Item = String>) {
+    /// Its thread is one that waits for a disk.
+    #[tokio::test]
+    async fn child_that_stands_still() {
+        if !is_child("child_that_stands_still") {
+            return;
+        }
+        let _signals = Signals::install_ending_what_stands_still().unwrap();
+        eprintln!("ready");
+        loop {
+            std::thread::park();
+        }
+    }
+
+    /// It lives on, as one that waits for a disk does whatever is done to it.
+    #[tokio::test]
+    async fn child_that_shuts_its_sockets() {
+        if !is_child("child_that_shuts_its_sockets") {
+            return;
+        }
+        let signals = Signals::install().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        eprintln!("{}", listener.local_addr().unwrap());
+        let accepted = listener.accept().unwrap();
+        eprintln!("accepted");
+        signals.token().cancelled().await;
+        shut_sockets();
+        eprintln!("shut");
+        std::future::pending::<()>().await;
+        drop((listener, accepted));
+    }
+
+    fn start(test: &str) -> (Child, impl Iterator<Item = String>) {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--nocapture"])
-            .arg("shutdown::tests::child_that_reports_its_signals")
-            .env(CHILD, "1")
+            .arg(format!("shutdown::tests::{test}"))
+            .env(CHILD, test)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -110,8 +253,8 @@ mod tests {
         (child, BufReader::new(stderr).lines().map_while(Result::ok))
     }
 
-    fn exit_code_after(first: rustix::process::Signal, second: rustix::process::Signal) -> i32 {
-        let (mut child, mut lines) = start();
+    fn exit_code_after(first: Number, second: Number) -> i32 {
+        let (mut child, mut lines) = start("child_that_reports_its_signals");
         let pid = Pid::from_child(&child);
         assert!(lines.any(|line| line == "ready"));
         kill_process(pid, first).unwrap();
@@ -122,9 +265,30 @@ mod tests {
 
     #[test]
     fn the_first_signal_cancels_the_token_and_the_second_exits_at_once() {
-        use rustix::process::Signal;
-        assert_eq!(exit_code_after(Signal::TERM, Signal::INT), 130);
-        assert_eq!(exit_code_after(Signal::INT, Signal::TERM), 143);
-        assert_eq!(exit_code_after(Signal::TERM, Signal::TERM), 143);
+        assert_eq!(exit_code_after(Number::TERM, Number::INT), 130);
+        assert_eq!(exit_code_after(Number::INT, Number::TERM), 143);
+        assert_eq!(exit_code_after(Number::TERM, Number::TERM), 143);
+    }
+
+    #[test]
+    fn a_signal_ends_a_process_whose_thread_waits_for_something_that_never_comes() {
+        let (mut child, mut lines) = start("child_that_stands_still");
+        assert!(lines.any(|line| line == "ready"));
+        kill_process(Pid::from_child(&child), Number::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn who_talks_to_a_process_that_shut_its_sockets_hears_so_though_it_lives() {
+        let (mut child, mut lines) = start("child_that_shuts_its_sockets");
+        let address = lines.find(|line| line.starts_with("127.0.0.1:")).expect("where it listens");
+        let mut connection = TcpStream::connect(&address).unwrap();
+        assert!(lines.any(|line| line == "accepted"));
+        kill_process(Pid::from_child(&child), Number::TERM).unwrap();
+        assert!(lines.any(|line| line == "shut"));
+        assert_eq!(connection.read_to_end(&mut Vec::new()).unwrap(), 0);
+        assert!(TcpStream::connect(&address).is_err());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

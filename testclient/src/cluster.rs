@@ -298,6 +298,11 @@ impl Cluster {
         self.servers[index].signal(Signal::CONT);
     }
 
+    /// Asks the view service to stop (SIGTERM).
+    pub fn term_view_service(&mut self) {
+        self.view_service.end(Signal::TERM);
+    }
+
     /// Ends the view service at once (SIGKILL).
     pub fn kill_view_service(&mut self) {
         self.view_service.kill();

@@ -90,7 +90,11 @@ pub async fn run(home: Home, listeners: Listeners, token: CancellationToken) -> 
             (serving.await, kept)
         }
     };
-    drop(dir);
-    kept.context("the monitor failed")??;
+    let kept = kept.context("the monitor failed")?;
+    if matches!(&kept, Err(failed) if failed.is_hanging_disk()) {
+        // Nobody else has the directory before this process ends.
+        std::mem::forget(dir);
+    }
+    kept?;
     ended.context("serve gRPC")
 }

@@ -1,33 +1,32 @@
 //! The program `viewservice`.
 
-use std::process::ExitCode;
-
 use anyhow::Context;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use kvprocess::shutdown::Signals;
+use kvprocess::shutdown::{Signals, exit_with};
 use kvprocess::{args, listen, logging};
 use viewservice::config::Config;
 use viewservice::home::{Home, HomeError};
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> ! {
     let config: Config = args::parse();
     logging::init(config.log_format);
-    match serve(&config).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            logging::say(format!("viewservice: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    let outcome = serve(config).await;
+    // Not by leaving here: whoever still waits for a disk that hangs would be waited for.
+    exit_with(outcome.map_err(|error| format!("viewservice: {error:#}")))
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
+async fn serve(config: Config) -> anyhow::Result<()> {
     let signals = Signals::install().context("listen to signals")?;
     let listeners = listen::bind(&config.addr, config.insecure)?;
     let directory = config.data_dir(listeners.port());
-    let home = match Home::open(&directory, &config.settings).await {
+    // All of it is read; the signal to stop is heard meanwhile.
+    let open = tokio::spawn(async move { Home::open(&directory, &config.settings).await });
+    let Some(opened) = signals.token().run_until_cancelled(open).await else {
+        return Ok(());
+    };
+    let home = match opened? {
         Err(HomeError::Flags(wrong)) => {
             Config::command().error(ErrorKind::ValueValidation, wrong).exit()
         }

@@ -15,7 +15,7 @@ use kvproto::registration::{Progress, RefusedReason, ToServer, Wish};
 use kvproto::{ServerName, Timestamp, View, ViewNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -34,6 +34,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// Time for one probe, and between two, of the address of a server whose stream broke.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// At the end the disk has this long to do what it was given. What waits for that longer was told to
+/// nobody.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A refused registration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -237,8 +241,8 @@ impl Monitor {
     ) -> Result<(), LogFailed> {
         let served = token.run_until_cancelled(self.serve(requests)).await;
         self.probing.values().for_each(AbortHandle::abort);
-        self.log.close().await;
-        served.unwrap_or(Ok(()))
+        let closed = timeout(CLOSED_WITHIN, self.log.close()).await;
+        served.unwrap_or(Ok(())).and(closed.map_err(|_| LogFailed::disk_hangs()))
     }
 
     async fn serve(&mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), LogFailed> {

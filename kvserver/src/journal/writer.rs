@@ -5,15 +5,17 @@
 //! holds back what is not safe yet, and chunks of snapshots that are not written.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle, panicking};
 use std::time::{Duration, Instant};
 
 use kvproto::ids::OpNumber;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
 
 use super::disk::Disk;
 use super::engine::{self, Engine, Failed, Found, Options};
@@ -68,6 +70,8 @@ pub struct DiskJournal {
     reports: UnboundedReceiver<Report>,
     failed: Option<Failed>,
     threads: Vec<JoinHandle<()>>,
+    /// Closed when all threads have ended.
+    ended: mpsc::Receiver<Infallible>,
 }
 
 #[derive(Debug)]
@@ -146,13 +150,43 @@ impl DiskJournal {
         let queues = Queues { called: Vec::new(), log: Arc::clone(&log), side: Some(side) };
         let front = Front::new(log.turns().worker.engine(), last, queues);
         let (side_log, side_reports) = (Arc::clone(&log), reports_out.clone());
+        let (runs, ended) = mpsc::channel(1);
+        let side_runs = runs.clone();
         let threads = vec![
-            Builder::new().name("journal".into()).spawn(move || run_log(&log, &reports_out))?,
-            Builder::new()
-                .name("snapshots".into())
-                .spawn(move || run_side(side_worker, &side_in, &side_log, &side_reports))?,
+            Builder::new().name("journal".into()).spawn(move || {
+                let _runs = runs;
+                run_log(&log, &reports_out);
+            })?,
+            Builder::new().name("snapshots".into()).spawn(move || {
+                let _runs = side_runs;
+                run_side(side_worker, &side_in, &side_log, &side_reports);
+            })?,
         ];
-        Ok(DiskJournal { front, reports, failed: None, threads })
+        Ok(DiskJournal { front, reports, failed: None, threads, ended })
+    }
+
+    /// Ends when everything called has been done; false if the disk has not done it within `patience`.
+    /// Then the threads go on waiting for it, and the directory is theirs until the process ends.
+    pub async fn close(mut self, patience: Duration) -> bool {
+        self.call_the_last();
+        if let Err(TryLockError::Poisoned(turns)) = self.front.workers().log.turns.try_lock() {
+            // The log's thread panicked, and the other would wait for its work.
+            turns.into_inner().side = None;
+        }
+        let done = timeout(patience, self.ended.recv()).await.is_ok();
+        if !done {
+            self.threads.clear();
+        }
+        done
+    }
+
+    /// Nothing more will be called.
+    fn call_the_last(&mut self) {
+        self.front.tell_committed();
+        let queues = self.front.workers();
+        queues.called.push(ToLog::Stop);
+        queues.side = None;
+        self.hand_over(false);
     }
 
     /// Has the disk do what was called. With `may_wait` the caller itself does a lone write to a disk
@@ -216,14 +250,13 @@ impl Journal for DiskJournal {
     }
 }
 
-/// Ends when everything called has been done.
+/// Ends when everything called has been done, or was waited for in vain before.
 impl Drop for DiskJournal {
     fn drop(&mut self) {
-        self.front.tell_committed();
-        let queues = self.front.workers();
-        queues.called.push(ToLog::Stop);
-        queues.side = None;
-        self.hand_over(false);
+        if self.threads.is_empty() {
+            return;
+        }
+        self.call_the_last();
         let log = Arc::clone(&self.front.workers().log);
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so.

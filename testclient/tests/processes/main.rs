@@ -8,6 +8,7 @@ mod check;
 mod common;
 mod copies;
 mod handover;
+mod hanging_disk;
 mod histories;
 mod limits;
 mod primary_backup_6824;

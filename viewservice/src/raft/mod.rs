@@ -49,6 +49,8 @@ const ELECTION: [Duration; 2] = [Duration::from_millis(300), Duration::from_mill
 /// One voter that does not lead by then never will.
 const LEADS_WITHIN: Duration = Duration::from_secs(30);
 
+const DISK_HANGS: &str = "the disk hangs; stopping as after a crash, what was told is on it";
+
 /// Nothing more can be kept; what was proposed last may or may not have been.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("the log of views cannot go on: {0}")]
@@ -58,6 +60,17 @@ impl LogFailed {
     /// For this reason.
     pub(crate) fn new(why: impl std::fmt::Display) -> LogFailed {
         LogFailed(why.to_string())
+    }
+
+    /// The disk was waited for in vain.
+    pub(crate) fn disk_hangs() -> LogFailed {
+        LogFailed::new(DISK_HANGS)
+    }
+
+    /// Whether somebody still waits for the disk, and may write when it answers.
+    #[must_use]
+    pub fn is_hanging_disk(&self) -> bool {
+        self.0 == DISK_HANGS
     }
 }
 
