@@ -114,8 +114,20 @@ clean: ## stop what run targets started, remove programs and logs
 	done
 	rm -rf bin logs
 
-clean-data: ## remove what the run targets have stored, after asking
+# A directory is held by the process that uses it. It is looked twice, since an answer takes time.
+clean-data: ## remove what the run targets have stored, after asking; not while a process uses any of it
 	@if [ ! -e data ]; then echo "there is no data"; exit 0; fi; \
+	refuse_if_held() { \
+		while IFS= read -r -d '' place; do \
+			flock --nonblock "$$place" true || { \
+				echo "$$place: a process uses it, so nothing was removed: stop it first (\`fuser $$place\` names it)" >&2; \
+				exit 1; \
+			}; \
+		done < <(find -L data -type d -print0 -o -name process.lock -print0); \
+	}; \
+	refuse_if_held; \
 	du -sh data/*; \
 	read -r -p "Remove all of this for ever? [y/N] " answer || true; \
-	if [ "$${answer:-}" = y ]; then rm -rf data; else echo "nothing was removed"; fi
+	if [ "$${answer:-}" != y ]; then echo "nothing was removed"; exit 0; fi; \
+	refuse_if_held; \
+	rm -rf data

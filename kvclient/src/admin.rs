@@ -102,6 +102,21 @@ pub struct ServerStatus {
     pub disk_waits: Duration,
     /// Why it was not met at its address, without which it has no part; empty if it was.
     pub not_met: String,
+    /// Whether its data directory was deleted or replaced: what it holds is in its memory only.
+    pub directory_gone: bool,
+    /// That its primary had it left out of the view; `None` if that did not happen of late.
+    pub left_out: Option<LeftOut>,
+}
+
+/// Why a server was left out of the view, and when it is tried again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftOut {
+    /// How often of late.
+    pub times: u32,
+    /// What its primary saw the last time.
+    pub because: String,
+    /// It is not tried again before this time is over.
+    pub tried_again_in: Duration,
 }
 
 impl ServerStatus {
@@ -252,5 +267,11 @@ fn server_status(server: pb::ServerStatus) -> ServerStatus {
         disk_full: server.disk_full,
         disk_waits: Duration::from_millis(server.disk_waits_ms),
         not_met: server.not_met,
+        left_out: (server.left_out > 0).then(|| LeftOut {
+            times: server.left_out,
+            because: server.left_out_because,
+            tried_again_in: Duration::from_millis(server.tried_again_in_ms),
+        }),
+        directory_gone: server.directory_gone,
     }
 }

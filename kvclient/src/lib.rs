@@ -68,7 +68,7 @@ pub mod session;
 mod views;
 mod wire;
 
-pub use admin::{ClusterStatus, Doubt, RefusedServer, ServerStatus, Shown};
+pub use admin::{ClusterStatus, Doubt, LeftOut, RefusedServer, ServerStatus, Shown};
 pub use client::{CasResult, Client, ClientConfig};
 pub use dump::{Dump, DumpSummary, Snapshot};
 pub use error::{Error, ErrorKind, Result};

@@ -283,7 +283,7 @@ impl Heartbeat {
             // Lost if the node has no room for it: the wish, which is repeated, asks again.
             ToServer::NobodyToTakeOver => self.node.try_event(Event::NobodyToTakeOver),
             ToServer::NotMet { message } => {
-                self.tell(&format!("no part in the cluster before this is mended: {message}"));
+                self.tell(&format!("the view service gives this server no part: {message}"));
             }
             ToServer::Meet(_) => debug!("{MEETINGS_MAX} servers are being met: no other now"),
             ToServer::Refused { reason, message } => return Err(Ended::Refused(reason, message)),

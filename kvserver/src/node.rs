@@ -315,6 +315,10 @@ impl Node {
             self.standing.only_copy = matches!(notice, Notice::OnlyCopy { .. });
             self.show();
         }
+        if let Notice::DirectoryGone { .. } = notice {
+            self.standing.directory_gone = true;
+            self.show();
+        }
         notices::log(notice, self.replica.view(), self.journal.dir());
     }
 

@@ -15,7 +15,7 @@ use kvprocess::snapshot_file::{NewSnapshotFile, verify};
 use kvproto::snapshot::{RESTORE_FILE, Verified, Writer};
 use kvproto::{ClusterId, OpNumber};
 
-use crate::journal::disk::Disk;
+use crate::journal::disk::{Disk, Trouble};
 use crate::journal::engine::{Engine, Found};
 use crate::journal::files::Files;
 use crate::journal::layout::{IDENTITY, era_number};
@@ -199,7 +199,13 @@ fn rebuild(disk: Files, directory: Directory) -> Result<(Recovered, OpNumber)> {
     };
     // As if all of it were known to be committed.
     let committed = std::mem::replace(&mut found.committed, found.last.op);
-    let recovered = recovery::read(&engine, &found, Items::default(), 0).context("damaged")?;
+    let recovered = recovery::read(&engine, &found, Items::default(), 0);
+    let recovered = recovered.map_err(|unreadable| match unreadable.trouble() {
+        Some(Trouble::NoAccess | Trouble::NoRoom | Trouble::Failure) => {
+            anyhow::Error::from(unreadable).context("it cannot be read now")
+        }
+        Some(Trouble::Damage) | None => anyhow::Error::from(unreadable).context("damaged"),
+    })?;
     Ok((recovered, committed))
 }
 

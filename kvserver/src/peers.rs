@@ -6,6 +6,7 @@
 //! The node calls [`Peers`] and is never made to wait: a queue that is full ends its stream.
 
 pub mod link;
+mod pace;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,21 +15,25 @@ use std::time::Duration;
 use anyhow::ensure;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use kvproto::limits::MESSAGE_SIZE_MAX;
 use kvproto::message::{Body, Message};
 use kvproto::{Member, StreamNumber};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::node::NodeHandle;
 use crate::replica::event::Event;
+use link::Came;
 
 /// A copy that takes longer to answer a connection is as good as unreachable.
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 /// A `Released` that takes longer is not worth it: the new primary has waited out the lease.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// The node hears at most this often that bytes have arrived: far more often than its patience lasts.
+const PROGRESS_EVERY: Duration = Duration::from_millis(20);
 /// Messages queued for one stream, in either direction. The replica's own window is what bounds
 /// their bytes; this many messages unsent means that the connection has stopped.
 pub const STREAM_QUEUED_MAX: usize = 1024;
@@ -150,7 +155,7 @@ async fn tell(message: Message) -> anyhow::Result<()> {
     let (mut incoming, mut outgoing) = link::connect(message.to.name.as_str()).await?;
     outgoing.tell(message).await?;
     // It closes the connection once it has taken the message.
-    incoming.next_of_any_size().await?;
+    incoming.next_message(MESSAGE_SIZE_MAX).await?;
     Ok(())
 }
 
@@ -187,9 +192,21 @@ impl Carrier {
         let connecting = link::connect(self.to.name.as_str());
         let (mut incoming, mut outgoing) = timeout(CONNECT_WITHIN, connecting).await??;
         let listen = async {
-            while let Some(message) = incoming.next_of_any_size().await? {
-                ensure!(self.expects(&message), "it sent what is no answer on this stream");
-                self.node.event(Event::Message(message)).await;
+            let mut told_at: Option<Instant> = None;
+            while let Some(came) = incoming.next(MESSAGE_SIZE_MAX).await? {
+                match came {
+                    Came::Message(message) => {
+                        ensure!(self.expects(&message), "it sent what is no answer on this stream");
+                        self.node.event(Event::Message(message)).await;
+                    }
+                    Came::Confirmed => {
+                        if told_at.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
+                            told_at = Some(Instant::now());
+                            let (peer, stream) = (self.to.clone(), self.stream);
+                            self.node.event(Event::Confirmed { peer, stream }).await;
+                        }
+                    }
+                }
             }
             anyhow::Ok(())
         };

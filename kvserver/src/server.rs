@@ -3,8 +3,9 @@
 //! If any part ends by itself the server ends with an error. Dropping the future of [`run`] is a
 //! crash: nothing is handed over, and every task and thread ends soon after.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use kvprocess::listen::Listeners;
@@ -32,12 +33,16 @@ use crate::peers::{InboundStreams, Peers};
 use crate::replica::ReplicaOptions;
 use crate::replica::event::Event;
 use crate::replica::recovery::Recovered;
-use crate::storage::Storage;
+use crate::storage::{FoundDir, Storage};
+use crate::store::Items;
 
 /// Connections of other copies that wait to be let in.
 const CONNECTIONS_QUEUED_MAX: usize = 16;
 /// Wishes of the replica that wait for the heartbeat. It repeats what is lost.
 const WISHES_QUEUED_MAX: usize = 64;
+/// A directory that cannot be opened for want of handles is tried again this often, and told this often.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// After a hand-over clients are pointed to the new primary for this long.
 const REDIRECT_FOR: Duration = Duration::from_millis(200);
 /// The only copy looks this often whether somebody could take over by now. Each attempt that fails
@@ -97,11 +102,10 @@ pub async fn run_watched(
     let retain_bytes = config.tuning.retain_bytes;
     let storage = match config.data_dir(listeners.port()) {
         Some(path) => {
-            let items = inputs.items();
             // Reading all of it takes a while; the signal to stop is heard meanwhile.
-            let open = spawn_blocking(move || Storage::open(&path, items, retain_bytes));
+            let open = open_storage(path, inputs.items(), retain_bytes);
             match token.run_until_cancelled(open).await {
-                Some(opened) => Some(opened??),
+                Some(opened) => Some(opened?),
                 None => return Ok(()),
             }
         }
@@ -170,6 +174,7 @@ pub async fn run_watched(
             Err(cause) => Err(cause.context("the node has failed; the log says why")),
         },
         left = leave(&node, &token, config.leave_within, durable) => left,
+        cause = without_directory(&node) => Err(cause),
     };
     halt.cancel();
     // What the journal was given is written before anybody else may have the directory.
@@ -183,6 +188,38 @@ pub async fn run_watched(
         node_task.wait().await;
     }
     outcome
+}
+
+/// Reads the data, as soon as there are handles to open its files with.
+async fn open_storage(path: PathBuf, items: Items, retain_bytes: usize) -> anyhow::Result<Storage> {
+    let mut told: Option<Instant> = None;
+    let place = loop {
+        let looked_at = path.clone();
+        match spawn_blocking(move || FoundDir::find(&looked_at)).await? {
+            Err(unusable) if unusable.passes_by_itself() => {
+                if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                    warn!("waiting to start: {unusable}");
+                    told = Some(Instant::now());
+                }
+                sleep(TRY_AGAIN_AFTER).await;
+            }
+            place => break place?,
+        }
+    };
+    spawn_blocking(move || Storage::read(place, items, retain_bytes)).await?
+}
+
+/// Waits until nobody counts any more on a server whose data directory is gone. Only the last complete
+/// copy never gets there: it stays, to be read and saved.
+async fn without_directory(node: &NodeHandle) -> anyhow::Error {
+    if node.stands(|now| now.directory_gone && now.left).await.is_none() {
+        // The node has ended, and says why.
+        return std::future::pending().await;
+    }
+    anyhow!(
+        "the data directory is gone (deleted or replaced), and other copies hold everything: this server \
+         stops; started again it begins with what is in the directory then, or an empty one"
+    )
 }
 
 /// Attends at the view service from a thread of its own: whatever doors and node are busy with, the
@@ -238,6 +275,7 @@ async fn leave(
     if !settled.await {
         let standing = node.standing();
         // What is on disk waits there: nobody needs to take over before this server stops.
+        let durable = durable && !standing.directory_gone;
         let another = !durable && another_is_complete(&standing);
         if another && standing.role != Role::Primary {
             bail!(

@@ -1,5 +1,6 @@
 //! A server's data directory at its start: whose it is, and what the copy in it holds. Shell: it says
-//! what it finds, and decides nothing.
+//! what it finds, and decides nothing. Nothing in the directory changes before [`Storage::begin`], which
+//! is for those whom the view service has admitted.
 //!
 //! All of it blocks, for as long as reading the data takes.
 
@@ -7,23 +8,58 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
-use kvprocess::data_dir::DataDir;
+use anyhow::Context;
+use kvprocess::data_dir::{DataDir, DataDirError};
 use kvprocess::size::Size;
 use kvproto::registration::Held;
-use kvproto::snapshot::{self, RESTORE_FILE};
-use kvproto::{ClusterId, Generation, Member, OpNumber, View};
+use kvproto::snapshot::RESTORE_FILE;
+use kvproto::{ClusterId, Generation, Member, View};
+use thiserror::Error;
 use tracing::{error, info, warn};
 
-use crate::journal::disk::Disk;
-use crate::journal::engine::{Engine, Found, FoundLog};
+use crate::journal::disk::{Disk, too_many_open_files};
+use crate::journal::engine::{Engine, Found};
 use crate::journal::files::Files;
 use crate::journal::layout::{SET_ASIDE, is_kept, set_aside_generation};
-use crate::journal::snapshots::SnapshotReader;
-use crate::journal::survey::Torn;
+use crate::journal::survey::{Refused, Torn};
 use crate::journal::writer::{self, DiskJournal};
-use crate::replica::recovery::{Begun, OwnData, Recovered};
+use crate::replica::recovery::{Backup, Begun, OwnData, Recovered};
 use crate::store::Items;
+
+/// Why a directory is not to be used, or not now.
+#[derive(Debug, Error)]
+pub enum Unusable {
+    /// The directory as such.
+    #[error(transparent)]
+    Dir(#[from] DataDirError),
+    /// What is in it.
+    #[error("the data directory {path}: {refused}", path = .path.display())]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        refused: Refused,
+    },
+}
+
+impl Unusable {
+    /// Whether it ends by itself: then whoever starts waits, as for a full disk.
+    #[must_use]
+    pub fn passes_by_itself(&self) -> bool {
+        match self {
+            Unusable::Dir(DataDirError::Failed { error, .. }) => too_many_open_files(error),
+            Unusable::Dir(_) => false,
+            Unusable::Refused { refused, .. } => refused.passes_by_itself(),
+        }
+    }
+}
+
+/// A directory that this process has for itself, and that was looked through.
+pub struct FoundDir {
+    dir: DataDir,
+    engine: Engine<Files>,
+    found: Found,
+}
 
 /// A directory that this process has for itself, and what was in it.
 pub struct Storage {
@@ -31,32 +67,41 @@ pub struct Storage {
     data: OwnData<Files>,
 }
 
-impl Storage {
-    /// Takes a directory, makes it if it is new, and reads all of it. The items of the copy will be
-    /// in this table.
+impl FoundDir {
+    /// Takes a directory, makes it if it is missing, and looks through it.
     ///
     /// # Errors
-    /// When it is another's, another process has it, a newer program wrote it, or the disk fails. The
-    /// message says what to do. Damaged data is no error: it is left as it is, and this server
+    /// When it is another's, another process has it, a newer program wrote it, or it cannot be read now.
+    /// The message says what to do. Damaged data is no error: it is left as it is, and this server
     /// counts as empty until another copy fills it.
+    pub fn find(path: &Path) -> Result<FoundDir, Unusable> {
+        let dir = DataDir::hold(path, "kvserver", is_kept)?;
+        let (engine, found) = writer::find(dir.path())
+            .map_err(|refused| Unusable::Refused { path: path.to_owned(), refused })?;
+        Ok(FoundDir { dir, engine, found })
+    }
+}
+
+impl Storage {
+    /// Takes a directory, and reads all of it: see [`FoundDir::find`] and [`read`](Storage::read).
+    ///
+    /// # Errors
+    /// As these.
     pub fn open(path: &Path, items: Items, retain_bytes: usize) -> anyhow::Result<Storage> {
-        let about = || format!("the data directory {}", path.display());
-        let dir = DataDir::open(path, "kvserver", is_kept)?;
-        let (mut engine, mut found) = writer::open(dir.path()).with_context(about)?;
-        let backup = dir.path().join(RESTORE_FILE);
-        if matches!(found, Found::Nothing) && backup.exists() {
-            restore(engine).with_context(about)?;
-            (engine, found) = writer::open(dir.path()).with_context(about)?;
-        }
-        if let Found::Sound(found) = &found
-            && backup.exists()
-        {
-            tidy_up(&backup, found, engine.disk(), &dir).with_context(about)?;
-        }
+        Storage::read(FoundDir::find(path)?, items, retain_bytes)
+    }
+
+    /// Reads what was found. The items of the copy will be in this table.
+    ///
+    /// # Errors
+    /// When the disk fails, or does not let us.
+    pub fn read(place: FoundDir, items: Items, retain_bytes: usize) -> anyhow::Result<Storage> {
+        let FoundDir { dir, engine, found } = place;
+        let about = || format!("the data directory {}", dir.path().display());
         let what = if matches!(found, Found::Nothing) {
             "new".to_owned()
         } else {
-            Size(size_of(dir.path()).with_context(about)?).to_string()
+            Size(size_of(dir.path())).to_string()
         };
         info!("data in {} ({what})", absolute(dir.path()).display());
         let generation = match &found {
@@ -67,6 +112,18 @@ impl Storage {
         tell(&found, dir.path());
         let began = Instant::now();
         let data = OwnData::read(engine, &found, items, retain_bytes).with_context(about)?;
+        match data.backup() {
+            Backup::None | Backup::Restored => {}
+            Backup::Restores(head) => info!(
+                "{RESTORE_FILE} will be restored here once the view service has admitted this server: {} \
+                 keys as of op {}",
+                head.keys, head.at
+            ),
+            Backup::Other(why) => warn!(
+                "{} is left alone: {why}; to restore it, use a new directory",
+                dir.path().join(RESTORE_FILE).display()
+            ),
+        }
         if matches!(found, Found::Sound(_)) {
             let (last, committed) = data.recovered().last();
             info!(
@@ -101,7 +158,8 @@ impl Storage {
         view: &View,
         me: &Member,
     ) -> anyhow::Result<(Recovered, DiskJournal, DataDir)> {
-        let Storage { dir, data } = self;
+        let Storage { mut dir, data } = self;
+        dir.mark()?;
         let begun = data.begin(view, me);
         let Begun { engine, recovered, was_given_up } =
             begun.with_context(|| format!("the data directory {}", dir.path().display()))?;
@@ -185,57 +243,12 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// What the files in a directory take.
-fn size_of(path: &Path) -> io::Result<u64> {
-    let mut size = 0;
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        size += if metadata.is_dir() { size_of(&entry.path())? } else { metadata.len() };
-    }
-    Ok(size)
-}
-
-/// Removes a backup that has become the data, also when the start that made it so ended just before
-/// this. Any other one is none of ours.
-fn tidy_up(backup: &Path, found: &FoundLog, disk: &Files, dir: &DataDir) -> anyhow::Result<()> {
-    let head = SnapshotReader::open(disk, RESTORE_FILE).map_err(Into::into);
-    let head = head.and_then(|mut backup| backup.head());
-    let begins_with = found.snapshot.as_ref().map(|snapshot| snapshot.head.at);
-    if head.ok().map(|head| head.at) != begins_with {
-        warn!(
-            "{} is not what the data here began with, so it is left alone: to restore it, use a new \
-             directory",
-            backup.display()
-        );
-        return Ok(());
-    }
-    std::fs::remove_file(backup).context("remove the restored backup")?;
-    dir.sync().context("remove the restored backup")
-}
-
-/// Makes a backup the first state of a new directory.
-fn restore(mut engine: Engine<Files>) -> anyhow::Result<()> {
-    let mut file = SnapshotReader::open(engine.disk(), RESTORE_FILE)?;
-    let (head, _) = file.whole(|item| {
-        let there_is_room = match item {
-            snapshot::Item::Head(head) => {
-                info!("restoring {} keys as of op {}", head.keys, head.at);
-                engine.receive(head.at, head.keys)?
-            }
-            snapshot::Item::Block(records) => engine.receive_chunk(records)?.is_some(),
-            snapshot::Item::End(end) => engine.receive_end(end.clone())?,
-        };
-        if !there_is_room {
-            bail!("the disk has no room for the data of the backup: make room, then start again");
-        }
-        Ok(())
-    })?;
-    if head.at.op == OpNumber(0) {
-        bail!("the backup holds no data: restore another one into an empty directory");
-    }
-    if !engine.begin_with_received(head.at)? {
-        bail!("the disk has no room for a log: make room, then start again");
-    }
-    Ok(())
+/// What the files in a directory take, as far as this user may look: for people only.
+fn size_of(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
+        metadata => metadata.map_or(0, |metadata| metadata.len()),
+    });
+    sizes.sum()
 }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use kvprocess::data_dir::DataDir;
 use kvprocess::snapshot_file::verify;
 use kvproto::{
-    Action, Change, ClusterId, Entry, Epoch, Generation, LogTime, OpNumber, Position, StorageId,
-    View, ViewNumber,
+    Action, Change, ClusterId, Entry, Epoch, Generation, LogTime, Member, OpNumber, Position,
+    Settings, StorageId, View, ViewNumber,
 };
 use kvserver::journal::engine::{Engine, Options};
 use kvserver::journal::files::Files;
@@ -36,7 +36,7 @@ const OPTIONS: Options = Options {
 fn the_newest_record_outlives_the_process_and_is_not_guessed() {
     let (_dir, path) = server();
     let open = || Engine::open(Files::new(&path), OPTIONS);
-    let record = View::none(ClusterId([9; 16]), kvproto::Settings::default());
+    let record = View::none(ClusterId([9; 16]), Settings::default());
     let newer = View { revision: kvproto::Revision(7), ..record.clone() };
     let (mut engine, _) = open().expect("it can be used");
     assert_eq!(engine.newest_record(), None);
@@ -296,6 +296,37 @@ fn a_directory_that_waits_for_its_first_start_is_verified_by_its_backup() {
     assert_eq!(kvserver(&args).0, 1);
 }
 
+/// The view service has admitted this server.
+fn begin(storage: Storage) {
+    let cluster = storage.held().1.unwrap_or(ClusterId([1; 16]));
+    let view = View::none(cluster, Settings::default());
+    drop(storage.begin(&view, &Member::default()).expect("it can be used"));
+}
+
+/// A segment lies on a disk that is not mounted: that is no damage, and nothing is set aside for it.
+#[test]
+fn a_file_that_cannot_be_got_at_is_named_and_the_directory_stays_as_it_is() {
+    let (dir, data) = server();
+    let last = segments(&data).pop().expect("a segment");
+    let elsewhere = dir.path().join("mounted");
+    fs::rename(&last, &elsewhere).expect("it can be moved");
+    std::os::unix::fs::symlink(&elsewhere, &last).expect("a link");
+    let away = dir.path().join("away");
+    fs::rename(&elsewhere, &away).expect("it can be moved");
+    let refused = Storage::open(&data, Items::default(), 0).err().expect("it cannot be read");
+    let said = format!("{refused:#}");
+    let name = last.file_name().and_then(|name| name.to_str()).expect("text");
+    assert!(said.contains(name) && said.contains("every disk mounted"), "{said}");
+    assert!(said.contains("stays as it is") && !said.contains("damaged"), "{said}");
+    let place = data.to_str().expect("text");
+    let (code, _, errors) = kvserver(&["journal", "verify", "--data-dir", place]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("every disk mounted") && !errors.contains("damaged"), "{errors}");
+    fs::rename(&away, &elsewhere).expect("it can be moved");
+    begin(Storage::open(&data, Items::default(), 0).expect("it is sound"));
+    assert!(!data.join("set-aside").exists());
+}
+
 /// What a process that was killed left unfinished was taken for somebody else's.
 #[test]
 fn a_directory_that_has_lost_its_lock_file_is_taken_with_what_was_not_finished() {
@@ -304,9 +335,14 @@ fn a_directory_that_has_lost_its_lock_file_is_taken_with_what_was_not_finished()
     let unfinished = ["segment-3.new", "snapshot-2.new", "identity.new", "era-000002.new"]
         .map(|name| data.join(name));
     unfinished.iter().for_each(|file| fs::write(file, "half").expect("it can be written"));
-    drop(Storage::open(&data, Items::default(), 0).expect("it is sound"));
+    let storage = Storage::open(&data, Items::default(), 0).expect("it is sound");
+    assert!(unfinished.iter().all(|file| file.exists()), "nobody has admitted this server yet");
+    assert!(!data.join("process.lock").exists());
+    let second = Storage::open(&data, Items::default(), 0).err().expect("it is held");
+    assert!(second.to_string().contains("another process uses"), "{second:#}");
+    begin(storage);
     assert!(unfinished.iter().all(|file| !file.exists()));
-    fs::remove_file(data.join("process.lock")).expect("it is there");
+    fs::remove_file(data.join("process.lock")).expect("it is there again");
     fs::write(data.join("notes.new"), "somebody's").expect("it can be written");
     let refused = Storage::open(&data, Items::default(), 0).err().expect("it is not ours");
     assert!(refused.to_string().contains("notes.new"), "{refused:#}");
@@ -327,10 +363,12 @@ fn a_backup_goes_when_its_data_is_in_place_also_after_a_crash_between_the_two() 
         fs::copy(&backup, &there).expect("it is there");
         let storage = Storage::open(&restored, Items::default(), 0).expect("it is sound");
         assert_eq!(storage.held().0.last.op, OpNumber(20), "{start}");
+        assert!(there.exists(), "{start}: not before this server is admitted");
+        begin(storage);
         assert!(!there.exists(), "{start}");
     }
     fs::copy(&backup, data.join("restore.snapshot")).expect("it is there");
-    drop(Storage::open(&data, Items::default(), 0).expect("it is sound"));
+    begin(Storage::open(&data, Items::default(), 0).expect("it is sound"));
     assert!(data.join("restore.snapshot").exists(), "the data here did not begin with it");
 }
 
@@ -409,7 +447,8 @@ fn a_directory_where_nothing_can_be_written_is_looked_at_all_the_same() {
 #[test]
 fn a_journal_whose_thread_panicked_says_so_and_is_left_at_once() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (engine, _) = writer::open(dir.path()).expect("it can be used");
+    let (mut engine, _) = writer::find(dir.path()).expect("it can be used");
+    engine.settle().expect("it can be used");
     let (said, heard) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         // A mistake of ours, which nothing from outside could make: the log ends elsewhere.

@@ -175,6 +175,13 @@ impl AnswerRecord {
 }
 
 impl Body {
+    /// Whether the message is short and goes beside the others of its stream: it may overtake them, so
+    /// that a long one delays no lease.
+    #[must_use]
+    pub fn overtakes(&self) -> bool {
+        matches!(self, Body::Append(append) if append.entries.is_empty())
+    }
+
     /// Whether the message belongs to the primary's side of a stream.
     #[must_use]
     pub fn is_from_primary(&self) -> bool {

@@ -133,6 +133,8 @@ pub enum Wish {
         number: ViewNumber,
         /// The backup.
         server: Member,
+        /// It still makes progress now and then: another is to take its place first, if there is one.
+        acknowledges: bool,
         /// What the primary saw, for people.
         reason: String,
     },
@@ -175,6 +177,8 @@ pub struct Progress {
     /// How long what its disk was given has waited without anything of it being done; zero while
     /// nothing waits.
     pub disk_waits: Duration,
+    /// Whether its data directory was deleted or replaced: it acknowledges nothing any more.
+    pub directory_gone: bool,
 }
 
 /// What the data of a server takes of the memory that there is for it, in bytes. What is set aside

@@ -83,6 +83,15 @@ pub enum NotDone {
         /// Whose.
         server: ServerName,
     },
+    /// A write, while the primary has lost its data directory. Reads go on.
+    #[error(
+        "the data directory of {server} was deleted or replaced, so it takes no writes; if no other copy \
+         takes over, save what it holds: `kvctl snapshot save FILE --server {server}`"
+    )]
+    DirectoryGone {
+        /// Whose.
+        server: ServerName,
+    },
     /// Fewer synced copies than `--min-copies`: reads go on, writes wait for a copy.
     #[error(
         "only {synced} of the {min_copies} copies that --min-copies asks for are in sync; \

@@ -99,6 +99,12 @@ rules! {
     DamageIsNotCut,
     /// Disks: entries are dropped only together with all that take their place.
     ReplacedAsOne,
+    /// Disks: what is written into a directory that is no longer found is not safe.
+    GoneIsNotSafe,
+    /// REP-10: a copy without its directory goes only when an activated view counts on others.
+    GoneWaitsForAnother,
+    /// Policy: whoever has its own directory comes before a copy that lost it.
+    OwnDirectoryLeads,
     /// REP-2: whom the primary asked to have declared synced is required.
     AskedIsRequired,
     /// REP-2: asked ends only with an activated view of a higher number.
@@ -155,6 +161,8 @@ rules! {
     RecognisedAsAsked,
     /// REP-5: reconciled is who acknowledged the barrier.
     ReconciledHoldTheBarrier,
+    /// REP-5: a backup that does not hold the barrier within `stall-after` in all is left out.
+    ReconciledInTime,
     /// REP-5: a primary acts only in an activated view.
     ActsOnceActivated,
     /// REP-5: a primary acts only when its barrier is committed.
@@ -173,6 +181,22 @@ rules! {
     SessionsTravel,
     /// REP-7: a tail goes by the primary's word, never by the returning copy's own decision.
     PrimaryDropsTails,
+    /// REP-9: bytes that have arrived are progress.
+    ProgressIsBytes,
+    /// REP-9: bytes that have arrived are no acknowledgement of the op that they belong to.
+    PieceIsNoAck,
+    /// REP-9: an answered heartbeat is no progress while entries are owed.
+    HeartbeatIsNoProgress,
+    /// REP-9: a heartbeat continues what the copy has, not what was sent to it.
+    HeartbeatNamesWhatIsHeld,
+    /// REP-9: a copy is also slow by many short silences.
+    SlowByTurns,
+    /// REP-9: commits wait for a newcomer that was slow only once it has kept up for a while.
+    CountedOnceItKeepsUp,
+    /// Policy: a copy that still acknowledges is left out when another has taken its place.
+    ReplacedByACompleteOne,
+    /// Policy: who was left out again and again is taken later and later, also if there is nobody else.
+    LeftOutBacksOff,
     /// REP-10: until it hears a newer epoch, a primary that wanted to leave may resume.
     LeavingMayResume,
     /// REP-10: a primary whose own disk hangs yields.

@@ -12,6 +12,7 @@
 //! | `NOT_READY_TAKING_OVER`, `NOT_READY_UNCONFIRMED`, `NOT_READY_HANDING_OVER` | UNAVAILABLE |
 //! | `OVERLOADED` | RESOURCE_EXHAUSTED |
 //! | `OUT_OF_MEMORY` (`used`, `max`) | RESOURCE_EXHAUSTED |
+//! | `DIRECTORY_GONE` (`server`) | UNAVAILABLE |
 //! | `TOO_FEW_COPIES` (`synced`, `min_copies`) | UNAVAILABLE |
 //! | `DIVERGED` (`op`) | DATA_LOSS |
 //! | `INVALID` | INVALID_ARGUMENT |
@@ -66,6 +67,9 @@ pub fn not_done_status(not_done: &NotDone) -> Status {
         }
         NotDone::DiskFull { server } => {
             (Code::ResourceExhausted, "DISK_FULL", vec![("server", server.to_string())])
+        }
+        NotDone::DirectoryGone { server } => {
+            (Code::Unavailable, "DIRECTORY_GONE", vec![("server", server.to_string())])
         }
         NotDone::TooFewCopies { synced, min_copies } => {
             let metadata =
@@ -133,6 +137,9 @@ fn from_reason(info: &ErrorInfo, message: &str) -> Attempt {
             max: number("max").unwrap_or_default(),
         },
         "DISK_FULL" => NotDone::DiskFull {
+            server: text("server").map(|name| ServerName::from(name.as_str())).unwrap_or_default(),
+        },
+        "DIRECTORY_GONE" => NotDone::DirectoryGone {
             server: text("server").map(|name| ServerName::from(name.as_str())).unwrap_or_default(),
         },
         "TOO_FEW_COPIES" => NotDone::TooFewCopies {

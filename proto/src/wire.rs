@@ -3,10 +3,16 @@
 //!
 //! Either side first says [`GREETING`], which no other protocol begins with. Then come messages of
 //! `replication.proto`. Sender, receiver, cluster, epoch and stream hardly ever change on one
-//! connection: a message without a sender has those of the one before it.
+//! connection: a message without a sender has those of the one before it of its kind.
 //!
-//! Checks the form alone: the reader bounds the size of a frame. What a message holds are slices of
-//! its frame, which has memory of its own: a log that keeps an entry keeps no more than came with it.
+//! Messages keep their order, and a long one goes in pieces, whose bytes the other side confirms as
+//! they arrive. A message that is written *beside* them goes between two pieces: it overtakes, and its
+//! bytes are not counted.
+//!
+//! Checks the form alone: the reader bounds the size of a message. What a message holds are slices of
+//! memory of its own: a log that keeps an entry keeps no more than came with it.
+
+use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;
@@ -20,24 +26,30 @@ use crate::pb::replication as pb;
 /// which protocol this is, with its level.
 pub const GREETING: [u8; 8] = *b"\0kvcopy1";
 
+/// A piece holds so much of a message; no frame is longer. At 8 Mbit/s one takes 16 ms.
+pub const PIECE_SIZE: usize = 16 << 10;
+
 const HEAD_SIZE: usize = 5;
 /// The reason of a refusal is cut off after so many bytes.
 const REASON_SIZE_MAX: usize = 1 << 10;
-/// A frame that is longer than what has arrived of it gets room in steps of this size: nobody sets
-/// aside more on a promise alone.
-const GROW_BY: usize = 1 << 20;
-/// Frames of less are copied out of the room that they were read into, which is used again.
-const COPIED_BELOW: usize = 256 << 10;
 /// Room to read into.
 const READ_SIZE: usize = 64 << 10;
 /// With less room than this left, new room is made.
 const READ_SIZE_MIN: usize = 4 << 10;
+/// A buffer that has grown beyond this size, for a large message, is given back.
+const BUFFER_KEPT_MAX: usize = 1 << 20;
 
 const ALIVE: u8 = 0;
+/// A message, or what is left of it after its pieces.
 const MESSAGE: u8 = 1;
 const REFUSED: u8 = 2;
+/// A piece of a message of which more follows.
+const PIECE: u8 = 3;
+/// A whole message, which may come between two pieces of another.
+const BESIDE: u8 = 4;
+const CONFIRMED: u8 = 5;
 
-/// One frame.
+/// One frame, or all frames of one message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frame {
     /// A sign of life, for want of anything else to say.
@@ -46,6 +58,8 @@ pub enum Frame {
     Message(Message),
     /// Why the sender closes the connection.
     Refused(String),
+    /// So many bytes of messages in order have arrived since the connection began.
+    Confirmed(u64),
 }
 
 /// Where a message comes from and belongs to.
@@ -68,26 +82,97 @@ impl Header {
         let Message { cluster, epoch, from, to, stream, body } = message;
         (Header { cluster, epoch, from, to, stream }, body)
     }
+
+    /// The message as it is written after one with the header `last`, which becomes this one's.
+    fn brief(last: &mut Option<Header>, message: Message) -> pb::Message {
+        let (header, body) = Header::split(message);
+        if last.as_ref() == Some(&header) {
+            return pb::Message { body: Some(body.into()), ..pb::Message::default() };
+        }
+        *last = Some(header.clone());
+        header.with(body).into()
+    }
+
+    /// The other way round.
+    fn complete(last: &mut Option<Header>, frame: Bytes) -> Result<Message, Malformed> {
+        let message = pb::Message::decode(frame)
+            .map_err(|_| Malformed { what: "a frame holds no message" })?;
+        if message.from.is_none()
+            && let Some(header) = last
+        {
+            let body = required(message.body, "a message is of no known kind")?;
+            return Ok(header.clone().with(body.try_into()?));
+        }
+        let (header, body) = Header::split(Message::try_from(message)?);
+        *last = Some(header.clone());
+        Ok(header.with(body))
+    }
 }
 
 /// Writes the frames of one direction of a connection.
 #[derive(Default, Debug)]
 pub struct FrameWriter {
     last: Option<Header>,
+    last_beside: Option<Header>,
+    /// Messages in order that are not on their way, and how much is left of each.
+    waiting: BytesMut,
+    left: VecDeque<usize>,
 }
 
 impl FrameWriter {
-    /// Adds a message.
-    pub fn message(&mut self, message: Message, out: &mut BytesMut) {
-        let (header, body) = Header::split(message);
-        let message = if self.last.as_ref() == Some(&header) {
-            pb::Message { body: Some(body.into()), ..pb::Message::default() }
-        } else {
-            self.last = Some(header.clone());
-            pb::Message::from(header.with(body))
-        };
+    /// Queues a message, to be taken after those before it.
+    pub fn message(&mut self, message: Message) {
+        let message = Header::brief(&mut self.last, message);
         let size = message.encoded_len();
-        head(MESSAGE, size, out);
+        self.left.push_back(size);
+        self.waiting.reserve(size);
+        message.encode_raw(&mut self.waiting);
+    }
+
+    /// How many messages are queued, the rest of one included.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.left.len()
+    }
+
+    /// The size of the next frame of what is queued.
+    #[must_use]
+    pub fn next_size(&self) -> Option<usize> {
+        self.left.front().map(|left| HEAD_SIZE + (*left).min(PIECE_SIZE))
+    }
+
+    /// Adds frames of what is queued as long as they take no more than `room`. Returns what they take.
+    pub fn take(&mut self, room: usize, out: &mut BytesMut) -> usize {
+        let mut taken = 0;
+        while let Some(size) = self.next_size().filter(|size| taken + size <= room)
+            && let Some(left) = self.left.front_mut()
+        {
+            let piece = size - HEAD_SIZE;
+            *left -= piece;
+            let whole = *left == 0;
+            head(if whole { MESSAGE } else { PIECE }, piece, out);
+            out.extend_from_slice(&self.waiting[..piece]);
+            self.waiting.advance(piece);
+            if whole {
+                self.left.pop_front();
+            }
+            taken += size;
+        }
+        if self.waiting.is_empty() && self.waiting.capacity() > BUFFER_KEPT_MAX {
+            self.waiting = BytesMut::new();
+        }
+        taken
+    }
+
+    /// Adds a short message that overtakes what is queued.
+    ///
+    /// # Panics
+    /// If it is longer than a piece.
+    pub fn beside(&mut self, message: Message, out: &mut BytesMut) {
+        let message = Header::brief(&mut self.last_beside, message);
+        let size = message.encoded_len();
+        assert!(size <= PIECE_SIZE, "what overtakes is short");
+        head(BESIDE, size, out);
         out.reserve(size);
         message.encode_raw(out);
     }
@@ -95,6 +180,12 @@ impl FrameWriter {
     /// Adds a sign of life.
     pub fn alive(&mut self, out: &mut BytesMut) {
         head(ALIVE, 0, out);
+    }
+
+    /// Adds how much has arrived, by [`FrameReader::received`].
+    pub fn confirmed(&mut self, received: u64, out: &mut BytesMut) {
+        head(CONFIRMED, size_of::<u64>(), out);
+        out.put_u64_le(received);
     }
 
     /// Adds the reason why nothing follows.
@@ -110,84 +201,97 @@ impl FrameWriter {
 
 fn head(kind: u8, size: usize, out: &mut BytesMut) {
     out.put_u8(kind);
-    out.put_u32_le(u32::try_from(size).expect("messages are far smaller than 4 GiB"));
+    out.put_u32_le(u32::try_from(size).expect("a frame is no longer than a piece"));
 }
 
 /// Reads the frames of one direction of a connection.
 #[derive(Default, Debug)]
 pub struct FrameReader {
     last: Option<Header>,
+    last_beside: Option<Header>,
     bytes: BytesMut,
+    /// The pieces of a message whose end has not come yet.
+    pieces: BytesMut,
+    received: u64,
 }
 
 impl FrameReader {
     /// Room at the end of what has arrived, to read into.
     pub fn room(&mut self) -> &mut BytesMut {
-        let missing = self.size().unwrap_or(0).saturating_sub(self.bytes.len());
-        if missing > self.bytes.capacity() - self.bytes.len() {
-            self.bytes.reserve(missing.min(GROW_BY));
-        } else if self.bytes.capacity() - self.bytes.len() < READ_SIZE_MIN {
+        if self.bytes.capacity() - self.bytes.len() < READ_SIZE_MIN {
             self.bytes.reserve(READ_SIZE);
         }
         &mut self.bytes
     }
 
-    /// The next frame that is whole; one of more than `size_max` bytes is refused.
+    /// Bytes of messages in order that have arrived, pieces included.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The next frame that is whole; a message of more than `size_max` bytes is refused.
     ///
     /// # Errors
     /// When the bytes are no frame. The connection is then worth nothing.
     pub fn next(&mut self, size_max: usize) -> Result<Option<Frame>, Malformed> {
-        let Some(end) = self.size() else {
-            return Ok(None);
-        };
-        if end - HEAD_SIZE > size_max {
-            return Err(Malformed { what: "a frame is longer than allowed here" });
+        loop {
+            let Some((head, _)) = self.bytes.split_first_chunk::<HEAD_SIZE>() else {
+                return Ok(None);
+            };
+            let [kind, size @ ..] = *head;
+            let size = u32::from_le_bytes(size) as usize;
+            let before = if matches!(kind, MESSAGE | PIECE) { self.pieces.len() } else { 0 };
+            if size > PIECE_SIZE || before + size > size_max {
+                return Err(Malformed { what: "a frame is longer than allowed here" });
+            }
+            let Some(frame) = self.bytes.get(HEAD_SIZE..HEAD_SIZE + size) else {
+                return Ok(None);
+            };
+            let frame = match kind {
+                PIECE => {
+                    self.pieces.extend_from_slice(frame);
+                    None
+                }
+                MESSAGE if before > 0 => {
+                    self.pieces.extend_from_slice(frame);
+                    Some(own(std::mem::take(&mut self.pieces)))
+                }
+                _ => Some(Bytes::copy_from_slice(frame)),
+            };
+            self.bytes.advance(HEAD_SIZE + size);
+            if matches!(kind, MESSAGE | PIECE) {
+                self.received += (HEAD_SIZE + size) as u64;
+            }
+            let Some(frame) = frame else { continue };
+            return Ok(Some(match kind {
+                ALIVE => Frame::Alive,
+                MESSAGE => Frame::Message(Header::complete(&mut self.last, frame)?),
+                BESIDE => Frame::Message(Header::complete(&mut self.last_beside, frame)?),
+                REFUSED => Frame::Refused(String::from_utf8_lossy(&frame).into_owned()),
+                CONFIRMED => {
+                    let received = frame.as_ref().try_into().map(u64::from_le_bytes);
+                    let what = "a confirmation is no number";
+                    Frame::Confirmed(received.map_err(|_| Malformed { what })?)
+                }
+                _ => return Err(Malformed { what: "a frame is of no known kind" }),
+            }));
         }
-        if self.bytes.len() < end {
-            return Ok(None);
-        }
-        let kind = self.bytes[0];
-        let frame = if end < COPIED_BELOW {
-            let frame = Bytes::copy_from_slice(&self.bytes[HEAD_SIZE..end]);
-            self.bytes.advance(end);
-            frame
-        } else {
-            self.bytes.split_to(end).freeze().slice(HEAD_SIZE..)
-        };
-        Ok(Some(match kind {
-            ALIVE => Frame::Alive,
-            MESSAGE => Frame::Message(self.message(frame)?),
-            REFUSED => Frame::Refused(String::from_utf8_lossy(&frame).into_owned()),
-            _ => return Err(Malformed { what: "a frame is of no known kind" }),
-        }))
     }
+}
 
-    fn message(&mut self, frame: Bytes) -> Result<Message, Malformed> {
-        let message = pb::Message::decode(frame)
-            .map_err(|_| Malformed { what: "a frame holds no message" })?;
-        if message.from.is_none()
-            && let Some(header) = &self.last
-        {
-            let body = required(message.body, "a message is of no known kind")?;
-            return Ok(header.clone().with(body.try_into()?));
-        }
-        let (header, body) = Header::split(Message::try_from(message)?);
-        self.last = Some(header.clone());
-        Ok(header.with(body))
-    }
-
-    /// Bytes of the frame that begins here, its head included, once that is known.
-    fn size(&self) -> Option<usize> {
-        let (head, _) = self.bytes.split_first_chunk::<HEAD_SIZE>()?;
-        let [_, size @ ..] = *head;
-        Some(HEAD_SIZE + u32::from_le_bytes(size) as usize)
-    }
+/// What was put together piece by piece, without room that it no longer needs.
+fn own(pieces: BytesMut) -> Bytes {
+    let wasted = pieces.capacity() - pieces.len();
+    if wasted > pieces.len() / 8 { Bytes::copy_from_slice(&pieces) } else { pieces.freeze() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Generation, Incarnation, OpNumber, Revision, ServerName, ViewNumber};
+    use crate::ids::{
+        Generation, History, Incarnation, OpNumber, Revision, ServerName, ViewNumber,
+    };
     use crate::message::Opened;
 
     fn member(name: &str) -> Member {
@@ -219,11 +323,13 @@ mod tests {
     /// Frames of every kind, with headers that stay, change and come back.
     fn frames() -> Vec<Frame> {
         vec![
-            Frame::Message(message(1, Body::Open)),
+            Frame::Message(message(1, Body::Open { began: History::default() })),
             Frame::Message(message(1, opened(9))),
             Frame::Alive,
             Frame::Message(message(2, opened(10))),
             Frame::Message(message(2, chunk(1, 5000))),
+            Frame::Confirmed(7 << 40),
+            Frame::Message(message(2, chunk(2, 3 * PIECE_SIZE))),
             Frame::Message(message(1, chunk(2, 0))),
             Frame::Message(message(1, Body::Released)),
             Frame::Refused("no".into()),
@@ -235,11 +341,24 @@ mod tests {
         for frame in frames {
             match frame {
                 Frame::Alive => writer.alive(&mut out),
-                Frame::Message(message) => writer.message(message.clone(), &mut out),
+                Frame::Message(message) => {
+                    writer.message(message.clone());
+                    writer.take(usize::MAX, &mut out);
+                }
                 Frame::Refused(reason) => writer.refused(reason, &mut out),
+                Frame::Confirmed(received) => writer.confirmed(*received, &mut out),
             }
         }
         out
+    }
+
+    fn read(bytes: &[u8]) -> Vec<Frame> {
+        let (mut reader, mut read) = (FrameReader::default(), Vec::new());
+        reader.room().extend_from_slice(bytes);
+        while let Some(frame) = reader.next(1 << 30).expect("well formed") {
+            read.push(frame);
+        }
+        read
     }
 
     #[test]
@@ -280,8 +399,59 @@ mod tests {
         assert!(reader.next(4096).is_err());
         let mut reader = FrameReader::default();
         reader.room().extend_from_slice(&[MESSAGE, 0xff, 0xff, 0xff, 0xff]);
-        assert_eq!(reader.next(usize::MAX), Ok(None));
-        assert!(reader.room().capacity() <= 4 * GROW_BY, "room on a promise alone");
+        assert!(reader.next(usize::MAX).is_err());
+        assert!(reader.room().capacity() <= 2 * READ_SIZE, "room on a promise alone");
+    }
+
+    #[test]
+    fn a_message_in_pieces_is_refused_by_the_piece_that_makes_it_too_long() {
+        let long = written(&[Frame::Message(message(1, chunk(1, 3 * PIECE_SIZE)))]);
+        let mut reader = FrameReader::default();
+        reader.room().extend_from_slice(&long[..2 * (HEAD_SIZE + PIECE_SIZE)]);
+        assert_eq!(reader.next(2 * PIECE_SIZE), Ok(None));
+        reader.room().extend_from_slice(&long[2 * (HEAD_SIZE + PIECE_SIZE)..]);
+        assert!(reader.next(2 * PIECE_SIZE).is_err());
+    }
+
+    #[test]
+    fn a_short_message_passes_between_the_pieces_of_a_long_one() {
+        let (mut writer, mut out) = (FrameWriter::default(), BytesMut::new());
+        let (long, short, third) = (chunk(1, 8 << 20), opened(9), opened(10));
+        writer.message(message(1, long.clone()));
+        writer.message(message(1, third.clone()));
+        let taken = writer.take(100_000, &mut out);
+        assert_eq!((taken, taken), (out.len(), 6 * (HEAD_SIZE + PIECE_SIZE)));
+        writer.beside(message(1, short.clone()), &mut out);
+        writer.take(usize::MAX, &mut out);
+        let order = [short, long, third].map(|body| Frame::Message(message(1, body)));
+        assert_eq!(read(&out), order);
+    }
+
+    #[test]
+    fn what_is_confirmed_is_what_was_taken() {
+        let (mut writer, mut reader) = (FrameWriter::default(), FrameReader::default());
+        let mut sent = 0;
+        for size in [0, 10, PIECE_SIZE, 5 * PIECE_SIZE + 1] {
+            let mut out = BytesMut::new();
+            writer.message(message(1, chunk(1, size)));
+            sent += writer.take(usize::MAX, &mut out);
+            writer.alive(&mut out);
+            writer.beside(message(1, opened(1)), &mut out);
+            reader.room().extend_from_slice(&out);
+            while reader.next(1 << 20).expect("well formed").is_some() {}
+            assert_eq!(reader.received(), sent as u64);
+        }
+        assert_eq!(writer.queued(), 0);
+    }
+
+    #[test]
+    fn a_message_keeps_no_more_memory_than_it_fills() {
+        let pieces = BytesMut::with_capacity(1 << 20);
+        assert!(own(pieces).is_empty());
+        let mut pieces = BytesMut::with_capacity(1 << 20);
+        pieces.extend_from_slice(&[7; 1000]);
+        let kept = own(pieces).try_into_mut().expect("nobody else has it");
+        assert!(kept.capacity() < 2000, "{}", kept.capacity());
     }
 
     #[test]

@@ -367,6 +367,8 @@ fn storage(mode: Option<Mode>) -> &'static str {
 
 fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
     let progress = server.progress;
+    let (left_out, after, because) =
+        server.left_out.map_or_else(Default::default, |it| (it.times, it.after, it.because));
     let age = server.unheard_for.unwrap_or_default();
     pb::ServerStatus {
         role: view.role_of(&server.member).as_str().to_owned(),
@@ -383,6 +385,10 @@ fn server_status(view: &View, server: ServerReport) -> pb::ServerStatus {
             u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX)
         }),
         not_met: server.not_met.map(|why| why.to_string()).unwrap_or_default(),
+        tried_again_in_ms: millis(after),
+        left_out,
+        left_out_because: because,
+        directory_gone: progress.is_some_and(|progress| progress.directory_gone),
         member: Some(server.member.into()),
     }
 }

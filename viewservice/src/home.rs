@@ -115,13 +115,13 @@ impl Home {
     /// Why it must not or cannot be used, and what to do.
     pub async fn open(path: &Path, given: &SettingFlags, new: bool) -> Result<Home, HomeError> {
         let file = path.join(LOG);
-        if !file.exists() {
+        if !is_there(path, LOG)? {
             // Before anything is made: what is refused leaves nothing behind.
             founding_settings(given)?;
         }
         let dir = DataDir::open(path, "viewservice", is_kept)?;
         let identity = read_identity(path)?;
-        if let (Some(identity), false) = (&identity, file.exists()) {
+        if let (Some(identity), false) = (&identity, is_there(path, LOG)?) {
             return Err(HomeError::Wiped { path: path.into(), cluster: identity.cluster });
         }
         let log = ViewLog::open(&file).await.map_err(|error| match error {
@@ -208,6 +208,21 @@ fn founding_settings(given: &SettingFlags) -> Result<Settings, HomeError> {
     Ok(settings)
 }
 
+/// Whether there is a file of this name. One that cannot be looked at is not one that is gone, nor is a
+/// link to a disk that is not mounted.
+fn is_there(path: &Path, name: &str) -> Result<bool, HomeError> {
+    match path.join(name).symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(error) => Err(HomeError::Failed {
+            path: path.into(),
+            what: format!("cannot look for {name}: {error}; mend that, then start again"),
+        }),
+    }
+}
+
 fn read_identity(path: &Path) -> Result<Option<Identity>, HomeError> {
     let unusable = |what: String| {
         let what = format!("its {IDENTITY} cannot be read: {what}");
@@ -215,8 +230,14 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, HomeError> {
     };
     let text = match std::fs::read(path.join(IDENTITY)) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unusable(error.to_string())),
+        Err(error) if error.kind() == ErrorKind::NotFound && !is_there(path, IDENTITY)? => {
+            return Ok(None);
+        }
+        // That says nothing about what is in it.
+        Err(error) => {
+            let what = format!("cannot read {IDENTITY}: {error}; mend that, then start again");
+            return Err(HomeError::Failed { path: path.into(), what });
+        }
     };
     let value: serde_json::Value =
         serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))?;

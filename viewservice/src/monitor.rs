@@ -284,7 +284,10 @@ impl Monitor {
         loop {
             tokio::select! {
                 _ = leading.changed() => return Err(no_longer(&leading.borrow())),
-                _ = ticks.tick() => self.step(Event::Tick).await?,
+                _ = ticks.tick() => {
+                    self.log.must_be_there()?;
+                    self.step(Event::Tick).await?;
+                }
                 Some(request) = requests.recv() => self.handle(request).await?,
             }
         }

@@ -275,15 +275,16 @@ fn process(name: &str, life: LifeId) -> FromServer {
     })
 }
 
-fn again(member: &Member, cluster: ClusterId) -> FromServer {
+/// A life that goes on, and has this record.
+fn again(member: &Member, record: &View) -> FromServer {
     FromServer::Register(Registration {
         name: member.name.clone(),
         life: life_at(member.name.as_str()),
         incarnation: Some(member.incarnation),
-        cluster: Some(cluster),
+        cluster: Some(record.cluster),
         protocol_level: PROTOCOL_LEVEL,
         held: None,
-        shown: None,
+        shown: Some(Box::new(record.clone())),
     })
 }
 
@@ -347,7 +348,7 @@ async fn a_server_that_is_only_cut_off_resumes_its_life() {
     let before = backup.view.clone();
     let (member, _still_listening) = primary.cut_off();
     service.until_somebody_is("suspected").await;
-    let (_attending, answer) = service.register(again(&member, before.cluster)).await;
+    let (_attending, answer) = service.register(again(&member, &before)).await;
     let ToServer::Registered { incarnation, view } = answer else {
         panic!("it was not resumed: {answer:?}");
     };
@@ -361,7 +362,7 @@ async fn a_second_start_is_refused_while_the_first_lives_and_then_makes_the_firs
     let service = Service::start().await;
     let first = service.server().await;
     let name = first.member.name.as_str().to_owned();
-    let cluster = first.view.cluster;
+    let record = first.view.clone();
     assert_eq!(service.refusal(newcomer(&name)).await, RefusedReason::NameInUse);
 
     let killed = first.kill();
@@ -377,7 +378,7 @@ async fn a_second_start_is_refused_while_the_first_lives_and_then_makes_the_firs
     };
     let (_attending, incarnation) = soon("the new life to be admitted", admitted).await;
     assert!(incarnation > killed.incarnation);
-    let stale = service.refusal(again(&killed, cluster)).await;
+    let stale = service.refusal(again(&killed, &record)).await;
     assert_eq!(stale, RefusedReason::StaleIncarnation);
 }
 
@@ -385,7 +386,7 @@ async fn a_second_start_is_refused_while_the_first_lives_and_then_makes_the_firs
 async fn a_newer_stream_of_the_same_life_replaces_the_older_one() {
     let service = Service::start().await;
     let mut server = service.server().await;
-    let (mut newer, answer) = service.register(again(&server.member, server.view.cluster)).await;
+    let (mut newer, answer) = service.register(again(&server.member, &server.view)).await;
     assert!(matches!(answer, ToServer::Registered { .. }));
     while let ToServer::View(_) = match server.attending.down.message().await {
         Ok(Some(message)) => message.try_into().unwrap(),
@@ -410,6 +411,7 @@ async fn a_first_message_that_is_no_registration_is_refused() {
         memory: Memory::default(),
         disk_full: false,
         disk_waits: Duration::ZERO,
+        directory_gone: false,
     });
     let nameless = pb::Register::default();
     let garbage = [
@@ -443,7 +445,7 @@ async fn garbage_on_an_open_stream_ends_the_stream() {
 async fn a_server_of_another_cluster_or_an_old_program_is_refused() {
     let service = Service::start().await;
     let stranger = Member { name: "localhost:1".into(), incarnation: Incarnation(7) };
-    let other = again(&stranger, ClusterId([9; 16]));
+    let other = again(&stranger, &View::none(ClusterId([9; 16]), Settings::default()));
     assert_eq!(service.refusal(other).await, RefusedReason::WrongCluster);
     let old = FromServer::Register(Registration {
         name: stranger.name,
@@ -556,20 +558,20 @@ async fn after_a_restart_the_same_views_go_on_and_servers_resume_their_lives() {
     let service = Service::start().await;
     let (primary, backup) = pair(&service).await;
     let before = service.view().await;
-    let stale = Member { incarnation: Incarnation(99), ..primary.member.clone() };
+    let stale = Member { incarnation: backup.member.incarnation, ..primary.member.clone() };
     let service = service.restart().await;
     assert_eq!(service.view().await, before, "whoever only asks sees the same");
 
     let mut streams = Vec::new();
     for member in [&primary.member, &backup.member] {
-        let (attending, answer) = service.register(again(member, before.cluster)).await;
+        let (attending, answer) = service.register(again(member, &before)).await;
         let ToServer::Registered { incarnation, view } = answer else {
             panic!("{member} was not resumed: {answer:?}");
         };
         assert_eq!((incarnation, *view), (member.incarnation, before.clone()));
         streams.push(attending);
     }
-    let refused = service.refusal(again(&stale, before.cluster)).await;
+    let refused = service.refusal(again(&stale, &before)).await;
     assert_eq!(refused, RefusedReason::StaleIncarnation);
 
     // Lives are numbered on from where they were, and nobody joins twice.
@@ -659,7 +661,9 @@ async fn a_server_that_nobody_meets_has_no_part_and_hears_why() {
     let name = taken.name.clone();
     drop(taken);
     let _right = async {
-        while TcpListener::bind(&name).await.is_err() {}
+        while TcpListener::bind(&name).await.is_err() {
+            tokio::task::yield_now().await;
+        }
         listen(&name, Some(LifeId([0xff; 16]))).await
     };
     let _right = soon("its address to be free", _right).await;

@@ -429,8 +429,7 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
-            disk_waits_ms: 0,
-            not_met: String::new(),
+            ..vs::ServerStatus::default()
         });
         let backup = vs::ServerStatus {
             member: Some(vs::Member { name: "localhost:7".into(), incarnation: 2 }),
@@ -444,8 +443,7 @@ impl ViewService for Views {
             memory_used: 3 << 20,
             memory_max: 1 << 30,
             disk_full: false,
-            disk_waits_ms: 0,
-            not_met: String::new(),
+            ..vs::ServerStatus::default()
         };
         Ok(Response::new(vs::StatusResponse {
             view: Some(view.into()),

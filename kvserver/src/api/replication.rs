@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use kvproto::limits::MESSAGE_SIZE_MAX;
 use kvproto::message::{Body, Message};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -81,7 +82,7 @@ impl ReplicationDoor {
     }
 
     async fn forward(&self, incoming: &mut Incoming, way_back: WayBack) -> anyhow::Result<()> {
-        let opening = timeout(OPENING_WITHIN, incoming.next(OPENING_SIZE_MAX)).await;
+        let opening = timeout(OPENING_WITHIN, incoming.next_message(OPENING_SIZE_MAX)).await;
         let Some(opening) = opening.context("nothing was opened in time")?? else {
             return Ok(());
         };
@@ -100,7 +101,7 @@ impl ReplicationDoor {
         self.node.event(Event::Message(opening)).await;
         loop {
             let message: Option<Message> = tokio::select! {
-                message = incoming.next_of_any_size() => message?,
+                message = incoming.next_message(MESSAGE_SIZE_MAX) => message?,
                 () = loan.overflowed() => bail!("answers are taken too slowly"),
             };
             let Some(message) = message else {

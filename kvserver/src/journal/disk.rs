@@ -6,7 +6,66 @@
 //! by sectors, and any number of the changes of names, from the first on. A rename is atomic. A
 //! failed sync says nothing about what is safe, also when it is repeated.
 
-use std::io;
+use std::io::{self, ErrorKind};
+
+/// What an error of a disk says. The one place that tells what could not be done now from what is
+/// wrong with the data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// There is no room. Nothing was done.
+    NoRoom,
+    /// This process may or can not get at it: too many open files, no permission, a disk that is not
+    /// mounted, a directory that is gone. Nothing was done, and nothing is said of what is there.
+    NoAccess,
+    /// What was read is not what was written, or the disk says itself that it has lost it.
+    Damage,
+    /// Anything else. Of a read it says nothing about what is there; after a write or a sync nobody
+    /// knows what is safe.
+    Failure,
+}
+
+/// What Linux calls these, for which the library has no name.
+const EIO: i32 = 5;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
+impl Trouble {
+    /// What this error says.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Trouble {
+        match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge, _) => {
+                Trouble::NoRoom
+            }
+            (_, Some(EMFILE | ENFILE))
+            | (
+                ErrorKind::PermissionDenied
+                | ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::StaleNetworkFileHandle
+                | ErrorKind::OutOfMemory,
+                _,
+            ) => Trouble::NoAccess,
+            (_, Some(EIO)) | (ErrorKind::UnexpectedEof | ErrorKind::InvalidData, _) => {
+                Trouble::Damage
+            }
+            _ => Trouble::Failure,
+        }
+    }
+
+    /// Whether nothing was done for want of something that may come back: then it is tried again.
+    #[must_use]
+    pub fn may_pass(self) -> bool {
+        matches!(self, Trouble::NoRoom | Trouble::NoAccess)
+    }
+}
+
+/// Whether this process, or the whole system, has as many files open as it may: that passes by itself.
+#[must_use]
+pub fn too_many_open_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
 
 /// Room on a disk, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +118,13 @@ pub trait Disk: Clone {
     /// When that fails.
     fn remove(&self, path: &str) -> io::Result<()>;
 
+    /// Has at hand what [`sync_dir`](Disk::sync_dir) of this directory needs: that it then fails only if the disk
+    /// does.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    fn open_dir(&self, dir: &str) -> io::Result<()>;
+
     /// Makes the names in a directory safe.
     ///
     /// # Errors
@@ -70,6 +136,9 @@ pub trait Disk: Clone {
     /// # Errors
     /// When nobody knows.
     fn space(&self) -> io::Result<Space>;
+
+    /// Whether the root is still found where it was: otherwise nobody will find again what is written.
+    fn is_there(&self) -> bool;
 }
 
 /// An open file.
@@ -105,6 +174,9 @@ pub trait DiskFile: std::fmt::Debug {
     /// When that fails.
     fn cut(&mut self, size: u64) -> io::Result<()>;
 
+    /// Whether it still has a name: otherwise nobody will find it again.
+    fn is_there(&self) -> bool;
+
     /// Makes what was written, and the length, safe.
     ///
     /// # Errors
@@ -122,4 +194,27 @@ pub(super) fn read_whole<D: Disk>(disk: &D, path: &str) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; size];
     file.read_at(0, &mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_now_is_not_damage() {
+        for (error, trouble) in [
+            (ErrorKind::StorageFull.into(), Trouble::NoRoom),
+            (ErrorKind::PermissionDenied.into(), Trouble::NoAccess),
+            (io::Error::from_raw_os_error(EMFILE), Trouble::NoAccess),
+            (io::Error::from_raw_os_error(ENFILE), Trouble::NoAccess),
+            (ErrorKind::NotFound.into(), Trouble::NoAccess),
+            (ErrorKind::UnexpectedEof.into(), Trouble::Damage),
+            (io::Error::from_raw_os_error(EIO), Trouble::Damage),
+            (io::Error::other("something new"), Trouble::Failure),
+        ] {
+            assert_eq!(Trouble::of(&error), trouble, "{error}");
+            let passes = matches!(trouble, Trouble::NoRoom | Trouble::NoAccess);
+            assert_eq!(trouble.may_pass(), passes, "{error}");
+        }
+    }
 }

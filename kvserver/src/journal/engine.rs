@@ -7,17 +7,21 @@
 //! one write and one sync. Nothing is safe before that has returned true.
 //!
 //! The first error of a write or a sync ends the life of an engine: the era is marked as suspect and
-//! everything is refused from then on. Nothing is tried twice, but for want of room, which is found
-//! out before anything is written.
+//! everything is refused from then on. Nothing is tried twice, but for want of room or of access, which
+//! is found out before anything is written.
+//!
+//! To find out what is there changes nothing: [`Engine::find`]. Only who may write here
+//! [settles](Engine::settle) what a crash left, before anything else.
 
 mod next_era;
+mod opening;
 
 use std::io;
 use std::sync::Arc;
 
 use kvproto::batch::Batch;
 use kvproto::command::Entry;
-use kvproto::ids::{ClusterId, Epoch, OpNumber, Position, StorageId};
+use kvproto::ids::{ClusterId, Epoch, Generation, OpNumber, Position, StorageId};
 use kvproto::limits::BATCH_SIZE_MAX;
 use kvproto::rules::{Rule, keeps};
 use kvproto::settings::Settings;
@@ -27,12 +31,13 @@ use thiserror::Error;
 use crate::store::StoreLimits;
 
 use super::Room;
-use super::disk::{Disk, DiskFile, Space};
+use super::disk::{Disk, DiskFile, Space, Trouble};
 use super::layout::{self, IDENTITY, Identity, NEW, RECORD, SET_ASIDE, SUSPECT};
-use super::log::{Log, Op, Sizes, Spare, is_full};
+use super::log::{Log, Op, Sizes, Spare};
 use super::snapshots::{ReadError, SnapshotFile, SnapshotReader};
-use super::survey::{self, Damage, Directory, Dropped, Era, Refused, Torn};
+use super::survey::{Damage, Dropped, Refused, Torn};
 use next_era::{Received, Replaced};
+use opening::Unsettled;
 
 /// A disk is nearly full when less than this part of it is free, if that is less than what the
 /// options ask for.
@@ -120,11 +125,23 @@ pub struct Engine<D: Disk> {
     next_era: u64,
     queue: Vec<Op>,
     has_failed: bool,
+    /// What is still to be done in the directory before anything else.
+    unsettled: Option<Unsettled>,
+    /// Why the last thing that was put off was, if not for want of room.
+    obstacle: Option<String>,
 }
 
 /// Less free than this makes a disk nearly full, where no more than `most` is asked for.
 pub(super) fn reserve(space: &Space, most: u64) -> u64 {
     most.min(space.total / RESERVE_OF_DISK)
+}
+
+/// Tidying up that cannot be done now, which the next time or the next start does.
+fn or_later(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if Trouble::of(&error) == Trouble::NoAccess => Ok(()),
+        done => done,
+    }
 }
 
 impl Failed {
@@ -137,78 +154,6 @@ impl Failed {
 }
 
 impl<D: Disk> Engine<D> {
-    /// Opens a directory: finishes what a crash interrupted, and makes a new one whose it is. The
-    /// caller has it for itself.
-    ///
-    /// # Errors
-    /// When it is not to be used.
-    pub fn open(disk: D, options: Options) -> Result<(Engine<D>, Found), Refused> {
-        let directory = survey::survey(&disk)?;
-        let record = directory.record.map_err(survey::refuse_record)?;
-        let mut engine = Engine::new(disk, options, directory.identity);
-        engine.record = record;
-        for name in &directory.unfinished {
-            engine.disk.remove(name).map_err(Refused::io("remove", name))?;
-        }
-        if directory.identity.is_none() {
-            engine.write_identity().map_err(Refused::io("write", IDENTITY))?;
-        }
-        for number in &directory.replaced {
-            let era = survey::era(&engine.disk, *number, engine.identity.storage)?;
-            let generation = era.damage.is_none().then(|| era.last().epoch.generation);
-            let replaced = Replaced { number: *number, generation };
-            engine.set_aside(&replaced).map_err(Refused::io("move away", &era.dir))?;
-        }
-        let set_aside = engine.disk.list(SET_ASIDE).map_err(Refused::io("read", SET_ASIDE))?;
-        let numbers =
-            set_aside.iter().filter_map(|name| layout::era_number(name.split('.').next()?));
-        engine.next_era = numbers.max().unwrap_or(0) + 1;
-        let Some(era) = directory.era else {
-            return Ok((engine, Found::Nothing));
-        };
-        engine.next_era = engine.next_era.max(era.number + 1);
-        if era.damage.is_some() {
-            engine.replaced = Some(Replaced { number: era.number, generation: None });
-            let found = engine.take(era, set_aside);
-            return Ok((engine, found));
-        }
-        for path in &era.leftovers {
-            engine.disk.remove(path).map_err(Refused::io("remove", path))?;
-        }
-        if let Some(last) = era.segments.last() {
-            // What was read may be in the memory of the system alone.
-            let mut file = engine.disk.open(&last.path).map_err(Refused::io("open", &last.path))?;
-            let synced = file.sync().and_then(|()| engine.disk.sync_dir(&era.dir));
-            if let Err(error) = synced {
-                // The next start could sync, and would not know what this one has lost.
-                let _ = engine.mark_suspect(&era.dir, "sync what was found", &error);
-                return Err(Refused::io("sync", &last.path)(error));
-            }
-        }
-        let (dir, records) = (era.dir.clone(), era.segments.last().map_or(0, |last| last.records));
-        let found = engine.take(era, set_aside);
-        let nonce = engine.nonce();
-        if let Some(log) = engine.log.as_mut().filter(|_| records > 0) {
-            // A new segment says that what is before it was safe. Without room, the next write does.
-            log.write(&engine.disk, &[], engine.committed, engine.adopted, nonce)
-                .map_err(Refused::io("write", &dir))?;
-        }
-        Ok((engine, found))
-    }
-
-    /// Looks at what a survey of this disk has found, and changes nothing: for those who only read.
-    pub fn look(disk: D, directory: Directory) -> (Engine<D>, Found) {
-        let sizes = Sizes { min: 0, max: 0 };
-        let storage = StorageId::default();
-        let options = Options { storage, seed: 0, sizes, retain: 0, reserve: 0 };
-        let mut engine = Engine::new(disk, options, directory.identity);
-        let found = match directory.era {
-            None => Found::Nothing,
-            Some(era) => engine.take(era, directory.set_aside),
-        };
-        (engine, found)
-    }
-
     fn new(disk: D, options: Options, identity: Option<Identity>) -> Engine<D> {
         let fresh = || Identity {
             storage: options.storage,
@@ -231,28 +176,9 @@ impl<D: Disk> Engine<D> {
             next_era: 1,
             queue: Vec::new(),
             has_failed: false,
+            unsettled: None,
+            obstacle: None,
         }
-    }
-
-    /// Takes over the log of an era, if nothing in it is damaged.
-    fn take(&mut self, era: Era, set_aside: Vec<String>) -> Found {
-        if let Some(damage) = era.damage {
-            return Found::Damaged(damage);
-        }
-        self.adopted = era.adopted;
-        self.committed = era.committed;
-        self.snapshot = era.snapshot.clone();
-        self.log = Some(Log::found(self.identity.storage, self.options.sizes, &era));
-        Found::Sound(Box::new(FoundLog {
-            last: era.last(),
-            adopted: era.adopted,
-            committed: era.committed,
-            snapshot: era.snapshot,
-            torn: era.torn,
-            dropped: era.dropped,
-            damage_covered: era.damage_covered,
-            set_aside,
-        }))
     }
 
     /// The disk.
@@ -326,7 +252,7 @@ impl<D: Disk> Engine<D> {
             return Ok(true);
         };
         let wrote = self.replace(RECORD, &layout::encode_record(record));
-        let wrote = self.unless_full("write the newest view record", wrote)?;
+        let wrote = self.unless_put_off("write the newest view record", wrote)?;
         if wrote {
             self.record = self.next_record.take();
         }
@@ -411,6 +337,19 @@ impl<D: Disk> Engine<D> {
         self.committed = self.committed.max(through);
     }
 
+    /// Why the last thing that was put off was, if that was not for want of room.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&str> {
+        self.obstacle.as_deref()
+    }
+
+    /// Whether directory and log are still found where they were. Otherwise nobody will find again what
+    /// is written.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.disk.is_there() && self.log.as_ref().is_none_or(Log::is_there)
+    }
+
     /// Whether there is something to flush.
     #[must_use]
     pub fn has_work(&self) -> bool {
@@ -441,6 +380,7 @@ impl<D: Disk> Engine<D> {
             return Ok(false);
         };
         let wrote = log.write(&self.disk, &self.queue, self.committed, self.adopted, nonce);
+        self.obstacle = log.obstacle().map(str::to_owned);
         let wrote = self.sound("write the journal", wrote)?;
         if wrote {
             self.queue.clear();
@@ -504,7 +444,7 @@ impl<D: Disk> Engine<D> {
     /// # Errors
     /// When the disk fails.
     pub fn discard(&mut self, verified: &SnapshotFile) -> Result<(), Failed> {
-        let removed = self.disk.remove(&verified.path);
+        let removed = or_later(self.disk.remove(&verified.path));
         self.sound("remove a snapshot", removed)
     }
 
@@ -520,12 +460,16 @@ impl<D: Disk> Engine<D> {
         let installed = SnapshotFile { path: path.clone(), ..verified.clone() };
         let old = self.snapshot.replace(installed);
         if let Some(old) = old.filter(|old| old.path != path) {
-            self.disk.remove(&old.path)?;
+            or_later(self.disk.remove(&old.path))?;
         }
         log.remove_through(&self.disk, at.op, self.options.retain)?;
+        or_later(self.forget_set_aside(at.epoch.generation))
+    }
+
+    /// What an operator gave up stays, until somebody has looked at it.
+    fn forget_set_aside(&self, generation: Generation) -> io::Result<()> {
         for name in self.disk.list(SET_ASIDE)? {
-            // What an operator gave up stays, until somebody has looked at it.
-            if layout::set_aside_generation(&name) == Some(at.epoch.generation) {
+            if layout::set_aside_generation(&name) == Some(generation) {
                 self.disk.remove(&format!("{SET_ASIDE}/{name}"))?;
             }
         }
@@ -612,6 +556,7 @@ impl<D: Disk> Engine<D> {
     }
 
     fn check(&self) -> Result<(), Failed> {
+        assert!(self.unsettled.is_none(), "nothing is written before the directory is settled");
         if self.has_failed {
             let error = io::Error::other("it failed before");
             return Err(Failed { doing: "use the journal", error });
@@ -623,11 +568,25 @@ impl<D: Disk> Engine<D> {
         result.map_err(|error| self.fail(doing, error))
     }
 
-    fn unless_full(&mut self, doing: &'static str, result: io::Result<()>) -> Result<bool, Failed> {
+    /// False if nothing was done, and it is to be tried again.
+    fn unless_put_off(
+        &mut self,
+        doing: &'static str,
+        result: io::Result<()>,
+    ) -> Result<bool, Failed> {
+        self.obstacle = None;
         match result {
-            Err(error) if is_full(&error) => Ok(false),
+            Err(error) if Trouble::of(&error).may_pass() => {
+                self.note_obstacle(&error);
+                Ok(false)
+            }
             result => self.sound(doing, result).map(|()| true),
         }
+    }
+
+    fn note_obstacle(&mut self, error: &io::Error) {
+        let is_access = Trouble::of(error) == Trouble::NoAccess;
+        self.obstacle = is_access.then(|| error.to_string());
     }
 
     fn nonce(&mut self) -> u64 {

@@ -105,6 +105,12 @@ pub fn set_aside(number: u64, generation: Option<Generation>) -> String {
     }
 }
 
+/// Number of an era that was set aside under this name.
+#[must_use]
+pub fn set_aside_number(name: &str) -> Option<u64> {
+    era_number(name.split('.').next()?)
+}
+
 /// Generation of an era that was set aside under this name.
 #[must_use]
 pub fn set_aside_generation(name: &str) -> Option<Generation> {

@@ -15,7 +15,7 @@ use kvproto::command::Entry;
 use kvproto::ids::{Epoch, OpNumber, Position, StorageId};
 use kvproto::rules::{Rule, keeps};
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Trouble};
 use super::index::{Index, Run};
 use super::layout::{self, NEW};
 use super::record::{self, Body, Chain, HEADER_SIZE, Hints, Lsn, Records, SegmentHeader};
@@ -140,6 +140,8 @@ pub struct Log<D: Disk> {
     spare: Option<Spare>,
     /// What the last record said.
     said: Hints,
+    /// Why there was no file for the next segment, if that was not for want of room.
+    obstacle: Option<String>,
 }
 
 impl<D: Disk> Log<D> {
@@ -157,6 +159,7 @@ impl<D: Disk> Log<D> {
             index: Index::new(after),
             spare: None,
             said: Hints::default(),
+            obstacle: None,
         }
     }
 
@@ -194,6 +197,18 @@ impl<D: Disk> Log<D> {
     #[must_use]
     pub fn dir(&self) -> &str {
         &self.dir
+    }
+
+    /// Why the last write found no file for a segment, if that was not for want of room.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&str> {
+        self.obstacle.as_deref()
+    }
+
+    /// Whether the segment that is written still has a name: otherwise nobody will find it again.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.current.as_ref().is_none_or(|current| current.file.is_there())
     }
 
     /// The directory has another name now.
@@ -236,7 +251,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Writes and syncs all of these, in one piece that leaves room for a mark. `nonce` is for a segment that begins with them.
-    /// False if there is no room on the disk; then nothing has changed.
+    /// False if there is no room on the disk, or it may not be written to now; then nothing has changed.
     ///
     /// # Errors
     /// When the disk fails.
@@ -291,10 +306,30 @@ impl<D: Disk> Log<D> {
         Ok(true)
     }
 
-    /// A file for the next segment, where it is, and its length; `None` if there is no room.
+    /// A file for the next segment, where it is, and its length; `None` if there is none to be had now.
     fn next_file(&mut self, disk: &D, needed: u64) -> io::Result<Option<(D::File, String, u64)>> {
-        if let Some(spare) = self.spare.take_if(|spare| spare.size >= needed) {
-            return Ok(Some((disk.open(&spare.path)?, spare.path, spare.size)));
+        self.obstacle = None;
+        match self.try_next_file(disk, needed) {
+            Err(error) if Trouble::of(&error) == Trouble::NoAccess => {
+                self.obstacle = Some(error.to_string());
+                Ok(None)
+            }
+            made => made,
+        }
+    }
+
+    fn try_next_file(
+        &mut self,
+        disk: &D,
+        needed: u64,
+    ) -> io::Result<Option<(D::File, String, u64)>> {
+        // Before anything is written: what the end of the write needs must not be found missing then.
+        disk.open_dir(&self.dir)?;
+        if let Some(spare) = self.spare.as_ref().filter(|spare| spare.size >= needed) {
+            let file = disk.open(&spare.path)?;
+            let made = (file, spare.path.clone(), spare.size);
+            self.spare = None;
+            return Ok(Some(made));
         }
         let path = format!("{}/{UNFINISHED}{NEW}", self.dir);
         // On a disk that is full but for a few kilobytes a primary must still begin its epoch: nobody
@@ -404,7 +439,11 @@ impl<D: Disk> Log<D> {
             let Some(oldest) = self.segments.front() else {
                 break;
             };
-            disk.remove(&oldest.path)?;
+            match disk.remove(&oldest.path) {
+                // It goes the next time.
+                Err(error) if Trouble::of(&error) == Trouble::NoAccess => break,
+                removed => removed?,
+            }
             excess -= oldest.size;
             self.index.forget_through(oldest.number);
             self.segments.pop_front();
@@ -496,6 +535,5 @@ fn read_run<F: DiskFile>(
 /// Whether an error means that there is no room now.
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+    Trouble::of(error) == Trouble::NoRoom
 }

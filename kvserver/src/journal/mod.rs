@@ -73,6 +73,9 @@ pub enum Completion {
     SnapshotGivenUp,
     /// How much room the disk has from now on; enough, as long as nothing is said.
     Room(Room),
+    /// The directory is no longer found where it was: nothing is safe any more that was not called safe
+    /// before, and nothing will be.
+    DirectoryGone,
     /// Entries that were asked for.
     Read {
         /// The op from which on they were.

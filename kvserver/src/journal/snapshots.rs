@@ -132,13 +132,15 @@ impl<D: Disk> SnapshotWriter<D> {
     /// # Errors
     /// When the disk fails or is full, or gives back something else than what was written.
     pub fn end(&mut self, end: SnapshotEnd) -> Result<SnapshotFile, ReadError> {
+        // Before anything is written: it must not be found missing when all of it is.
+        let reading = self.disk.open(&self.path)?;
         let bytes = self.writer.clone().end(&end);
         let whole = self.written + bytes.len() as u64;
         self.write(&[&bytes])?;
         self.file.cut(whole).map_err(not_for_want_of_room)?;
         self.file.sync().map_err(not_for_want_of_room)?;
         let mut check = Check::default();
-        let mut reader = SnapshotReader::open(&self.disk, &self.path)?;
+        let mut reader = SnapshotReader::<D>::of(reading)?;
         reader.whole(|item| check.take(item).map_err(ReadError::from))?;
         Ok(SnapshotFile { path: self.path.clone(), head: self.head, end, size: whole })
     }
@@ -198,7 +200,10 @@ impl<D: Disk> SnapshotReader<D> {
     /// # Errors
     /// When it cannot be opened.
     pub fn open(disk: &D, path: &str) -> io::Result<SnapshotReader<D>> {
-        let file = disk.open(path)?;
+        SnapshotReader::of(disk.open(path)?)
+    }
+
+    fn of(file: D::File) -> io::Result<SnapshotReader<D>> {
         let size = file.size()?;
         Ok(SnapshotReader { file, reader: Reader::new(), read: 0, size })
     }

@@ -14,7 +14,7 @@ use kvproto::snapshot::{FORMAT_LEVEL, Malformed};
 use kvproto::view::View;
 use thiserror::Error;
 
-use super::disk::{Disk, DiskFile, read_whole};
+use super::disk::{Disk, DiskFile, Trouble, read_whole, too_many_open_files};
 use super::index::{Index, Run};
 use super::layout::{
     self, BadFile, IDENTITY, IDENTITY_LEVEL, Identity, RECORD, RECORD_LEVEL, SET_ASIDE, SUSPECT,
@@ -64,8 +64,8 @@ pub enum Refused {
         /// Who asks.
         ours: ClusterId,
     },
-    /// The disk does not let us.
-    #[error("cannot {doing} {file}: {error}")]
+    /// The disk does not let us. That says nothing about what is there.
+    #[error("cannot {doing} {file}: {error}; all of it stays as it is: {way_out}, then start again", way_out = way_out(error))]
     Io {
         /// What failed.
         doing: &'static str,
@@ -76,8 +76,34 @@ pub enum Refused {
     },
 }
 
+/// What to do about something that cannot be got at.
+fn way_out(error: &io::Error) -> &'static str {
+    match Trouble::of(error) {
+        _ if too_many_open_files(error) => {
+            "allow more open files (`ulimit -n`), or wait until others are closed"
+        }
+        Trouble::NoAccess => match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "let the user of this server read and write it, as it may everything beside it"
+            }
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                "see that everything is in its place and every disk mounted"
+            }
+            _ => "see that this disk can be written to",
+        },
+        Trouble::NoRoom => "make room on this disk",
+        Trouble::Damage | Trouble::Failure => "look after this disk",
+    }
+}
+
 impl Refused {
-    pub(super) fn io(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> Refused {
+    /// Whether it ends by itself, when others close their files.
+    #[must_use]
+    pub fn passes_by_itself(&self) -> bool {
+        matches!(self, Refused::Io { error, .. } if too_many_open_files(error))
+    }
+
+    pub(crate) fn io(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> Refused {
         let file = if file.is_empty() { "the data directory" } else { file };
         let file = file.to_owned();
         move |error| Refused::Io { doing, file, error }
@@ -246,10 +272,20 @@ pub fn survey_without_identity<D: Disk>(disk: &D) -> Result<Directory, Refused> 
     let dir = layout::era(newest.ok_or(Refused::NoIdentity)?);
     let files = disk.list(&dir).map_err(Refused::io("read", &dir))?;
     let mut segments = files.iter().filter(|name| layout::segment_number(name).is_some());
-    let header = segments.find_map(|name| {
-        let bytes = read_whole(disk, &format!("{dir}/{name}")).ok()?;
-        SegmentHeader::decode(&bytes).ok()
-    });
+    let header = loop {
+        let Some(name) = segments.next() else {
+            break None;
+        };
+        let path = format!("{dir}/{name}");
+        match read_whole(disk, &path) {
+            Ok(bytes) => match SegmentHeader::decode(&bytes) {
+                Ok(header) => break Some(header),
+                Err(_) => continue,
+            },
+            Err(error) if Trouble::of(&error) == Trouble::Damage => continue,
+            Err(error) => return Err(Refused::io("read", &path)(error)),
+        }
+    };
     let identity = Identity {
         storage: header.ok_or(Refused::NoIdentity)?.storage,
         cluster: ClusterId::default(),
@@ -395,7 +431,7 @@ fn look<D: Disk>(
         let Stop::Damage(damage) = stop else {
             return Err(stop);
         };
-        let needed = needed_from(disk, storage, &before, &segments);
+        let needed = needed_from(disk, storage, &before, &segments)?;
         let Some(needed) = needed.filter(|needed| *needed > 0) else {
             return Err(damage.into());
         };
@@ -410,7 +446,7 @@ fn look<D: Disk>(
     }
     if names.iter().any(|name| name == SUSPECT) {
         let path = format!("{}/{SUSPECT}", era.dir);
-        let why = read_whole(disk, &path).unwrap_or_default();
+        let why = read_whole(disk, &path).map_err(|error| unread(&path, error))?;
         let why = format!("a write failed: {}", String::from_utf8_lossy(&why).trim());
         return Err(damage(&path, None, &why).into());
     }
@@ -436,16 +472,33 @@ fn needed_from<D: Disk>(
     storage: StorageId,
     era: &Era,
     segments: &[(u64, String)],
-) -> Option<usize> {
-    let base = era.snapshot.as_ref()?.head.at.op;
-    segments.iter().rposition(|(_, path)| {
+) -> Result<Option<usize>, Stop> {
+    let Some(base) = era.snapshot.as_ref().map(|snapshot| snapshot.head.at.op) else {
+        return Ok(None);
+    };
+    for (place, (_, path)) in segments.iter().enumerate().rev() {
         let mut bytes = [0; HEADER_SIZE];
-        let read = disk.open(path).and_then(|file| file.read_at(0, &mut bytes));
-        let header = read.ok().and_then(|()| SegmentHeader::decode(&bytes).ok());
-        header.is_some_and(|header| {
+        match disk.open(path).and_then(|file| file.read_at(0, &mut bytes)) {
+            Ok(()) => {}
+            Err(error) if Trouble::of(&error) == Trouble::Damage => continue,
+            Err(error) => return Err(unread(path, error)),
+        }
+        let is_needed = SegmentHeader::decode(&bytes).is_ok_and(|header| {
             (header.storage, header.era) == (storage, era.number) && header.after <= base
-        })
-    })
+        });
+        if is_needed {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+/// What could not be read is damage only if the disk has lost it.
+fn unread(path: &str, error: io::Error) -> Stop {
+    match Trouble::of(&error) {
+        Trouble::Damage => damage(path, None, &error.to_string()).into(),
+        _ => Stop::Refused(Refused::io("read", path)(error)),
+    }
 }
 
 fn damage(file: &str, at: Option<usize>, what: &str) -> Damage {
@@ -462,7 +515,8 @@ fn snapshot<D: Disk>(disk: &D, path: String) -> Result<SnapshotFile, Stop> {
         ReadError::Malformed(Malformed::Newer { level }) => {
             Stop::Refused(newer(&path, level, FORMAT_LEVEL))
         }
-        error => damage(&path, None, &error.to_string()).into(),
+        ReadError::Malformed(what) => damage(&path, None, &what.to_string()).into(),
+        ReadError::Io(error) => unread(&path, error),
     })
 }
 
@@ -473,7 +527,7 @@ fn segment<D: Disk>(
     (number, path): (u64, String),
     is_last: bool,
 ) -> Result<(), Stop> {
-    let bytes = read_whole(disk, &path).map_err(|error| damage(&path, None, &error.to_string()))?;
+    let bytes = read_whole(disk, &path).map_err(|error| unread(&path, error))?;
     let wrong = |at, what: &str| Stop::from(damage(&path, at, what));
     let header = match SegmentHeader::decode(&bytes) {
         Ok(header) => header,

@@ -6,6 +6,8 @@
 //! what takes long: snapshots of a log that goes on meanwhile, and files for segments to come.
 //! Where there is no log, a snapshot is the beginning of the next one, and the log's own work.
 
+mod side;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -13,16 +15,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvproto::command::Entry;
 use kvproto::ids::{ClusterId, Epoch, OpNumber, Position};
+use kvproto::rules::{Rule, keeps};
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::view::View;
 
-use super::disk::Disk;
+use super::disk::{Disk, Trouble};
 use super::engine::{Engine, Failed};
 use super::layout;
-use super::log::{Spare, is_full, prepare};
+use super::log::Spare;
 use super::pending::{Pending, SnapshotNumber, Ticket};
-use super::snapshots::{ReadError, SnapshotFile, SnapshotWriter};
+use super::snapshots::SnapshotFile;
 use super::{Completion, EntriesRead, Journal, Room, Work};
+pub use side::SideWorker;
 
 /// Work of the log.
 #[derive(Debug)]
@@ -87,12 +91,14 @@ pub enum Report {
     Chunks(SnapshotNumber, u64),
     /// A snapshot is what the log begins with now.
     Snapshot(SnapshotNumber, Position),
-    /// A snapshot of the log was given up for want of room.
+    /// A snapshot of the log was given up for want of room or of access.
     GivenUp(SnapshotNumber),
     /// Entries that were asked for, from this op on, or what is wrong with them.
     Read(OpNumber, EntriesRead),
     /// How much room there is.
     Room(Room),
+    /// The directory is gone. Nothing is safe from now on, and nothing more will be done.
+    DirectoryGone,
     /// The journal has failed and will do nothing more.
     Failed(Failed),
 }
@@ -122,6 +128,7 @@ pub struct Front<W> {
     idle_polls: u32,
     /// Not reported yet.
     room: Option<Room>,
+    directory_gone: bool,
     read: VecDeque<(OpNumber, EntriesRead)>,
 }
 
@@ -137,6 +144,7 @@ impl<W: Workers> Front<W> {
             committed: None,
             idle_polls: 0,
             room: None,
+            directory_gone: false,
             read: VecDeque::new(),
         }
     }
@@ -155,6 +163,7 @@ impl<W: Workers> Front<W> {
             Report::GivenUp(number) => self.pending.snapshot_given_up(*number),
             Report::Read(from, entries) => self.read.push_back((*from, entries.clone())),
             Report::Room(room) => self.room = Some(*room),
+            Report::DirectoryGone => self.directory_gone = true,
             Report::Failed(_) => {}
         }
     }
@@ -253,6 +262,9 @@ impl<W: Workers> Journal for Front<W> {
         if self.idle_polls >= IDLE_POLLS {
             self.tell_committed();
         }
+        if std::mem::take(&mut self.directory_gone) {
+            return Some(Completion::DirectoryGone);
+        }
         if let Some((from, entries)) = self.read.pop_front() {
             return Some(Completion::Read { from, entries });
         }
@@ -266,7 +278,7 @@ impl<W: Workers> Journal for Front<W> {
 pub enum Left {
     /// Nothing is left.
     Nothing,
-    /// The rest waits for room on the disk.
+    /// The rest waits for room on the disk, or for access to it.
     WaitsForRoom,
 }
 
@@ -283,8 +295,15 @@ pub struct LogWorker<D: Disk> {
     spares: u64,
     spare_wanted: bool,
     room: Room,
-    has_failed: bool,
+    /// Entries that could not be read now, and how often that was tried.
+    unread: VecDeque<(OpNumber, u64, u32)>,
+    /// Failed, or without its directory: nothing is done any more.
+    is_over: bool,
 }
+
+/// Entries that cannot be read are tried again as often as somebody looks for room, and then taken for
+/// gone: the copy that lacks them needs a full transfer.
+const READS_TRIED: u32 = 20;
 
 impl<D: Disk> LogWorker<D> {
     /// Works for this engine.
@@ -299,7 +318,8 @@ impl<D: Disk> LogWorker<D> {
             spares: 0,
             spare_wanted: false,
             room: Room::Enough,
-            has_failed: false,
+            unread: VecDeque::new(),
+            is_over: false,
         }
     }
 
@@ -335,18 +355,46 @@ impl<D: Disk> LogWorker<D> {
 
     /// Does everything that waits.
     pub fn work(&mut self, reports: &mut Vec<Report>) -> Left {
-        if self.has_failed {
-            self.waiting.clear();
+        if self.is_over {
+            self.end_waiting(reports);
             return Left::Nothing;
         }
         match self.try_work(reports) {
             Ok(left) => left,
             Err(failed) => {
-                self.has_failed = true;
-                reports.push(Report::Failed(failed));
+                self.fail(failed, reports);
                 Left::Nothing
             }
         }
+    }
+
+    /// What waits for a journal that is over is never done; of what it has nobody reads any more.
+    fn end_waiting(&mut self, reports: &mut Vec<Report>) {
+        let waiting = self.waiting.drain(..).filter_map(|(_, job)| match job {
+            LogJob::Read(from, _) => Some(from),
+            _ => None,
+        });
+        let unread = self.unread.drain(..).map(|(from, ..)| from);
+        reports.extend(waiting.chain(unread).map(|from| Report::Read(from, Ok(Vec::new()))));
+    }
+
+    /// What fails in a directory that is gone says nothing of the disk.
+    fn fail(&mut self, failed: Failed, reports: &mut Vec<Report>) {
+        if self.is_over {
+            return;
+        }
+        if self.engine.is_there() {
+            self.is_over = true;
+            reports.push(Report::Failed(failed));
+        } else {
+            self.lose_directory(reports);
+        }
+    }
+
+    fn lose_directory(&mut self, reports: &mut Vec<Report>) {
+        self.is_over = true;
+        reports.push(Report::DirectoryGone);
+        self.end_waiting(reports);
     }
 
     fn try_work(&mut self, reports: &mut Vec<Report>) -> Result<Left, Failed> {
@@ -361,6 +409,10 @@ impl<D: Disk> LogWorker<D> {
             return Ok(Left::WaitsForRoom);
         }
         if self.finished < self.called {
+            if !self.engine.is_there() && keeps(Rule::GoneIsNotSafe) {
+                self.lose_directory(reports);
+                return Ok(Left::Nothing);
+            }
             self.finished = self.called;
             reports.push(Report::Finished(self.finished));
         }
@@ -370,18 +422,17 @@ impl<D: Disk> LogWorker<D> {
     /// To be called when nothing has waited for some milliseconds: a mark costs a write, and what
     /// comes soon says the same.
     pub fn rest(&mut self, reports: &mut Vec<Report>) {
-        if self.has_failed {
+        if self.is_over {
             return;
         }
         if let Err(failed) = self.engine.mark() {
-            self.has_failed = true;
-            reports.push(Report::Failed(failed));
+            self.fail(failed, reports);
         }
     }
 
     /// Has the next segment made in time.
     pub fn prepare(&mut self, side: &mut Vec<SideJob>) {
-        if self.has_failed || self.spare_wanted || self.room == Room::Full {
+        if self.is_over || self.spare_wanted || self.room == Room::Full {
             return;
         }
         if let Some(size) = self.engine.wants_spare() {
@@ -392,15 +443,26 @@ impl<D: Disk> LogWorker<D> {
         }
     }
 
-    /// To be called after work, and now and then: looks how much room there is.
+    /// To be called after work, and now and then: looks whether the directory is there, and how much room
+    /// it has, and tries again to read what could not be read.
     pub fn look_for_room(&mut self, reports: &mut Vec<Report>) {
+        if self.is_over {
+            return;
+        }
+        if !self.engine.is_there() {
+            return self.lose_directory(reports);
+        }
+        if let Some((from, bytes_max, tries)) = self.unread.pop_front()
+            && let Err(failed) = self.read(from, bytes_max, tries, reports)
+        {
+            return self.fail(failed, reports);
+        }
         // A disk that does not say how full it is will say so when it is.
         let room = self.engine.room(self.room).unwrap_or_default();
         if room != Room::Enough
             && let Err(failed) = self.engine.make_room()
         {
-            self.has_failed = true;
-            reports.push(Report::Failed(failed));
+            return self.fail(failed, reports);
         }
         if room != self.room {
             self.room = room;
@@ -417,14 +479,8 @@ impl<D: Disk> LogWorker<D> {
             LogJob::Append(entries) => engine.append(entries),
             LogJob::Committed(through) => engine.committed(*through),
             LogJob::Read(from, bytes_max) => {
-                // What is not to be read is no reason to go: this may be the last complete copy, and
-                // all of what it has is in memory.
-                let entries = engine.read(*from, *bytes_max).map_err(|error| error.to_string());
-                if entries.is_err() {
-                    // A start does without the segments before the last one that a snapshot reaches.
-                    engine.begin_segment()?;
-                }
-                reports.push(Report::Read(*from, entries));
+                let (from, bytes_max) = (*from, *bytes_max);
+                return self.read(from, bytes_max, 0, reports).map(|()| true);
             }
             LogJob::Reset(_) => engine.reset(),
             LogJob::BeginWith(at) => return engine.begin_with_received(*at),
@@ -463,6 +519,37 @@ impl<D: Disk> LogWorker<D> {
     }
 }
 
+impl<D: Disk> LogWorker<D> {
+    /// What is not to be read is no reason to go: this may be the last complete copy, and all of what it
+    /// has is in memory.
+    fn read(
+        &mut self,
+        from: OpNumber,
+        bytes_max: u64,
+        tries: u32,
+        reports: &mut Vec<Report>,
+    ) -> Result<(), Failed> {
+        let entries = match self.engine.read(from, bytes_max) {
+            Ok(entries) => Ok(entries),
+            // Nobody else waits for it: what is written goes on meanwhile.
+            Err(error) if Trouble::of(&error).may_pass() => {
+                if tries < READS_TRIED {
+                    self.unread.push_back((from, bytes_max, tries + 1));
+                    return Ok(());
+                }
+                Ok(Vec::new())
+            }
+            Err(error) => {
+                // A start does without the segments before the last one that a snapshot reaches.
+                self.engine.begin_segment()?;
+                Err(error.to_string())
+            }
+        };
+        reports.push(Report::Read(from, entries));
+        Ok(())
+    }
+}
+
 impl LogJob {
     /// Whether a lone write is all that it asks for, as of one client's call.
     #[must_use]
@@ -493,108 +580,5 @@ impl LogJob {
                 | LogJob::Spare(_)
                 | LogJob::Failed(..)
         )
-    }
-}
-
-/// Does the work beside the log.
-#[derive(Debug)]
-pub struct SideWorker<D: Disk> {
-    disk: D,
-    /// Bytes of the disk that snapshots leave free.
-    keep_free: u64,
-    waiting: VecDeque<SideJob>,
-    writer: Option<(SnapshotNumber, SnapshotWriter<D>)>,
-}
-
-impl<D: Disk> SideWorker<D> {
-    /// Works for this engine, on its disk.
-    #[must_use]
-    pub fn new(engine: &Engine<D>) -> SideWorker<D> {
-        let (disk, keep_free) = (engine.disk().clone(), engine.kept_for_the_log());
-        SideWorker { disk, keep_free, waiting: VecDeque::new(), writer: None }
-    }
-
-    /// Takes a job.
-    pub fn take(&mut self, job: SideJob) {
-        if let SideJob::Snapshot(SnapshotJob::Begin(..) | SnapshotJob::Abandon) = job {
-            self.waiting.retain(|job| matches!(job, SideJob::Prepare { .. }));
-        }
-        self.waiting.push_back(job);
-    }
-
-    /// Does one job. False when there is nothing to do.
-    pub fn work(&mut self, reports: &mut Vec<Report>, log: &mut Vec<LogJob>) -> bool {
-        let Some(job) = self.waiting.pop_front() else {
-            return false;
-        };
-        let (doing, done) = match &job {
-            SideJob::Snapshot(job) => {
-                let done = self.snapshot(job, reports, log);
-                let is_full = done.as_ref().is_err_and(is_full);
-                ("write a snapshot", if is_full { self.give_up(job, reports) } else { done })
-            }
-            SideJob::Prepare { path, size } => {
-                let spare = match prepare(&self.disk, path.clone(), *size) {
-                    // The log asks again when it wants one.
-                    Err(error) if is_full(&error) => Ok(None),
-                    spare => spare.map(Some),
-                };
-                ("prepare a segment", spare.map(|spare| log.push(LogJob::Spare(spare))))
-            }
-        };
-        if let Err(error) = done {
-            log.push(LogJob::Failed(doing, error));
-        }
-        true
-    }
-
-    fn snapshot(
-        &mut self,
-        job: &SnapshotJob,
-        reports: &mut Vec<Report>,
-        log: &mut Vec<LogJob>,
-    ) -> io::Result<()> {
-        match job {
-            SnapshotJob::Begin(number, head) => {
-                self.abandon()?;
-                let path = layout::new_snapshot(*number);
-                let writer = SnapshotWriter::begin(&self.disk, path, *head)?;
-                self.writer = Some((*number, writer));
-            }
-            SnapshotJob::Chunk(number, records) => {
-                if let Some((_, writer)) = self.writer.as_mut().filter(|(of, _)| of == number) {
-                    let needed = self.keep_free + writer.grows_by(records);
-                    if self.disk.space().is_ok_and(|space| space.free < needed) {
-                        return Err(io::ErrorKind::StorageFull.into());
-                    }
-                    writer.chunk(records)?;
-                    reports.push(Report::Chunks(*number, writer.chunks()));
-                }
-            }
-            SnapshotJob::End(number, end) => {
-                if let Some((_, writer)) = self.writer.as_mut().filter(|(of, _)| of == number) {
-                    let verified = writer.end(end.clone()).map_err(ReadError::into_io)?;
-                    self.writer = None;
-                    log.push(LogJob::Install(*number, Box::new(verified)));
-                }
-            }
-            SnapshotJob::Abandon => self.abandon()?,
-        }
-        Ok(())
-    }
-
-    /// What was written would only take room that the log needs.
-    fn give_up(&mut self, job: &SnapshotJob, reports: &mut Vec<Report>) -> io::Result<()> {
-        if let SnapshotJob::Begin(number, _)
-        | SnapshotJob::Chunk(number, _)
-        | SnapshotJob::End(number, _) = job
-        {
-            reports.push(Report::GivenUp(*number));
-        }
-        self.abandon()
-    }
-
-    fn abandon(&mut self) -> io::Result<()> {
-        self.writer.take().map_or(Ok(()), |(_, writer)| writer.abandon())
     }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use kvproto::ids::OpNumber;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::disk::Disk;
 use super::engine::{self, Engine, Failed, Found, Options};
@@ -26,8 +27,11 @@ use super::survey::Refused;
 use super::work::{Front, Left, LogJob, LogWorker, Report, SideJob, SideWorker, Workers};
 use super::{Completion, Journal, Work};
 
-/// How often somebody looks how much room the disk has when nothing is written.
-const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
+/// How often somebody looks whether the directory is there, and how much room the disk has, when nothing
+/// is written.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(250);
+/// Why something waits is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// After so long without work the log rests. Lone writes that others do themselves wake nobody: they
 /// are followed by the rest when the thread looks for room the next time.
 const REST_AFTER: Duration = Duration::from_millis(10);
@@ -42,16 +46,16 @@ const RETAIN: u64 = 256 << 20;
 /// Lets snapshots end on a disk that is nearly full.
 const RESERVE: u64 = 256 << 20;
 
-/// Opens the directory of a server, which the caller has for itself. What it holds is read from the
-/// engine, before that is given to [`DiskJournal::start`].
+/// Finds out what the directory of a server holds, which the caller has for itself, and changes nothing.
+/// The engine is settled before it is given to [`DiskJournal::start`].
 ///
 /// # Errors
 /// When it is not to be used, with what to do.
-pub fn open(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
+pub fn find(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
     let storage = kvproto::StorageId(rand::random());
     let options =
         Options { storage, seed: rand::random(), sizes: SIZES, retain: RETAIN, reserve: RESERVE };
-    Engine::open(Files::new(root), options)
+    Engine::find(Files::new(root), options)
 }
 
 /// What is free on the disk of a directory, and below which it is nearly full.
@@ -103,6 +107,8 @@ struct Turns {
     rests: bool,
     /// How long the last write took.
     took: Duration,
+    /// When it was last told why something waits.
+    told: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -141,6 +147,7 @@ impl DiskJournal {
             left: Left::Nothing,
             rests: true,
             took: Duration::MAX,
+            told: None,
         };
         let log = Arc::new(Log {
             queue: Mutex::default(),
@@ -312,6 +319,7 @@ impl Turns {
         if !said.is_empty() {
             self.took = began.elapsed();
         }
+        self.tell_obstacle();
         said.drain(..).for_each(|report| drop(self.reports.send(report)));
         self.worker.prepare(&mut wanted);
         self.worker.look_for_room(&mut said);
@@ -320,6 +328,22 @@ impl Turns {
             wanted.drain(..).for_each(|job| drop(side.send(job)));
         }
         goes_on
+    }
+
+    /// Want of room is told by others.
+    fn tell_obstacle(&mut self) {
+        let obstacle = self.worker.engine().obstacle().filter(|_| self.left == Left::WaitsForRoom);
+        let Some(obstacle) = obstacle else {
+            self.told = None;
+            return;
+        };
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            warn!(
+                "the journal cannot get at its directory: {obstacle}. Nothing is acknowledged until it can; \
+                 it is tried again, and nothing is lost"
+            );
+            self.told = Some(Instant::now());
+        }
     }
 
     fn rest(&mut self) {

@@ -41,8 +41,10 @@ pub struct Standing {
     pub acting: bool,
     /// True once stopping has turned out to lose the data, until a successor is found.
     pub only_copy: bool,
-    /// True once the server is out of every view after it was asked to leave.
+    /// True once the server is out of every view after it was asked to leave, or lost its directory.
     pub left: bool,
+    /// True once the data directory is gone: what the server holds goes with its process.
+    pub directory_gone: bool,
 }
 
 impl Default for Standing {
@@ -54,6 +56,7 @@ impl Default for Standing {
             acting: false,
             only_copy: false,
             left: false,
+            directory_gone: false,
         }
     }
 }

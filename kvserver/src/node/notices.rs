@@ -97,8 +97,15 @@ pub(super) fn log(notice: &Notice, view: &View, dir: Option<&Path>) {
             info!("saved a snapshot of the data at op {at}: the next start begins with it");
         }
         Notice::SnapshotGivenUp => warn!(
-            "the disk has no room for a snapshot of the data, so the log before it has to stay: \
-             make room, or the disk will be full"
+            "the disk has no room for a snapshot of the data, or does not let this server write one, so \
+             the log before it has to stay: make room, or the disk will be full"
+        ),
+        Notice::DirectoryGone { me } => error!(
+            "the data directory {} is gone (deleted, replaced, or files in it deleted): this server \
+             acknowledges nothing any more, and leaves as soon as another complete copy has its own. If \
+             there is none it stays, and answers reads from memory: `kvctl snapshot save FILE --server \
+             {me}` saves what it holds; do not stop it before",
+            dir.map_or(Path::new("?"), |dir| dir).display()
         ),
         Notice::LogUnreadable { from, what } => error!(
             "the log on disk cannot be read from op {from} on: {what}. All of it is in memory too, and a \

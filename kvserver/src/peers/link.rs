@@ -1,25 +1,31 @@
 //! One connection between two copies, as both sides use it. Shell: bytes, patience and signs of
 //! life; messages pass through unread.
 //!
-//! Whatever is queued when the socket takes more goes out in one write. Either side says at least
-//! that it lives every five seconds, and gives up on a side that takes nothing for fifteen, or says
-//! nothing in a whole period of that length: the replica's own patience is shorter, but lasts only
-//! while it waits for something.
+//! Whatever is queued when the socket takes more goes out in one write. Either side confirms what has
+//! arrived, so that no more is under way than `pace` allows, and what overtakes never waits long behind
+//! the rest. Either side says at least that it lives every five seconds, and gives up on a side that
+//! takes nothing for fifteen, or says nothing in a whole period of that length: the replica's own
+//! patience is shorter, but lasts only while it waits for something. Whoever sends much must listen at
+//! the same time: what was confirmed comes in by the other half.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use bytes::{Buf, BytesMut};
-use kvprocess::dial;
-use kvproto::limits::MESSAGE_SIZE_MAX;
+use kvprocess::{clock, dial};
 use kvproto::message::Message;
 use kvproto::wire::{Frame, FrameReader, FrameWriter, GREETING};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+
+use super::STREAM_QUEUED_MAX;
+use super::pace::{CONFIRM_EVERY, Pace};
 
 /// The other side hears this often that we live.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -27,10 +33,21 @@ const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const SILENT_FOR: Duration = Duration::from_secs(15);
 /// What says that a connection ends may take so long to go out.
 const REFUSE_WITHIN: Duration = Duration::from_secs(1);
-/// Messages that are written together.
-const MESSAGES_PER_WRITE: usize = 256;
-/// A buffer that has grown beyond this size, for a large message, is given back.
-const BUFFER_KEPT_MAX: usize = 1 << 20;
+/// Messages that are taken from the queue together.
+const MESSAGES_PER_TURN: usize = 256;
+/// Bytes in order that go out in one write: what overtakes waits for no more.
+const WRITE_SIZE: usize = 128 << 10;
+
+/// What one half of a connection learns and the other has to know.
+#[derive(Default)]
+struct Shared {
+    /// Bytes of messages in order that have come from the other side.
+    received: AtomicU64,
+    /// What the other side has said of ours.
+    confirmed: AtomicU64,
+    /// One of the two has grown.
+    news: Notify,
+}
 
 /// Connects to another copy. Ends well only when that speaks our protocol and is ready to listen.
 pub async fn connect(name: &str) -> anyhow::Result<(Incoming, Outgoing)> {
@@ -58,38 +75,68 @@ fn halves(stream: TcpStream) -> (Incoming, Outgoing) {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     };
+    let shared = Arc::new(Shared::default());
     let incoming = Incoming {
         stream: reading,
         reader: FrameReader::default(),
+        shared: Arc::clone(&shared),
+        told: 0,
         heard: true,
         looks: every(SILENT_FOR),
     };
     let outgoing = Outgoing {
         stream: writing,
         writer: FrameWriter::default(),
+        shared,
+        told: 0,
+        pace: Pace::default(),
         bytes: BytesMut::new(),
         beats: every(ALIVE_EVERY),
     };
     (incoming, outgoing)
 }
 
+/// What the other side has sent.
+#[derive(Debug)]
+pub enum Came {
+    /// A message.
+    Message(Message),
+    /// More of what we sent has arrived there.
+    Confirmed,
+}
+
 /// What comes from the other side.
 pub struct Incoming {
     stream: OwnedReadHalf,
     reader: FrameReader,
+    shared: Arc<Shared>,
+    /// So much received was told to the other half.
+    told: u64,
     /// Something has come since the last look.
     heard: bool,
     looks: Interval,
 }
 
 impl Incoming {
-    /// The next message; `None` when the other side has closed the connection. A first message is
+    /// What comes next; `None` when the other side has closed the connection. A first message is
     /// small: `size_max` bounds it before anything is known of who sends it. May be dropped at any
     /// wait, and called again.
-    pub async fn next(&mut self, size_max: usize) -> anyhow::Result<Option<Message>> {
+    pub async fn next(&mut self, size_max: usize) -> anyhow::Result<Option<Came>> {
         loop {
-            match self.reader.next(size_max)? {
-                Some(Frame::Message(message)) => return Ok(Some(message)),
+            let frame = self.reader.next(size_max)?;
+            let received = self.reader.received();
+            if received - self.told >= CONFIRM_EVERY {
+                self.told = received;
+                self.shared.received.store(received, Ordering::Relaxed);
+                self.shared.news.notify_one();
+            }
+            match frame {
+                Some(Frame::Message(message)) => return Ok(Some(Came::Message(message))),
+                Some(Frame::Confirmed(through)) => {
+                    self.shared.confirmed.store(through, Ordering::Relaxed);
+                    self.shared.news.notify_one();
+                    return Ok(Some(Came::Confirmed));
+                }
                 Some(Frame::Refused(reason)) => bail!("it says: {reason}"),
                 Some(Frame::Alive) => continue,
                 None => {}
@@ -110,9 +157,15 @@ impl Incoming {
         }
     }
 
-    /// As [`next`](Self::next), for a side that is known.
-    pub async fn next_of_any_size(&mut self) -> anyhow::Result<Option<Message>> {
-        self.next(MESSAGE_SIZE_MAX).await
+    /// The next message.
+    pub async fn next_message(&mut self, size_max: usize) -> anyhow::Result<Option<Message>> {
+        loop {
+            match self.next(size_max).await? {
+                Some(Came::Message(message)) => return Ok(Some(message)),
+                Some(Came::Confirmed) => {}
+                None => return Ok(None),
+            }
+        }
     }
 }
 
@@ -120,7 +173,11 @@ impl Incoming {
 pub struct Outgoing {
     stream: OwnedWriteHalf,
     writer: FrameWriter,
-    /// Encoded, and not yet taken.
+    shared: Arc<Shared>,
+    /// So much received was told to the other side.
+    told: u64,
+    pace: Pace,
+    /// Whole frames, and not yet taken.
     bytes: BytesMut,
     beats: Interval,
 }
@@ -130,26 +187,65 @@ impl Outgoing {
     /// half written for who goes on.
     pub async fn carry(&mut self, mut queued: mpsc::Receiver<Message>) -> anyhow::Result<()> {
         let mut messages = Vec::new();
+        let mut is_over = false;
         loop {
+            let next = self.writer.next_size();
+            if is_over && next.is_none() {
+                return Ok(());
+            }
+            let takes_more = !is_over && self.writer.queued() < STREAM_QUEUED_MAX;
+            let goes_on = next.is_some_and(|size| size <= self.pace.room());
             tokio::select! {
                 biased;
-                count = queued.recv_many(&mut messages, MESSAGES_PER_WRITE) => {
-                    if count == 0 {
-                        return Ok(());
-                    }
-                    for message in messages.drain(..) {
-                        self.writer.message(message, &mut self.bytes);
-                    }
+                () = self.shared.news.notified() => {}
+                count = queued.recv_many(&mut messages, MESSAGES_PER_TURN), if takes_more => {
+                    is_over = count == 0;
+                    self.queue(messages.drain(..));
                 }
                 _ = self.beats.tick() => self.writer.alive(&mut self.bytes),
+                () = std::future::ready(()), if goes_on => {}
             }
+            self.take_news()?;
+            self.take_messages();
             self.flush().await?;
+        }
+    }
+
+    fn queue(&mut self, messages: impl Iterator<Item = Message>) {
+        for message in messages {
+            if message.body.overtakes() {
+                self.writer.beside(message, &mut self.bytes);
+            } else {
+                self.writer.message(message);
+            }
+        }
+    }
+
+    /// Confirms what has arrived, and hears what was confirmed.
+    fn take_news(&mut self) -> anyhow::Result<()> {
+        let received = self.shared.received.load(Ordering::Relaxed);
+        if received > self.told {
+            self.told = received;
+            self.writer.confirmed(received, &mut self.bytes);
+        }
+        let confirmed = self.shared.confirmed.load(Ordering::Relaxed);
+        let known = self.pace.confirmed(confirmed, clock::now());
+        known.map_err(|_| anyhow!("it confirms what was never sent"))
+    }
+
+    /// Puts on their way what the window allows of the messages in order.
+    fn take_messages(&mut self) {
+        let room = self.pace.room().min(WRITE_SIZE);
+        self.pace.sent(self.writer.take(room, &mut self.bytes));
+        if self.writer.next_size().is_some_and(|size| size > self.pace.room()) {
+            self.pace.held_back(clock::now());
         }
     }
 
     /// Says one thing, and then nothing more.
     pub async fn tell(&mut self, message: Message) -> anyhow::Result<()> {
-        self.writer.message(message, &mut self.bytes);
+        self.writer.message(message);
+        self.take_messages();
         self.flush().await?;
         Ok(self.stream.shutdown().await?)
     }
@@ -172,9 +268,6 @@ impl Outgoing {
                 }
                 Err(error) => return Err(error.into()),
             }
-        }
-        if self.bytes.capacity() > BUFFER_KEPT_MAX {
-            self.bytes = BytesMut::new();
         }
         Ok(())
     }

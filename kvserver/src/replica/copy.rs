@@ -63,6 +63,9 @@ pub struct Copy {
     pub(super) room: Room,
     /// Whether it moves.
     pub(super) own_disk: OwnDisk,
+    /// The directory of the journal is gone: nothing becomes safe any more, so nothing is acknowledged,
+    /// and what this copy holds goes with its process.
+    pub(super) directory_gone: bool,
     /// What this copy writes of itself to disk.
     pub(super) snapshots: Snapshots,
     /// Through here the journal knows that all is committed.
@@ -101,6 +104,7 @@ impl Copy {
             led: None,
             room: Room::Enough,
             own_disk: OwnDisk::default(),
+            directory_gone: false,
             snapshots: Snapshots::new(unsaved_bytes),
             told_committed: committed,
             last_stream: StreamNumber(0),
@@ -165,14 +169,19 @@ impl Copy {
         self.room == Room::Full
     }
 
-    /// Whether the journal was given something of the log that it has not said to be safe.
+    /// Whether the journal was given something of the log that it has not said to be safe, but may.
     pub(super) fn owes_journal(&self) -> bool {
-        self.safe < self.log.last().op || self.adopted < self.adopting
+        !self.directory_gone && (self.safe < self.log.last().op || self.adopted < self.adopting)
     }
 
     /// Whether this copy's own disk has stood still for `stall-after` with something to do.
     pub(super) fn disk_hangs(&self, now: Timestamp) -> bool {
         self.own_disk.waits(now) >= self.view.settings.stall_after
+    }
+
+    /// Whether what is safe outlives this process.
+    pub(super) fn is_durable(&self) -> bool {
+        self.options.durable && !self.directory_gone
     }
 
     /// The journal holds everything through this position. A completion for an entry that was
@@ -202,7 +211,7 @@ impl Copy {
             self.told_committed = committed;
             out.push(Effect::Journal(Work::Committed { through: committed }));
         }
-        if !self.complete || !self.options.durable {
+        if !self.complete || !self.is_durable() {
             return;
         }
         let tuning = &self.options.tuning;

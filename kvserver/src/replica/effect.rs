@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use kvproto::ids::{Member, OpNumber, Position, StreamNumber};
+use kvproto::ids::{Member, OpNumber, Position, ServerName, StreamNumber};
 use kvproto::message::Message;
 use kvproto::registration::{Memory, Wish};
 use kvproto::reply::{LogPoint, Reply};
@@ -166,12 +166,18 @@ pub enum Notice {
     DiskFull(bool),
     /// Whether this server's disk has stood still for `stall-after` with something to do.
     DiskHangs(bool),
+    /// The data directory is gone: nothing is acknowledged from now on.
+    DirectoryGone {
+        /// This server.
+        me: ServerName,
+    },
     /// A snapshot of the data at this op is on this server's disk, verified.
     SnapshotSaved {
         /// Which.
         at: OpNumber,
     },
-    /// This server's disk has no room for a snapshot, which would let the log be shorter.
+    /// This server's disk has no room for a snapshot, or does not let it write one, which would let the
+    /// log be shorter.
     SnapshotGivenUp,
     /// Of what this server's disk has of the log something cannot be read. A snapshot takes its place.
     LogUnreadable {

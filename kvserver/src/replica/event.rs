@@ -16,6 +16,14 @@ pub enum Event {
     Requests(Vec<Request>),
     /// A message from another copy.
     Message(Message),
+    /// More of the bytes sent on a stream has arrived at its other end, pieces of messages included.
+    /// What overtakes the others does not count.
+    Confirmed {
+        /// The other end.
+        peer: Member,
+        /// Which stream.
+        stream: StreamNumber,
+    },
     /// A stream is gone: the connection broke, or could not be made.
     StreamBroken {
         /// The other end.

@@ -150,6 +150,8 @@ pub struct Replica {
     release_due: bool,
     role: Role,
     wished_to_leave_at: Option<Timestamp>,
+    /// Without its directory, and not counted on by anybody: said once.
+    left: bool,
     stepped_at: Timestamp,
     /// What was published last.
     shown: Published,
@@ -171,12 +173,13 @@ impl Hash for Replica {
             release_due,
             role,
             wished_to_leave_at,
+            left,
             stepped_at,
             shown: _,
             steps: _,
         } = self;
         (copy, following, primary, knocking, leaving, release_due).hash(state);
-        (estranged, role, wished_to_leave_at, stepped_at).hash(state);
+        (estranged, role, wished_to_leave_at, left, stepped_at).hash(state);
     }
 }
 
@@ -224,6 +227,7 @@ impl Replica {
             release_due: false,
             role: Role::Spare,
             wished_to_leave_at: None,
+            left: false,
             stepped_at: now,
             shown: Published { at: LogPoint::default(), serves: Serves::No },
             steps: 0,
@@ -246,6 +250,11 @@ impl Replica {
             Event::StreamBroken { peer, stream } => {
                 if let Some(primary) = &mut self.primary {
                     primary.on_stream_broken(&mut self.copy, now, &peer, stream);
+                }
+            }
+            Event::Confirmed { peer, stream } => {
+                if let Some(primary) = &mut self.primary {
+                    primary.on_confirmed(now, &peer, stream);
                 }
             }
             Event::View(view) => self.learn(now, *view, effects),
@@ -309,6 +318,7 @@ impl Replica {
             memory: self.copy.memory(),
             disk_full: self.copy.disk_full(),
             disk_waits: self.copy.own_disk.waits(self.stepped_at),
+            directory_gone: self.copy.directory_gone,
         }
     }
 
@@ -419,7 +429,10 @@ impl Replica {
             | Completion::Read { .. } => true,
             Completion::ChunksWritten(_) => !self.copy.complete,
             // Another thread of the journal said so, or nothing was written for it.
-            Completion::Snapshot(_) | Completion::SnapshotGivenUp | Completion::Room(_) => false,
+            Completion::Snapshot(_)
+            | Completion::SnapshotGivenUp
+            | Completion::Room(_)
+            | Completion::DirectoryGone => false,
         };
         if of_the_log {
             self.copy.own_disk.note_done(now);
@@ -460,6 +473,15 @@ impl Replica {
             Completion::SnapshotGivenUp => {
                 self.copy.snapshots.note_given_up(&mut self.copy.store);
                 out.push(Effect::Notice(Notice::SnapshotGivenUp));
+            }
+            Completion::DirectoryGone => {
+                self.copy.directory_gone = true;
+                self.copy.snapshots.note_given_up(&mut self.copy.store);
+                let me = self.copy.me.name.clone();
+                out.push(Effect::Notice(Notice::DirectoryGone { me }));
+                if let Some(primary) = &mut self.primary {
+                    primary.on_directory_gone(out);
+                }
             }
             Completion::Room(room) => {
                 if room == Room::Enough {
@@ -641,7 +663,7 @@ impl Replica {
         if !self.leaving {
             return;
         }
-        if self.copy.options.durable {
+        if self.copy.is_durable() {
             // Everything acknowledged is on disk, and waits there for the next start.
             out.push(Effect::Left);
             return;
@@ -656,9 +678,12 @@ impl Replica {
     }
 
     /// REP-10: drain, ask for a view without this server, and leave once it is known. What waits for a
-    /// disk that hangs is not drained.
+    /// disk that hangs is not drained. A copy without its directory asks for nothing: the view service
+    /// hears it with each ping, and knows whether anybody is better. It goes when nobody counts on it any
+    /// more.
     fn advance_leaving(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        if !self.leaving {
+        let gone = self.copy.directory_gone;
+        if self.left || !(self.leaving || gone) {
             return;
         }
         if self.estranged {
@@ -671,14 +696,23 @@ impl Replica {
         // it can never serve again in the epoch that it left.
         let handed_over = self.copy.led.is_some_and(|led| led < view.epoch())
             && view.primary_since == view.number;
-        let counted_on = view.eligible.contains(&self.copy.me) && !view.is_activated();
+        // The successor may lose its directory before it can begin: what this one holds in memory must
+        // still be there then.
+        let waits_for_another = gone && keeps(Rule::GoneWaitsForAnother);
+        let handed_over = handed_over && (view.is_activated() || !waits_for_another);
+        let counted_on =
+            view.eligible.contains(&self.copy.me) && (waits_for_another || !view.is_activated());
         if out_of_view && (handed_over || !counted_on) {
             self.leaving = false;
+            self.left = gone;
             out.push(Effect::Left);
             return;
         }
+        if !self.leaving {
+            return;
+        }
         let hangs = self.copy.disk_hangs(now) && keeps(Rule::LeavingNeedsNoDisk);
-        let drained = hangs || self.primary.as_ref().is_none_or(Primary::is_drained);
+        let drained = gone || hangs || self.primary.as_ref().is_none_or(Primary::is_drained);
         let due = self.wished_to_leave_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
         if drained && due && !out_of_view {
             if self.wished_to_leave_at.is_none() {

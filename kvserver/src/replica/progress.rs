@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kvproto::ids::{Nonce, OpNumber, Position, Revision, StreamNumber};
 use kvproto::message::Digest;
+use kvproto::rules::{Rule, keeps};
 use kvproto::time::Timestamp;
 
 use crate::store::ScanId;
@@ -123,15 +124,20 @@ pub struct CopyProgress {
     pub sent: Sent,
     /// Acknowledged on the newest stream.
     pub matched: OpNumber,
+    /// Through here the copy has the primary's log, whatever of it was acknowledged. What overtakes
+    /// entries continues the log from here.
+    pub held: OpNumber,
     /// Highest nonce sent and highest nonce acknowledged on the newest stream.
     pub nonce_sent: Nonce,
     /// See `nonce_sent`.
     pub nonce_acked: Nonce,
     /// Send time of the newest append acknowledged: the lease it granted counts from here.
     pub lease_from: Option<Timestamp>,
-    /// When the oldest thing that the copy leaves unanswered began to wait. Outlives streams: only
-    /// an answer ends it.
+    /// When the oldest thing that the copy leaves unanswered began to wait, or when it last made
+    /// progress. Outlives streams: only progress ends it.
     pub waiting_since: Option<Timestamp>,
+    /// When the first stream was opened.
+    pub met_at: Option<Timestamp>,
     /// When the newest stream was opened.
     pub opened_at: Timestamp,
     /// Newest op at which its digest equalled the primary's.
@@ -155,6 +161,8 @@ pub struct CopyProgress {
     pub evict_wished_at: Option<Timestamp>,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
+    /// How long the entries that were acknowledged last on this stream had been under way.
+    took: Option<Duration>,
     retry_after: Duration,
 }
 
@@ -167,10 +175,12 @@ impl CopyProgress {
             phase: Phase::Down { retry_at: now },
             sent: Sent::default(),
             matched: OpNumber(0),
+            held: OpNumber(0),
             nonce_sent: Nonce(0),
             nonce_acked: Nonce(0),
             lease_from: None,
             waiting_since: Some(now),
+            met_at: None,
             opened_at: now,
             verified: None,
             counted_from: None,
@@ -183,6 +193,7 @@ impl CopyProgress {
             evict_wished_at: None,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            took: None,
             retry_after: RETRY_MIN,
         }
     }
@@ -203,6 +214,11 @@ impl CopyProgress {
     pub fn open(&mut self, now: Timestamp, stream: StreamNumber) {
         self.stream = stream;
         self.opened_at = now;
+        if self.met_at.is_none() {
+            // What the primary itself took until now is not the copy's fault.
+            self.met_at = Some(now);
+            self.waiting_since = Some(now);
+        }
         self.phase = Phase::Opening;
         self.sent = Sent::default();
         self.forget_answers();
@@ -222,6 +238,7 @@ impl CopyProgress {
 
     fn forget_answers(&mut self) {
         self.matched = OpNumber(0);
+        self.held = OpNumber(0);
         self.nonce_sent = Nonce(0);
         self.nonce_acked = Nonce(0);
         self.lease_from = None;
@@ -230,6 +247,7 @@ impl CopyProgress {
         self.reading = None;
         self.in_flight.clear();
         self.in_flight_bytes = 0;
+        self.took = None;
     }
 
     /// Something was sent that wants an answer.
@@ -243,18 +261,34 @@ impl CopyProgress {
     }
 
     /// The copy acknowledged entries and nonces. Waiting ends when nothing is left unanswered, and
-    /// begins anew when there was progress.
+    /// begins anew when there was progress: ops made safe, or while none is owed an answered heartbeat.
     pub fn note_acked(&mut self, now: Timestamp, matched: OpNumber, nonce: Nonce) {
-        let progress = matched > self.matched || nonce > self.nonce_acked;
+        let (more, answered) = (matched > self.matched, nonce > self.nonce_acked);
         self.matched = self.matched.max(matched);
+        self.held = self.held.max(matched);
         self.nonce_acked = self.nonce_acked.max(nonce);
         while self.in_flight.front().is_some_and(|sent| sent.last <= self.matched) {
             if let Some(sent) = self.in_flight.pop_front() {
                 self.in_flight_bytes -= sent.bytes;
+                self.took = Some(now.since(sent.sent_at));
             }
         }
-        if progress {
+        let owed_since = self.in_flight.front().map(|sent| sent.sent_at);
+        if more || answered && (owed_since.is_none() || !keeps(Rule::HeartbeatIsNoProgress)) {
             self.note_answer(now);
+        } else if answered {
+            // It lives, but stands still since these entries went out.
+            self.waiting_since = self.waiting_since.max(owed_since);
+        }
+    }
+
+    /// More of what was sent has arrived at the copy, which proves nothing but that it goes on.
+    pub fn note_arrived(&mut self, now: Timestamp) {
+        if !keeps(Rule::PieceIsNoAck) {
+            self.matched = self.in_flight.back().map_or(self.matched, |sent| sent.last);
+        }
+        if self.waiting_since.is_some() && keeps(Rule::ProgressIsBytes) {
+            self.waiting_since = Some(now);
         }
     }
 
@@ -280,16 +314,81 @@ impl CopyProgress {
         self.waiting_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
-    /// How long the oldest entries that were sent have been waiting for their acknowledgement: long
-    /// while a copy answers, but cannot keep up.
+    /// Whether it was sent entries that it has not acknowledged.
     #[must_use]
-    pub fn behind_for(&self, now: Timestamp) -> Duration {
-        self.in_flight.front().map_or(Duration::ZERO, |sent| now.since(sent.sent_at))
+    pub fn owes_entries(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// Whether it acknowledges within this time what it is sent, as far as it was seen.
+    #[must_use]
+    pub fn is_within(&self, now: Timestamp, time: Duration) -> bool {
+        let oldest = self.in_flight.front().map_or(Duration::ZERO, |sent| now.since(sent.sent_at));
+        self.took.is_some_and(|took| took.max(oldest) <= time)
     }
 
     /// Counts all waiting from now.
     pub fn forgive(&mut self, now: Timestamp) {
         self.waiting_since = self.waiting_since.map(|_| now);
+        self.met_at = self.met_at.map(|_| now);
         self.in_flight.iter_mut().for_each(|sent| sent.sent_at = now);
     }
+}
+
+/// How much a copy has kept commits waiting of late, while it made no progress. A little is forgiven
+/// as time passes; who takes more is slow, also if each silence of it is short.
+#[derive(Clone, Hash, Debug)]
+pub struct Slowness {
+    debt: Duration,
+    judged_at: Timestamp,
+}
+
+/// So many times longer than it stood still a copy must go on for that to be forgotten.
+const FORGIVEN: u32 = 10;
+
+impl Slowness {
+    /// Of a copy that has done nothing wrong.
+    #[must_use]
+    pub fn none(now: Timestamp) -> Slowness {
+        Slowness { debt: Duration::ZERO, judged_at: now }
+    }
+
+    /// Time has passed, and the copy has made no progress since this moment with what it owes. Nobody
+    /// minds as much as a fifth of `patience` at a time; the debt is never more than `patience`.
+    pub fn judge(&mut self, now: Timestamp, owing_since: Option<Timestamp>, patience: Duration) {
+        let stalled = owing_since
+            .map_or(Duration::ZERO, |since| now.since(self.judged_at.max(since + grain(patience))));
+        let forgiven = now.since(self.judged_at) / FORGIVEN;
+        self.debt = (self.debt + stalled).saturating_sub(forgiven).min(patience);
+        self.judged_at = now;
+    }
+
+    /// Whether all is forgiven.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.debt.is_zero()
+    }
+
+    /// Whether commits have waited for it too long.
+    #[must_use]
+    pub fn is_too_much(&self, patience: Duration) -> bool {
+        self.debt >= patience
+    }
+
+    /// Whether commits had better not wait for it yet.
+    #[must_use]
+    pub fn is_doubtful(&self, patience: Duration) -> bool {
+        self.debt > patience / 2
+    }
+
+    /// After a pause of the primary itself.
+    pub fn forgive(&mut self, now: Timestamp) {
+        self.judged_at = now;
+    }
+}
+
+/// A copy that takes no longer than this for an answer is not slow.
+#[must_use]
+pub fn grain(patience: Duration) -> Duration {
+    patience / 5
 }

@@ -6,7 +6,7 @@
 //! were written by a mistake of ours or somebody's hand.
 //!
 //! [`OwnData`] is what a server does with it at its start, on any disk: what it says of itself to the
-//! view service, and what it goes on with once that has answered.
+//! view service, and what it goes on with once that has answered. Until then nothing on the disk changes.
 
 use std::io;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use kvproto::convert::Malformed;
 use kvproto::ids::{ClusterId, Epoch, Member, OpNumber, Position, StorageId};
 use kvproto::message::Digest;
 use kvproto::registration::Held;
-use kvproto::snapshot::{self, SnapshotEnd, SnapshotHead};
+use kvproto::snapshot::{self, RESTORE_FILE, SnapshotEnd, SnapshotHead};
 use kvproto::time::LogTime;
 use kvproto::view::{View, ViewOrder};
 use thiserror::Error;
 
 use super::log::Log;
 use super::snapshots;
-use crate::journal::disk::Disk;
-use crate::journal::engine::{Engine, Found, FoundLog};
-use crate::journal::snapshots::ReadError;
+use crate::journal::disk::{Disk, Trouble};
+use crate::journal::engine::{Engine, Failed, Found, FoundLog};
+use crate::journal::snapshots::{ReadError, SnapshotReader};
 use crate::journal::survey::Refused;
 use crate::store::{Items, Store, StoreLimits};
 
@@ -66,10 +66,51 @@ pub enum Unreadable {
     Contradiction(#[from] Malformed),
 }
 
+impl Unreadable {
+    /// What the disk said, if it was that.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Unreadable::Disk(ReadError::Io(error)) => Some(Trouble::of(error)),
+            Unreadable::Disk(ReadError::Malformed(_)) | Unreadable::Contradiction(_) => None,
+        }
+    }
+}
+
 impl From<io::Error> for Unreadable {
     fn from(error: io::Error) -> Self {
         Unreadable::Disk(error.into())
     }
+}
+
+/// A directory that must not be begun with after all.
+#[derive(Debug, Error)]
+pub enum NotBegun {
+    /// The directory.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The disk.
+    #[error(transparent)]
+    Failed(#[from] Failed),
+    /// The backup, which could be read before.
+    #[error("{RESTORE_FILE}: {0}")]
+    Backup(#[from] ReadError),
+    /// The disk has no room for the data of the backup.
+    #[error("the disk has no room for the data of the backup: make room, then start again")]
+    NoRoom,
+}
+
+/// A backup that was put into a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Backup {
+    /// There is none.
+    None,
+    /// What the log is to begin with.
+    Restores(SnapshotHead),
+    /// What the log began with: nobody needs it any more.
+    Restored,
+    /// Something else, for this reason. It is left alone.
+    Other(String),
 }
 
 /// The data of a server at its start: the engine of its directory, and the copy that was in it.
@@ -78,6 +119,7 @@ pub struct OwnData<D: Disk> {
     engine: Engine<D>,
     recovered: Recovered,
     items: Items,
+    backup: Backup,
 }
 
 impl<D: Disk> OwnData<D> {
@@ -91,11 +133,26 @@ impl<D: Disk> OwnData<D> {
         items: Items,
         retain_bytes: usize,
     ) -> Result<OwnData<D>, Unreadable> {
-        let recovered = match found {
-            Found::Sound(found) => read(&engine, found, items.clone(), retain_bytes)?,
-            Found::Nothing | Found::Damaged(_) => Recovered::nothing(items.clone()),
+        let there_is_one = engine.disk().list("")?.iter().any(|name| name == RESTORE_FILE);
+        let (recovered, backup) = match found {
+            Found::Nothing if there_is_one => {
+                let (recovered, head) = read_backup(&engine, items.clone(), retain_bytes)?;
+                (recovered, Backup::Restores(head))
+            }
+            Found::Sound(found) => {
+                let recovered = read(&engine, found, items.clone(), retain_bytes)?;
+                let backup = if there_is_one { has_become(&engine, found) } else { Backup::None };
+                (recovered, backup)
+            }
+            Found::Nothing | Found::Damaged(_) => (Recovered::nothing(items.clone()), Backup::None),
         };
-        Ok(OwnData { engine, recovered, items })
+        Ok(OwnData { engine, recovered, items, backup })
+    }
+
+    /// The backup that was in the directory.
+    #[must_use]
+    pub fn backup(&self) -> &Backup {
+        &self.backup
     }
 
     /// The copy.
@@ -124,14 +181,24 @@ impl<D: Disk> OwnData<D> {
     ///
     /// # Errors
     /// When the directory is another cluster's, or the disk fails.
-    pub fn begin(self, view: &View, me: &Member) -> Result<Begun<D>, Refused> {
-        let OwnData { mut engine, mut recovered, items } = self;
+    pub fn begin(self, view: &View, me: &Member) -> Result<Begun<D>, NotBegun> {
+        let OwnData { mut engine, mut recovered, items, backup } = self;
+        engine.settle()?;
         engine.claim(view.cluster)?;
         engine.note_limits(StoreLimits::from(&view.settings))?;
         let was_given_up = recovered.was_given_up(view, me);
         if was_given_up {
             engine.reset();
             recovered = Recovered::nothing(items);
+        } else if let Backup::Restores(_) = backup {
+            restore(&mut engine)?;
+        }
+        if let Backup::Restores(_) | Backup::Restored = backup
+            && engine.has_log()
+        {
+            let disk = engine.disk();
+            let removed = disk.remove(RESTORE_FILE).and_then(|()| disk.sync_dir(""));
+            removed.map_err(Refused::io("remove", RESTORE_FILE))?;
         }
         if let Some(record) = engine.newest_record() {
             recovered.recorded(record);
@@ -151,6 +218,48 @@ pub struct Begun<D: Disk> {
     pub was_given_up: bool,
 }
 
+/// Reads a backup as the first state of a log that has not begun.
+fn read_backup<D: Disk>(
+    engine: &Engine<D>,
+    items: Items,
+    retain_bytes: usize,
+) -> Result<(Recovered, SnapshotHead), Unreadable> {
+    let mut recovered = Recovered::new(engine.identity().limits, items, retain_bytes);
+    let mut backup = SnapshotReader::open(engine.disk(), RESTORE_FILE)?;
+    let head = recovered.begin_with(&mut backup)?;
+    if head.at.op == OpNumber(0) {
+        let what = "the backup holds no data: restore another one into an empty directory";
+        return Err(Malformed { what }.into());
+    }
+    Ok((recovered, head))
+}
+
+/// Whether the log that was found began with the backup beside it.
+fn has_become<D: Disk>(engine: &Engine<D>, found: &FoundLog) -> Backup {
+    let backup = SnapshotReader::open(engine.disk(), RESTORE_FILE).map_err(ReadError::from);
+    match backup.and_then(|mut backup| backup.head()) {
+        Ok(head) if found.snapshot.as_ref().is_some_and(|begun| begun.head.at == head.at) => {
+            Backup::Restored
+        }
+        Ok(_) => Backup::Other("it is not what the data here began with".to_owned()),
+        Err(error) => Backup::Other(format!("it cannot be read: {error}")),
+    }
+}
+
+/// Makes a backup the first state of a new directory.
+fn restore<D: Disk>(engine: &mut Engine<D>) -> Result<(), NotBegun> {
+    let mut backup = SnapshotReader::open(engine.disk(), RESTORE_FILE).map_err(ReadError::from)?;
+    let (head, _) = backup.whole(|item| {
+        let there_is_room = match item {
+            snapshot::Item::Head(head) => engine.receive(head.at, head.keys)?,
+            snapshot::Item::Block(records) => engine.receive_chunk(records)?.is_some(),
+            snapshot::Item::End(end) => engine.receive_end(end.clone())?,
+        };
+        if there_is_room { Ok(()) } else { Err(NotBegun::NoRoom) }
+    })?;
+    if engine.begin_with_received(head.at)? { Ok(()) } else { Err(NotBegun::NoRoom) }
+}
+
 /// Rebuilds a copy from a log that was found sound.
 ///
 /// # Errors
@@ -164,15 +273,7 @@ pub fn read<D: Disk>(
     let mut recovered = Recovered::new(engine.identity().limits, items, retain_bytes);
     recovered.adopt(found.adopted);
     if let Some(mut snapshot) = engine.read_snapshot()? {
-        let (head, end) = snapshot.whole(|item| {
-            match item {
-                snapshot::Item::Head(head) => recovered.reserve(head.keys),
-                snapshot::Item::Block(records) => recovered.install(records)?,
-                snapshot::Item::End(_) => {}
-            }
-            Ok::<_, Unreadable>(())
-        })?;
-        recovered.end_snapshot(head.at, &end)?;
+        recovered.begin_with(&mut snapshot)?;
     }
     while recovered.log.last().op < found.last.op {
         let entries = engine.read(recovered.log.last().op.next(), READ_BYTES)?;
@@ -210,6 +311,23 @@ impl Recovered {
             unsaved_bytes: 0,
             retain_bytes,
         }
+    }
+
+    /// Begins with a snapshot, all of which is read.
+    fn begin_with<D: Disk>(
+        &mut self,
+        snapshot: &mut SnapshotReader<D>,
+    ) -> Result<SnapshotHead, Unreadable> {
+        let (head, end) = snapshot.whole(|item| {
+            match item {
+                snapshot::Item::Head(head) => self.reserve(head.keys),
+                snapshot::Item::Block(records) => self.install(records)?,
+                snapshot::Item::End(_) => {}
+            }
+            Ok::<_, Unreadable>(())
+        })?;
+        self.end_snapshot(head.at, &end)?;
+        Ok(head)
     }
 
     /// Room for so many keys, which a snapshot will bring.

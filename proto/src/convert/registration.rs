@@ -51,6 +51,7 @@ impl TryFrom<pb::FromServer> for FromServer {
                 generation: generation(evict.generation)?,
                 number: ViewNumber(evict.view_number),
                 server: server(evict.server)?,
+                acknowledges: evict.acknowledges,
                 reason: evict.reason,
             },
             Body::Leave(_) => Wish::Leave,
@@ -153,12 +154,15 @@ impl From<Wish> for pb::from_server::Body {
                 view_number: number.0,
                 server: Some(server.into()),
             }),
-            Wish::Evict { generation, number, server, reason } => Self::Evict(pb::Evict {
-                generation: generation.0,
-                view_number: number.0,
-                server: Some(server.into()),
-                reason,
-            }),
+            Wish::Evict { generation, number, server, acknowledges, reason } => {
+                Self::Evict(pb::Evict {
+                    generation: generation.0,
+                    view_number: number.0,
+                    server: Some(server.into()),
+                    reason,
+                    acknowledges,
+                })
+            }
             Wish::Leave => Self::Leave(pb::Leave {}),
             Wish::Yield { generation, number, to, reason } => Self::Yield(pb::Yield {
                 generation: generation.0,
@@ -186,6 +190,7 @@ impl From<Progress> for pb::ServerPing {
             disk_full: progress.disk_full,
             history: history_bytes(progress.history),
             disk_waits_ms: u64::try_from(progress.disk_waits.as_millis()).unwrap_or(u64::MAX),
+            directory_gone: progress.directory_gone,
         }
     }
 }
@@ -208,6 +213,7 @@ impl TryFrom<pb::ServerPing> for Progress {
             memory: Memory { used: ping.memory_used, max: ping.memory_max },
             disk_full: ping.disk_full,
             disk_waits: Duration::from_millis(ping.disk_waits_ms),
+            directory_gone: ping.directory_gone,
         })
     }
 }

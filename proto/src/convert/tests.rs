@@ -279,7 +279,7 @@ impl Gen {
             5 => Body::TransferStart { at: self.position(), keys: self.number() },
             6 => Body::TransferChunk { number: self.number(), records: self.bytes() },
             7 => Body::TransferEnd(SnapshotEnd {
-                epochs: self.several(Self::position),
+                epochs: self.several(Self::epoch_start),
                 log_time: LogTime::from_millis(self.number()),
                 digest: self.digest(),
                 chunks: self.number(),
@@ -323,6 +323,7 @@ impl Gen {
                 generation,
                 number,
                 server: self.member(),
+                acknowledges: self.yes(),
                 reason: "no progress".into(),
             },
             5 => Wish::Yield {
@@ -354,6 +355,7 @@ impl Gen {
             memory: Memory { used: self.number(), max: self.number() },
             disk_full: self.number() % 2 == 1,
             disk_waits: self.millis(),
+            directory_gone: self.number() % 2 == 1,
         }
     }
     fn view_service_message(&mut self) -> ToServer {

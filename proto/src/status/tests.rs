@@ -20,6 +20,7 @@ fn every_not_done() -> Vec<(NotDone, Code)> {
         (NotDone::Overloaded, Code::ResourceExhausted),
         (NotDone::OutOfMemory { used: 91, max: 96 << 20 }, Code::ResourceExhausted),
         (NotDone::DiskFull { server: "s2".into() }, Code::ResourceExhausted),
+        (NotDone::DirectoryGone { server: "s2".into() }, Code::Unavailable),
         (NotDone::TooFewCopies { synced: 1, min_copies: 2 }, Code::Unavailable),
         (NotDone::Diverged { op: OpNumber(99) }, Code::DataLoss),
         (NotDone::Invalid("a key must not be empty".into()), Code::InvalidArgument),

@@ -18,6 +18,9 @@ use crate::random::Random;
 /// What a disk writes as a whole or not at all.
 const SECTOR: usize = 512;
 
+/// What Linux calls it when a process has too many files open.
+const EMFILE: i32 = 24;
+
 /// What becomes of what was not synced when the power goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Loss {
@@ -36,6 +39,8 @@ pub enum Fault {
     Fails,
     /// There is no room.
     Full,
+    /// The process has too many files open, where the operation opens one; otherwise all is well.
+    NoHandle,
     /// The power goes while it is done.
     PowerCut,
 }
@@ -59,6 +64,12 @@ struct State {
     /// Rises with each power cut: files opened before are gone.
     life: u64,
     is_off: bool,
+    /// Somebody deleted the whole of it, or put another in its place.
+    is_gone: bool,
+    /// As on an overlay file system, whose lower layer keeps its directories in their place.
+    keeps_directories: bool,
+    /// Files that this process may not open.
+    denied: Vec<String>,
 }
 
 type FileId = u64;
@@ -120,6 +131,9 @@ impl SimulatedDisk {
             faults: BTreeMap::new(),
             life: 0,
             is_off: false,
+            is_gone: false,
+            keeps_directories: false,
+            denied: Vec::new(),
         })))
     }
 
@@ -137,6 +151,21 @@ impl SimulatedDisk {
     /// What was to go wrong does not any more.
     pub fn go_right(&self) {
         self.0.borrow_mut().faults.clear();
+    }
+
+    /// The directory is deleted, or another one takes its place. What has it open may write on.
+    pub fn vanish(&self) {
+        self.0.borrow_mut().is_gone = true;
+    }
+
+    /// Only this file, if one is named, belongs to somebody else from now on.
+    pub fn deny(&self, path: Option<&str>) {
+        self.0.borrow_mut().denied = path.into_iter().map(str::to_owned).collect();
+    }
+
+    /// Directories that are there now cannot be renamed any more.
+    pub fn keep_directories(&self) {
+        self.0.borrow_mut().keeps_directories = true;
     }
 
     /// Whether the power went in the middle of something.
@@ -236,7 +265,8 @@ impl SimulatedDisk {
 
     /// One change of names.
     fn change(&self, change: Change) -> Result<()> {
-        let (mut state, fault) = self.begin()?;
+        let mut state = self.0.borrow_mut();
+        let fault = state.begin_on_open()?;
         if let None | Some(Fault::PowerCut) = fault {
             change.apply(&mut state.names);
             state.renamings.push(change);
@@ -246,6 +276,12 @@ impl SimulatedDisk {
 }
 
 impl State {
+    /// Counts an operation that opens no file, as [`begin`](Self::begin).
+    fn begin_on_open(&mut self) -> Result<Option<Fault>> {
+        let fault = self.begin()?;
+        Ok(fault.filter(|fault| *fault != Fault::NoHandle))
+    }
+
     /// Counts an operation that changes something, and says what goes wrong with it.
     fn begin(&mut self) -> Result<Option<Fault>> {
         if self.is_off {
@@ -260,6 +296,7 @@ impl State {
             None => Ok(()),
             Some(Fault::Fails) => Err(Error::other("simulated fault")),
             Some(Fault::Full) => Err(ErrorKind::StorageFull.into()),
+            Some(Fault::NoHandle) => Err(Error::from_raw_os_error(EMFILE)),
             Some(Fault::PowerCut) => {
                 self.is_off = true;
                 Err(Error::other("the power went"))
@@ -363,7 +400,10 @@ impl Disk for SimulatedDisk {
 
     fn create(&self, path: &str) -> Result<SimulatedFile> {
         let (mut state, fault) = self.begin()?;
-        if let Some(Fault::Fails | Fault::Full) = fault {
+        if state.is_gone {
+            return Err(ErrorKind::NotFound.into());
+        }
+        if let Some(Fault::Fails | Fault::Full | Fault::NoHandle) = fault {
             return Err(state.ends(fault).expect_err("a fault is an error"));
         }
         let dir = parent(path);
@@ -387,7 +427,10 @@ impl Disk for SimulatedDisk {
         if state.is_off {
             return Err(Error::other("the power is off"));
         }
-        match state.names.get(path) {
+        if state.denied.iter().any(|denied| denied == path) {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        match state.names.get(path).filter(|_| !state.is_gone) {
             Some(Named::File(id)) => {
                 Ok(SimulatedFile { disk: Rc::clone(&self.0), id: *id, life: state.life })
             }
@@ -403,21 +446,31 @@ impl Disk for SimulatedDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
-        if !self.0.borrow().names.contains_key(from) {
+        let named = self.0.borrow().names.get(from).copied();
+        if named == Some(Named::Dir) && self.0.borrow().keeps_directories && !from.ends_with(".new")
+        {
+            return Err(ErrorKind::CrossesDevices.into());
+        }
+        if named.is_none() || self.0.borrow().is_gone {
             return Err(ErrorKind::NotFound.into());
         }
         self.change(Change::Rename(from.to_owned(), to.to_owned()))
     }
 
     fn remove(&self, path: &str) -> Result<()> {
-        if !self.0.borrow().names.contains_key(path) {
+        if !self.0.borrow().names.contains_key(path) || self.0.borrow().is_gone {
             return Err(ErrorKind::NotFound.into());
         }
         self.change(Change::Remove(path.to_owned()))
     }
 
+    fn open_dir(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
     fn sync_dir(&self, dir: &str) -> Result<()> {
-        let (mut state, fault) = self.begin()?;
+        let mut state = self.0.borrow_mut();
+        let fault = state.begin_on_open()?;
         if fault.is_none() {
             // Changes of names are written in their order.
             let last = state.renamings.iter().rposition(|change| change.touches(dir));
@@ -433,6 +486,10 @@ impl Disk for SimulatedDisk {
         let state = self.0.borrow();
         let free = state.capacity.saturating_sub(state.used());
         Ok(Space { free, total: state.capacity })
+    }
+
+    fn is_there(&self) -> bool {
+        !self.0.borrow().is_gone
     }
 }
 
@@ -461,7 +518,7 @@ impl DiskFile for SimulatedFile {
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut state = self.state()?;
-        let fault = state.begin()?;
+        let fault = state.begin_on_open()?;
         let mut at = usize::try_from(offset).map_err(Error::other)?;
         state.grow(self.id, at + bytes.len())?;
         let written = match fault {
@@ -480,7 +537,7 @@ impl DiskFile for SimulatedFile {
 
     fn reserve(&mut self, size: u64) -> Result<()> {
         let mut state = self.state()?;
-        let fault = state.begin()?;
+        let fault = state.begin_on_open()?;
         let size = usize::try_from(size).map_err(Error::other)?;
         state.grow(self.id, size)?;
         let inode = state.file(self.id);
@@ -492,7 +549,7 @@ impl DiskFile for SimulatedFile {
 
     fn cut(&mut self, size: u64) -> Result<()> {
         let mut state = self.state()?;
-        let fault = state.begin()?;
+        let fault = state.begin_on_open()?;
         if fault.is_none() {
             let size = usize::try_from(size).map_err(Error::other)?;
             state.file(self.id).write(Write::Size(size));
@@ -500,9 +557,13 @@ impl DiskFile for SimulatedFile {
         state.ends(fault)
     }
 
+    fn is_there(&self) -> bool {
+        !self.disk.borrow().is_gone
+    }
+
     fn sync(&mut self) -> Result<()> {
         let mut state = self.state()?;
-        let fault = state.begin()?;
+        let fault = state.begin_on_open()?;
         let inode = state.file(self.id);
         match fault {
             None => {

@@ -58,6 +58,8 @@ pub struct Plan {
     pub delay_max: u64,
     /// Streams in a thousand that lag behind the others.
     pub laggards: u64,
+    /// Bytes that a link between two servers takes in a millisecond, if it is narrow.
+    pub bytes_per_ms: Option<u64>,
     /// What goes wrong.
     pub faults: Faults,
     /// When everything heals.
@@ -103,6 +105,7 @@ pub(super) fn chaos(kind: Kind, random: &mut Random) -> Plan {
         journal_delay: random.pick(&[1, 500, 5 * MS, 60 * MS]).unwrap_or(1),
         delay_max: random.pick(&[500, 2 * MS, 2 * MS, 30 * MS]).unwrap_or(500),
         laggards: random.pick(&[0, 50, 300]).unwrap_or(0),
+        bytes_per_ms: None,
         faults: faults(random),
         chaos_until,
     };
@@ -116,6 +119,14 @@ pub(super) fn chaos(kind: Kind, random: &mut Random) -> Plan {
                 plan.faults.weights.push((fault, random.between(1, 10)));
             }
         }
+    }
+    // Drawn aside, so that worlds without these are what they were.
+    let mut aside = random.clone();
+    if aside.chance(150) {
+        plan.bytes_per_ms = aside.pick(&[1, 5, 20]);
+    }
+    if aside.chance(200) {
+        plan.faults.weights.push((Fault::Flap, aside.between(1, 4)));
     }
     plan
 }

@@ -48,13 +48,15 @@ pub enum Fault {
     FillDisk,
     /// A disk does nothing for a while, and tells no error.
     HangDisk,
+    /// A process stands still again and again.
+    Flap,
 }
 
 impl Fault {
     /// Those of worlds with disks only.
     pub const OF_DISKS: [Fault; 4] =
         [Fault::PowerCut, Fault::StrikeDisk, Fault::FillDisk, Fault::HangDisk];
-    /// All others.
+    /// All others, but [`Fault::Flap`], which is drawn last.
     pub const ALL: [Fault; 14] = [
         Fault::Crash,
         Fault::Vanish,
@@ -172,6 +174,7 @@ impl World<'_> {
                 let at = self.random.between(100, 6000) * MS;
                 self.later(at, Happening::DiskAnswers(node));
             }
+            Fault::Flap => self.flap(node, 8),
         }
     }
 
@@ -226,6 +229,18 @@ impl World<'_> {
         self.note(|| format!("s{node}: pauses"));
         self.machines[node].paused = true;
         self.later(length, Happening::Resume(node, life));
+    }
+
+    /// Stands still for seven tenths of every second, more or less.
+    pub(super) fn flap(&mut self, node: Node, times: u64) {
+        if self.faults.over || times == 0 {
+            return;
+        }
+        self.visits.note(Path::Flapped);
+        let still = self.random.between(300, 1000) * MS;
+        let running = self.random.between(100, 600) * MS;
+        self.pause(node, still);
+        self.later(still + running, Happening::Flap(node, times - 1));
     }
 
     fn cut_for(&mut self, mut links: Vec<Link>) {

@@ -2,7 +2,9 @@
 //!
 //! A stream delivers a prefix of what was sent, in order, and then breaks; what was under way when
 //! it broke or was closed may still arrive, later than the messages of the next stream. What goes
-//! over a link that is held waits until it is released, and then arrives in order.
+//! over a link that is held waits until it is released, and then arrives in order. Where links take
+//! only so many bytes, a message arrives when its last byte has; its sender hears now and then that
+//! more has arrived. What overtakes does so.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -37,7 +39,22 @@ pub struct Channel {
     lag: u64,
     up_at: u64,
     down_at: u64,
+    /// When everything sent so far to the callee has left, if links are narrow.
+    sent_at: u64,
 }
+
+/// Bytes that a message takes on a narrow link.
+fn size_of(message: &Message) -> u64 {
+    let bytes = match &message.body {
+        Body::Append(append) => append.entries.iter().map(|entry| entry.weight()).sum(),
+        Body::TransferChunk { records, .. } => records.len(),
+        _ => 0,
+    };
+    bytes as u64 + 50
+}
+
+/// While a message is under way on a narrow link, its sender hears this often that more has arrived.
+const CONFIRMED_EVERY: u64 = 50 * MS;
 
 /// All links and streams.
 #[derive(Default, Debug)]
@@ -51,11 +68,13 @@ pub struct Network {
     pub(super) is_tampered: bool,
     pub(super) delay_max: u64,
     pub(super) laggards: u64,
+    /// How many bytes a link between two servers takes in a millisecond, if it is narrow.
+    pub(super) bytes_per_ms: Option<u64>,
 }
 
 impl Network {
-    pub(super) fn new(delay_max: u64, laggards: u64) -> Network {
-        Network { delay_max, laggards, ..Network::default() }
+    pub(super) fn new(delay_max: u64, laggards: u64, bytes_per_ms: Option<u64>) -> Network {
+        Network { delay_max, laggards, bytes_per_ms, ..Network::default() }
     }
 
     /// Whether what one machine sends to another is lost.
@@ -116,6 +135,7 @@ impl Network {
     pub(super) fn mend_all(&mut self) {
         self.cuts.clear();
         self.laggards = 0;
+        self.bytes_per_ms = None;
         self.channels.values_mut().for_each(|channel| channel.lag = 0);
     }
 }
@@ -218,6 +238,7 @@ impl World<'_> {
             lag,
             up_at: self.now,
             down_at: self.now,
+            sent_at: self.now,
         };
         self.network.channels.insert(id, channel);
         if self.network.channels.len() > 4000 {
@@ -273,9 +294,25 @@ impl World<'_> {
             self.break_channel(id, 50, 2000);
             return;
         }
+        let arrives_at = now + delay + channel.lag;
         let last = if up { &mut channel.up_at } else { &mut channel.down_at };
-        *last = (*last + 1).max(now + delay + channel.lag);
-        let at = *last - now;
+        let at = if message.body.overtakes() {
+            arrives_at - now
+        } else {
+            let mut takes = 0;
+            if let Some(bytes_per_ms) = self.network.bytes_per_ms.filter(|_| up) {
+                takes = channel.sent_at.max(now) - now + size_of(&message) * MS / bytes_per_ms;
+                channel.sent_at = now + takes;
+            }
+            *last = (*last + 1).max(arrives_at + takes);
+            *last - now
+        };
+        let confirmations = if message.body.overtakes() { 0 } else { at / CONFIRMED_EVERY };
+        if self.network.bytes_per_ms.is_some() && up {
+            for number in 1..=confirmations.min(1000) {
+                self.later(number * CONFIRMED_EVERY, Happening::Confirmed { channel: id });
+            }
+        }
         let message = Box::new(message);
         if self.random.chance(self.faults.doubled) {
             // No connection of ours does this, but the protocol promises to bear it (REP-1).
@@ -364,6 +401,25 @@ impl World<'_> {
         };
         let event = Event::Message(message);
         self.input(receiver, life, Input::Event(Box::new(event)));
+    }
+
+    /// More of what was sent has arrived at a process that lives and goes on.
+    pub(super) fn on_confirmed(&mut self, id: u64) {
+        let Some(channel) = self.network.channels.get(&id) else {
+            return;
+        };
+        let (from, life) = channel.dialler;
+        let (at, is_over) = (channel.at, channel.broken || channel.closed);
+        let cut = self.network.is_cut(from, at) || self.network.is_cut(at, from);
+        let held = self.network.is_held((from, at)) || self.network.is_held((at, from));
+        let machine = &self.machines[at];
+        if is_over || cut || held || machine.paused || machine.process.is_none() {
+            return;
+        }
+        let (peer, stream) = (channel.to.clone(), channel.stream);
+        let event = Event::Confirmed { peer, stream };
+        self.visits.note(Path::Arrived);
+        self.input(from, life, Input::Event(Box::new(event)));
     }
 
     pub(super) fn on_broken(&mut self, id: u64) {

@@ -144,7 +144,7 @@ impl Storage {
         let storage = self.id;
         let options = Options { storage, seed, sizes: SIZES, retain: RETAIN, reserve: RESERVE };
         let (engine, found) =
-            Engine::open(self.disk.clone(), options).map_err(|refused| refused.to_string())?;
+            Engine::find(self.disk.clone(), options).map_err(|refused| refused.to_string())?;
         if let Found::Damaged(damage) = &found {
             assert!(self.struck, "SafeIsKept: {damage}, and nobody did that");
             self.may_return = false;

@@ -66,6 +66,8 @@ pub struct Stage {
     pub servers: usize,
     /// Clients.
     pub clients: usize,
+    /// Bytes that a link between two servers takes in a millisecond, if it is narrow.
+    pub bytes_per_ms: Option<u64>,
 }
 
 impl Default for Stage {
@@ -76,6 +78,7 @@ impl Default for Stage {
             tuning: Tuning::default(),
             servers: 5,
             clients: 4,
+            bytes_per_ms: None,
         }
     }
 }
@@ -123,6 +126,7 @@ impl<'a> Story<'a> {
             journal_delay: random.pick(&[1, 200, 2 * MS]).unwrap_or(1),
             delay_max: random.pick(&[200, 1000, 5 * MS]).unwrap_or(200),
             laggards: 0,
+            bytes_per_ms: stage.bytes_per_ms,
             faults: Faults { over: true, ..Faults::default() },
             chaos_until: 0,
         };

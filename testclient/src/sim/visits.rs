@@ -83,6 +83,8 @@ paths! {
     ReadFromDisk disk "a copy was sent what its primary had no longer in memory, but on disk"
     OwnSnapshot disk "a copy wrote a snapshot of itself"
     NotDecided may "the search for an order of what clients saw of a key was given up"
+    Flapped must "a process stood still again and again"
+    Arrived must "a primary heard that more bytes had arrived over a narrow link"
     Progress must "a new write was done after everything had healed"
     Redundant must "all copies were complete after everything had healed"
 }

@@ -56,6 +56,12 @@ pub(super) enum Happening {
     Broken {
         channel: u64,
     },
+    /// More of what the dialler sent has arrived.
+    Confirmed {
+        channel: u64,
+    },
+    /// A process stands still for a while, and again when it has gone on for a while, so often.
+    Flap(Node, u64),
     Resume(Node, u64),
     ViewsResume,
     ViewsStart,
@@ -166,7 +172,7 @@ impl<'a> World<'a> {
         for (index, twin) in plan.twins.iter().enumerate() {
             machines.push(machine(servers + index, Some(*twin)));
         }
-        let network = Network::new(plan.delay_max, plan.laggards);
+        let network = Network::new(plan.delay_max, plan.laggards, plan.bytes_per_ms);
         let clock = plan.clocks[machines.len()];
         let mut world = World {
             views: Views::new(plan.settings.clone(), clock),
@@ -289,6 +295,8 @@ impl<'a> World<'a> {
             Happening::ToViews { what, .. } => self.on_views(what),
             Happening::Carried { channel, up, message } => self.on_carried(channel, up, *message),
             Happening::Broken { channel } => self.on_broken(channel),
+            Happening::Confirmed { channel } => self.on_confirmed(channel),
+            Happening::Flap(node, times) => self.flap(node, times),
             Happening::Resume(node, life) => self.resume(node, life),
             Happening::ViewsResume => self.resume_views(),
             Happening::ViewsStart => self.start_views(),

@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod common;
 mod copies;
+mod directories;
 mod handover;
 mod hanging_disk;
 mod histories;

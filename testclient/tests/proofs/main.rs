@@ -8,5 +8,6 @@ mod hanging;
 mod mutants;
 mod older_past;
 mod simulation;
+mod slow;
 mod storage;
 mod tales;

@@ -19,6 +19,7 @@ const MISSED: &[&[Rule]] = &[
     &[EpochByTheRecordReplaced],
     &[ActivateNamesItsView, ActivateByThePrimary],
     &[RestartedIsNew],
+    &[MetBeforeItsPart],
     &[AppliedOnce],
     &[ReplyAfterCommit],
     &[CommitWaitsForCopies],

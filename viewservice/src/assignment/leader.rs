@@ -152,10 +152,23 @@ pub struct ServerReport {
     pub progress: Option<Progress>,
     /// Age of the last sign of life, if it was ever heard.
     pub unheard_for: Option<Duration>,
+    /// That it was left out, and when it is tried again.
+    pub left_out: Option<TriedAgain>,
     /// Whether it is driven by plain pings.
     pub plain: bool,
     /// Why it was not met at its address, which it needs for a part.
     pub not_met: Option<NotMet>,
+}
+
+/// Why a server was left out of the view, and when it is tried again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TriedAgain {
+    /// How often it was left out since its record was clean.
+    pub times: u32,
+    /// What its primary saw the last time.
+    pub because: String,
+    /// Not before this time is over.
+    pub after: Duration,
 }
 
 /// The view service.
@@ -260,6 +273,11 @@ impl Leader {
             state: self.liveness.state(&member),
             progress: self.liveness.progress(&member),
             unheard_for: self.liveness.unheard_for(&member, now),
+            left_out: self.liveness.left_out(&member.name, now).map(|it| TriedAgain {
+                times: it.times,
+                because: it.because.clone(),
+                after: it.tried_again_in(now),
+            }),
             plain: self.state.kind() == Some(Kind::Plain),
             not_met: self.why_not_met(&member),
             member,
@@ -447,24 +465,36 @@ impl Leader {
 
     fn wish(&mut self, stream: &Stream, wish: Wish, now: Timestamp, out: &mut Vec<Effect>) {
         let member = &stream.member;
-        if let Wish::Evict { server, reason, .. } = &wish {
-            let (by, server, reason) = (member.clone(), server.clone(), reason.clone());
-            out.push(Effect::Notice(Notice::AsksWithout { by, server, reason }));
-        }
+        let granted = requests::wish(&self.state, &self.liveness, member, wish.clone(), now);
+        let mut because = String::new();
         if let Wish::Yield { reason, .. } = &wish {
             let (by, reason) = (member.clone(), reason.clone());
+            because.clone_from(&reason);
             out.push(Effect::Notice(Notice::Yields { by, reason }));
         }
-        match requests::wish(&self.state, &self.liveness, member, wish, now) {
+        if let Wish::Evict { server, reason, acknowledges, .. } = wish {
+            // Who still acknowledges is spoken of once, and all the time until something comes of it.
+            let is_news = match &granted {
+                Granted::Slow(backup) => !self.liveness.is_slow(backup, now),
+                Granted::Nothing => !acknowledges,
+                _ => true,
+            };
+            if is_news {
+                let (by, reason) = (member.clone(), reason.clone());
+                out.push(Effect::Notice(Notice::AsksWithout { by, server, reason }));
+            }
+            because = reason;
+        }
+        match granted {
             Granted::Propose(command) => {
                 let _noticed = self.propose(command, out);
             }
             Granted::Evict(command, backup) => {
                 if self.propose(command, out).is_ok() {
-                    self.liveness.evicted(&backup, now);
-                    out.push(Effect::Notice(Notice::Evicted(backup)));
+                    self.left_out(&backup, because, now, out);
                 }
             }
+            Granted::Slow(backup) => self.liveness.slow(&backup, now),
             Granted::Leaving => {
                 // The wish is repeated until it is granted.
                 if self.liveness.state(member) != State::Leaving {
@@ -480,6 +510,11 @@ impl Leader {
             }
             Granted::Nothing => {}
         }
+    }
+
+    fn left_out(&mut self, backup: &Member, why: String, now: Timestamp, out: &mut Vec<Effect>) {
+        self.liveness.evicted(backup, why, now);
+        out.push(Effect::Notice(Notice::Evicted(backup.clone())));
     }
 
     /// A suspicion, which becomes death when the address of the server refuses a connection.
@@ -590,8 +625,15 @@ impl Leader {
                 Command::Forget { server } => Some(server.clone()),
                 _ => None,
             };
+            let before = self.view().backups.clone();
             if self.propose(command, out).is_err() {
                 break;
+            }
+            for backup in before {
+                if !self.view().backups.contains(&backup) && self.liveness.is_slow(&backup, now) {
+                    let why = "it stood still again and again, and was replaced";
+                    self.left_out(&backup, why.into(), now, out);
+                }
             }
             if let Some(server) = forgotten {
                 self.liveness.forget(&server);

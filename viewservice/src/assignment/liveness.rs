@@ -27,6 +27,14 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(600);
 /// A server repeats its wish to stop every 100 ms. One that pings on without repeating it for this
 /// long has given it up.
 const LEAVING_FADES: Duration = Duration::from_secs(2);
+/// The second time that a server is left out it has to wait this long; then twice as long each time.
+const LEFT_OUT_FIRST: Duration = Duration::from_secs(1);
+/// A copy that was called slow is replaced, also if it has been quick again for as long as this.
+const SLOW_FADES: Duration = Duration::from_secs(60);
+/// A server looks for its directory four times a second, and says twice what it sees.
+const GONE_SETTLES: Duration = Duration::from_secs(1);
+/// Whoever starts servers again has done so by then.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// A server that did not die for this long has a clean record again.
 const STABLE_AFTER: Duration = Duration::from_secs(600);
 
@@ -89,19 +97,44 @@ struct Life {
     succeeded: bool,
     /// When it last said that it wants to stop.
     leaving: Option<Timestamp>,
+    /// When it was first heard that its data directory is gone.
+    directory_gone: Option<Timestamp>,
     /// Its primary had it evicted then; it is recruited again only after a later sign of life.
     evicted: Option<Timestamp>,
+    /// Its primary last said then that it stands still again and again.
+    slow: Option<Timestamp>,
     dead: Option<(Death, Timestamp)>,
 }
 
 /// What is remembered of a server over its lives.
 #[derive(Clone, Default, Debug)]
 struct Record {
-    /// The latest deaths and evictions, oldest first.
+    /// The latest deaths, oldest first.
     deaths: VecDeque<Timestamp>,
     /// Back-offs served since the record was clean.
     strikes: u32,
     barred_until: Timestamp,
+    /// How it was left out, if it was.
+    left_out: Option<LeftOut>,
+}
+
+/// That a primary had a server left out, again and again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftOut {
+    /// How often since the record was clean.
+    pub times: u32,
+    /// What the primary saw the last time.
+    pub because: String,
+    /// It is not tried again before.
+    until: Timestamp,
+}
+
+impl LeftOut {
+    /// How long it is not tried again.
+    #[must_use]
+    pub fn tried_again_in(&self, now: Timestamp) -> Duration {
+        self.until.since(now)
+    }
 }
 
 /// The failure detector.
@@ -174,6 +207,9 @@ impl Liveness {
             life.moved = now;
         }
         life.progress = progress.or(life.progress);
+        if progress.is_some_and(|progress| progress.directory_gone) {
+            life.directory_gone.get_or_insert(now);
+        }
         if !(stands_still && matches!(life.dead, Some((Death::Stuck, _)))) {
             life.dead = None;
         }
@@ -217,10 +253,46 @@ impl Liveness {
         }
     }
 
-    /// Its primary had it evicted.
-    pub fn evicted(&mut self, member: &Member, now: Timestamp) {
-        self.life(member, now).evicted = Some(now);
-        self.record_death(&member.name, now);
+    /// Its primary had it left out. Each time costs the others something, so the next one is later and
+    /// later; only the first is put down to chance.
+    pub fn evicted(&mut self, member: &Member, because: String, now: Timestamp) {
+        let life = self.life(member, now);
+        life.evicted = Some(now);
+        life.slow = None;
+        let record = self.records.entry(member.name.clone()).or_default();
+        let former = record.left_out.take().filter(|it| now.since(it.until) <= STABLE_AFTER);
+        let times = former.map_or(0, |it| it.times) + 1;
+        let pause = match times {
+            1 => Duration::ZERO,
+            _ => (LEFT_OUT_FIRST * 2_u32.pow((times - 2).min(10))).min(BACK_OFF_MAX),
+        };
+        record.left_out = Some(LeftOut { times, because, until: now + pause });
+    }
+
+    /// Its primary says that it stands still again and again.
+    pub fn slow(&mut self, member: &Member, now: Timestamp) {
+        self.life(member, now).slow = Some(now);
+    }
+
+    /// Whether another is to take its place.
+    #[must_use]
+    pub fn is_slow(&self, member: &Member, now: Timestamp) -> bool {
+        let slow = self.lives.get(member).and_then(|life| life.slow);
+        slow.is_some_and(|at| now.since(at) <= SLOW_FADES)
+    }
+
+    /// How the server was left out, until that is forgotten.
+    #[must_use]
+    pub fn left_out(&self, name: &ServerName, now: Timestamp) -> Option<&LeftOut> {
+        let left_out = self.records.get(name)?.left_out.as_ref()?;
+        (now.since(left_out.until) <= STABLE_AFTER).then_some(left_out)
+    }
+
+    /// Whether the server is not tried again yet, whoever else there is.
+    #[must_use]
+    pub fn is_kept_out(&self, member: &Member, now: Timestamp) -> bool {
+        let left_out = self.left_out(&member.name, now);
+        left_out.is_some_and(|it| it.until > now) && keeps(Rule::LeftOutBacksOff)
     }
 
     /// The server was struck off the list.
@@ -302,7 +374,7 @@ impl Liveness {
     fn record_death(&mut self, name: &ServerName, now: Timestamp) {
         let record = self.records.entry(name.clone()).or_default();
         if record.deaths.back().is_some_and(|last| now.since(*last) > STABLE_AFTER) {
-            *record = Record::default();
+            *record = Record { left_out: record.left_out.take(), ..Record::default() };
         }
         record.deaths.push_back(now);
         while record.deaths.len() > DEATHS_FREE + 1 {
@@ -324,7 +396,9 @@ impl Liveness {
             suspected: false,
             succeeded: false,
             leaving: None,
+            directory_gone: None,
             evicted: None,
+            slow: None,
             dead: None,
         })
     }
@@ -388,11 +462,36 @@ impl Liveness {
         })
     }
 
-    /// Whether the server may be taken into a view: alive beyond doubt, with a disk that does not hang,
-    /// and heard since it was last evicted.
+    /// Whether the server has said that its data directory is gone: what it holds goes with its process.
+    #[must_use]
+    pub fn lacks_directory(&self, member: &Member) -> bool {
+        self.lives.get(member).is_some_and(|life| life.directory_gone.is_some())
+    }
+
+    /// Whether it lives, or died so short a time ago that somebody may be starting it again.
+    #[must_use]
+    pub fn may_come_back(&self, member: &Member) -> bool {
+        let life = self.lives.get(member);
+        life.is_some_and(|life| {
+            life.dead.is_none_or(|(_, at)| self.ticked.since(at) < COMES_BACK_WITHIN)
+        })
+    }
+
+    /// Whether it has said so for so long that everybody else would have said it too by now: whatever
+    /// deletes one directory may be deleting others.
+    #[must_use]
+    pub fn has_long_lacked_directory(&self, member: &Member, now: Timestamp) -> bool {
+        let settles = GONE_SETTLES.max(self.ping_interval * 2);
+        let since = self.lives.get(member).and_then(|life| life.directory_gone);
+        since.is_some_and(|since| now.since(since) >= settles)
+    }
+
+    /// Whether the server may be taken into a view: alive beyond doubt, with a directory of its own if it
+    /// needs one, on a disk that does not hang, and heard since it was last evicted.
     #[must_use]
     pub fn is_recruitable(&self, member: &Member) -> bool {
         self.state(member) == State::Alive
+            && !self.lacks_directory(member)
             && !(self.disk_hangs(member) && keeps(Rule::HangingIsLeftOut))
             && self.lives.get(member).is_some_and(|life| {
                 life.evicted.is_none_or(|evicted| life.heard > evicted && life.moved > evicted)
@@ -406,10 +505,11 @@ impl Liveness {
         record.is_some_and(|record| record.barred_until > now)
     }
 
-    /// Deaths and evictions of the server that are not forgotten yet.
+    /// How often the server died, or was left out, as far as that is not forgotten yet.
     #[must_use]
     pub fn deaths(&self, name: &ServerName) -> usize {
-        self.records.get(name).map_or(0, |record| record.deaths.len())
+        let left_out = |record: &Record| record.left_out.as_ref().map_or(0, |it| it.times as usize);
+        self.records.get(name).map_or(0, |record| record.deaths.len() + left_out(record))
     }
 
     /// Highest op that the server said it has appended.

@@ -17,7 +17,9 @@ use kvproto::registration::{NotMet, Process};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// A process that has not come to the door for so long, and does not attend, is met no more.
 const GONE_AFTER: Duration = Duration::from_secs(10);
-/// Processes to be met at once: as many as there are places for servers, and as many that knock.
+/// Attempts under way at once.
+const AT_ONCE: usize = 64;
+/// Processes to be remembered: as many as there are places for servers, and as many that knock.
 const MEETINGS_MAX: usize = 2048;
 
 /// One process, as far as it was met.
@@ -68,10 +70,10 @@ impl Meetings {
     /// Whose turn it is. Their attempts are under way from now on.
     pub fn due(&mut self) -> Vec<Process> {
         let now = self.ticked;
-        let due = self.meetings.iter_mut().filter(|(_, meeting)| {
-            let is_due = meeting.next.is_some_and(|next| next <= now);
-            !meeting.met && is_due
-        });
+        let under_way = self.meetings.values().filter(|it| !it.met && it.next.is_none());
+        let room = AT_ONCE.saturating_sub(under_way.count());
+        let is_due = |it: &Meeting| !it.met && it.next.is_some_and(|next| next <= now);
+        let due = self.meetings.iter_mut().filter(|(_, meeting)| is_due(meeting)).take(room);
         due.map(|(process, meeting)| {
             meeting.next = None;
             process.clone()

@@ -35,7 +35,7 @@ pub fn without(
 ) -> Option<Command> {
     let view = state.view();
     let primary = view.primary.clone()?;
-    if !view.backups.contains(backup) {
+    if !view.backups.contains(backup) || lacks_what_other_has(liveness, &primary, backup) {
         return None;
     }
     let mut backups: Vec<_> = view
@@ -71,6 +71,8 @@ fn is_met_in_vain(state: &ViewState, liveness: &Liveness, member: &Member) -> bo
 /// one. Those whose disk hangs come after all others, and servers that want to stop after these;
 /// suspected ones wait until it is known how they are. One that nobody meets at its address takes over
 /// if no other could: it waits for `dead-after`, in which it may be met after all, and others may come.
+/// One whose directory is gone can begin in memory alone, which ends the claim of every disk: only when
+/// nobody who may still come back has a directory.
 #[must_use]
 pub fn successor(state: &ViewState, liveness: &Liveness) -> Option<Member> {
     best_successor(state, liveness, |_| true)
@@ -88,6 +90,11 @@ fn best_successor(
     };
     heirs(state, liveness)
         .filter(|member| suits(member) && (met(member) || is_exempt(member)))
+        .filter(|member| {
+            !liveness.lacks_directory(member)
+                || !another_has_its_own(state, liveness, member)
+                || !keeps(Rule::OwnDirectoryLeads)
+        })
         .min_by_key(|member| {
             let leaving = liveness.state(member) == State::Leaving;
             let hangs = liveness.disk_hangs(member);
@@ -140,6 +147,17 @@ fn instead_of_hanging(state: &ViewState, liveness: &Liveness, primary: &Member) 
     })
 }
 
+/// Whether one has lost its directory, and the other has not.
+fn lacks_what_other_has(liveness: &Liveness, one: &Member, other: &Member) -> bool {
+    liveness.lacks_directory(one) && !liveness.lacks_directory(other)
+}
+
+/// Whether another eligible server has a directory of its own, and lives or may come back with it.
+fn another_has_its_own(state: &ViewState, liveness: &Liveness, than: &Member) -> bool {
+    let mut others = state.view().eligible.iter().filter(|member| *member != than);
+    others.any(|member| !liveness.lacks_directory(member) && liveness.may_come_back(member))
+}
+
 /// Why the cluster cannot go on, or not with writes, and what to do about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Waiting {
@@ -165,7 +183,7 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     };
     // An heir that was not met yet soon will be, or leads all the same.
     if can_lead(state, liveness, primary) || heirs(state, liveness).next().is_some() {
-        return too_few_copies(state);
+        return no_directory(state, liveness).or_else(|| too_few_copies(state));
     }
     if !state.ever_activated() {
         return Some(none_was_met(state, liveness).unwrap_or_else(|| Waiting {
@@ -196,12 +214,14 @@ pub fn waiting(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
             |member: &&Member| state.present(&member.name).is_some_and(|it| !liveness.is_dead(&it));
         let (without, away): (Vec<_>, Vec<_>) = lost.iter().copied().partition(came_back);
         let start = format!(
-            "start {} again with its data directory: any one of these that comes back whole is enough",
+            "start {} again with its data directory, and do what it says if it refuses to start: any one of \
+             these that comes back whole is enough",
             names(&away)
         );
         let save = format!(
-            "{} came back without all that it held, its log says why: save what its directory has, or \
-             take a backup (docs/backup.md, \"A damaged disk\")",
+            "{} came back without all that it held, its log says why (an empty directory: is it the right \
+             one, and its disk mounted?): save what its directory has, or take a backup \
+             (docs/backup.md, \"A damaged disk\")",
             names(&without)
         );
         let steps: Vec<_> = [(away, start), (without, save)]
@@ -251,6 +271,29 @@ fn none_was_met(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
     (!for_servers.is_empty()).then(|| Waiting {
         for_servers,
         advice: "no server was met at its address yet, so none may lead: check --advertise".into(),
+    })
+}
+
+/// Every complete copy that lives has lost its data directory: what they hold is in memory only.
+fn no_directory(state: &ViewState, liveness: &Liveness) -> Option<Waiting> {
+    let view = state.view();
+    let living = || view.eligible.iter().filter(|member| !liveness.is_dead(member));
+    if !state.ever_activated() || !living().all(|member| liveness.lacks_directory(member)) {
+        return None;
+    }
+    let names: Vec<_> = living().map(|member| member.name.clone()).collect();
+    let name = names.first()?;
+    let wait = living().next().is_some_and(|copy| another_has_its_own(state, liveness, copy));
+    let wait =
+        if wait { "start the other complete copies again with their directories; or " } else { "" };
+    Some(Waiting {
+        advice: format!(
+            "the data directory of every complete copy that runs is gone, and what was acknowledged is in \
+             their memory only: do not stop them. Reads go on, writes are refused. {wait}save it with \
+             `kvctl snapshot save FILE --server {name}`, or start another kvserver: it is filled, and \
+             takes over"
+        ),
+        for_servers: names,
     })
 }
 
@@ -313,8 +356,16 @@ fn next_view(state: &ViewState, liveness: &Liveness, now: Timestamp) -> Option<C
     if let Some(other) = instead_of_hanging(state, liveness, primary) {
         return Some(promote(state, liveness, other, Some(primary), now));
     }
+    if liveness.has_long_lacked_directory(primary, now)
+        && let Some(other) = successor(state, liveness)
+        && liveness.state(&other) == State::Alive
+        && !liveness.lacks_directory(&other)
+    {
+        return Some(promote(state, liveness, other, None, now));
+    }
     let backups = if view.is_activated() {
         let mut kept = kept_backups(state, liveness);
+        drop_surplus(state, liveness, &mut kept, now);
         recruit(state, liveness, primary, &mut kept, None, now);
         kept
     } else {
@@ -380,9 +431,34 @@ fn kept_backups(state: &ViewState, liveness: &Liveness) -> Vec<Member> {
     backups.filter(|backup| stays(state, liveness, backup)).cloned().collect()
 }
 
-/// A suspected backup stays until it is known to be dead.
+/// Complete backups beyond what is wanted go, those that are replaced first. Joining ones do not count:
+/// nobody drops a copy for one that is not whole.
+fn drop_surplus(state: &ViewState, liveness: &Liveness, backups: &mut Vec<Member>, now: Timestamp) {
+    let view = state.view();
+    let wanted = wanted_backups(state);
+    let whole =
+        |backup: &Member| view.eligible.contains(backup) || !keeps(Rule::ReplacedByACompleteOne);
+    while backups.iter().filter(|backup| whole(backup)).count() > wanted {
+        let whole = backups.iter().filter(|backup| whole(backup));
+        let Some(surplus) = whole.rev().max_by_key(|it| liveness.is_slow(it, now)).cloned() else {
+            return;
+        };
+        backups.retain(|backup| *backup != surplus);
+    }
+}
+
+fn wanted_backups(state: &ViewState) -> usize {
+    (state.view().settings.copies as usize).saturating_sub(1)
+}
+
+/// A suspected backup stays until it is known to be dead. One whose directory is gone acknowledges
+/// nothing, so it goes if another complete copy has its own; otherwise what it holds may be the last.
 fn stays(state: &ViewState, liveness: &Liveness, backup: &Member) -> bool {
-    state.is_present(backup) && matches!(liveness.state(backup), State::Alive | State::Suspected)
+    let is_of_use = !liveness.lacks_directory(backup)
+        || state.view().eligible.contains(backup) && !another_has_its_own(state, liveness, backup);
+    state.is_present(backup)
+        && is_of_use
+        && matches!(liveness.state(backup), State::Alive | State::Suspected)
 }
 
 fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
@@ -393,7 +469,8 @@ fn can_lead(state: &ViewState, liveness: &Liveness, primary: &Member) -> bool {
 /// their data, then those that say they hold most, which have least to be sent, then those that died
 /// least, then the senior ones. One that has died too often is taken only when nobody else holds a
 /// second copy: a bad copy is better than none, and nothing is better than moving all the data again
-/// and again.
+/// and again. One that was left out again and again kept the writers waiting, and is taken when its
+/// time has come, or when writes are refused without it. While a backup is replaced there is one more.
 fn recruit(
     state: &ViewState,
     liveness: &Liveness,
@@ -402,11 +479,13 @@ fn recruit(
     except: Option<&Member>,
     now: Timestamp,
 ) {
-    let wanted = (state.view().settings.copies as usize).saturating_sub(1);
+    let replaced =
+        |backup: &Member| state.view().eligible.contains(backup) && liveness.is_slow(backup, now);
+    let wanted = wanted_backups(state) + usize::from(backups.iter().any(replaced));
     let mut spares: Vec<_> = state
         .servers()
         .filter(|spare| spare != primary && !backups.contains(spare) && Some(spare) != except)
-        .filter(|spare| liveness.is_recruitable(spare) && was_met(state, liveness, spare))
+        .filter(|spare| is_candidate(state, liveness, spare, now))
         .collect();
     let eligible = &state.view().eligible;
     spares.sort_by_key(|spare| {
@@ -418,6 +497,53 @@ fn recruit(
     backups.extend(ready.into_iter().take(wanted.saturating_sub(backups.len())));
     if backups.is_empty() {
         backups.extend(barred.into_iter().take(wanted.min(1)));
+    }
+}
+
+fn is_candidate(state: &ViewState, liveness: &Liveness, spare: &Member, now: Timestamp) -> bool {
+    let view = state.view();
+    let writes_are_refused = view.eligible.len() < view.settings.min_copies as usize;
+    liveness.is_recruitable(spare)
+        && was_met(state, liveness, spare)
+        && (writes_are_refused || !liveness.is_kept_out(spare, now))
+}
+
+/// What is to become of a backup that still acknowledges, but keeps the others waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remedy {
+    /// Another is complete before it goes.
+    Replace,
+    /// It goes: nobody could take its place, or it is not complete itself.
+    LeaveOut,
+    /// It stays: with fewer copies there are no writes at all.
+    Bear,
+}
+
+/// What is best done about a slow backup.
+#[must_use]
+pub fn remedy(state: &ViewState, liveness: &Liveness, backup: &Member, now: Timestamp) -> Remedy {
+    let view = state.view();
+    let is_spare = |server: &Member| {
+        !view.is_primary(server)
+            && !view.backups.contains(server)
+            && !liveness.is_barred(server, now)
+            && is_candidate(state, liveness, server, now)
+    };
+    let somebody_better = state.servers().any(|server| is_spare(&server));
+    let others = view.backups.iter().filter(|other| *other != backup);
+    let (whole, joining): (Vec<_>, Vec<_>) =
+        others.partition(|other| view.eligible.contains(*other));
+    if !view.eligible.contains(backup) {
+        return if somebody_better { Remedy::LeaveOut } else { Remedy::Bear };
+    }
+    let replaceable =
+        somebody_better || !joining.is_empty() || whole.len() >= wanted_backups(state);
+    if replaceable && keeps(Rule::ReplacedByACompleteOne) {
+        Remedy::Replace
+    } else if view.eligible.len() > view.settings.min_copies as usize {
+        Remedy::LeaveOut
+    } else {
+        Remedy::Bear
     }
 }
 

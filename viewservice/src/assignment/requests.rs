@@ -10,7 +10,8 @@ use kvproto::{Generation, Member, OpNumber, Rule, ServerName, Timestamp, ViewNum
 use super::door::Door;
 use super::law::{Command, Kind, Mode, NAME_SIZE_MAX, Shown, ViewId, ViewState};
 use super::liveness::{Liveness, State};
-use super::{planner, proof};
+use super::planner::{self, Remedy};
+use super::proof;
 
 /// What becomes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -242,6 +243,8 @@ pub enum Granted {
     Propose(Command),
     /// The law decides; if it agrees, this server counts as evicted.
     Evict(Command, Member),
+    /// This backup counts as slow; the planner goes on from there.
+    Slow(Member),
     /// The sender counts as leaving; the planner goes on from there.
     Leaving,
     /// Nobody could take over from the sender.
@@ -274,13 +277,19 @@ pub fn wish(
             view: id(generation, number),
             server,
         }),
-        Wish::Evict { generation, number, server, .. } => {
+        Wish::Evict { generation, number, server, acknowledges, .. } => {
             if !speaks_for_the_view(generation, number) {
                 return Granted::Nothing;
             }
-            match planner::without(state, liveness, &server, now) {
-                Some(command) => Granted::Evict(command, server),
-                None => Granted::Nothing,
+            let remedy = if acknowledges && state.view().backups.contains(&server) {
+                planner::remedy(state, liveness, &server, now)
+            } else {
+                Remedy::LeaveOut
+            };
+            match (remedy, planner::without(state, liveness, &server, now)) {
+                (Remedy::Replace, _) => Granted::Slow(server),
+                (Remedy::LeaveOut, Some(command)) => Granted::Evict(command, server),
+                _ => Granted::Nothing,
             }
         }
         Wish::Yield { generation, number, to, .. } => {

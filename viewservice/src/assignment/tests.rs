@@ -6,6 +6,7 @@
 
 mod disks;
 mod doubt;
+mod gone;
 mod holes;
 mod lab;
 mod meeting;
@@ -13,6 +14,7 @@ mod meeting;
 mod mutants;
 mod rules;
 mod scars;
+mod slow;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -63,6 +65,7 @@ struct Process {
     number: ViewNumber,
     steps: u64,
     stuck: bool,
+    directory_gone: bool,
     appended: OpNumber,
     committed: OpNumber,
     /// How long its disk has stood still with something to do.
@@ -105,6 +108,7 @@ impl Process {
             number: ViewNumber(0),
             steps: 0,
             stuck: false,
+            directory_gone: false,
             appended: OpNumber(0),
             committed: OpNumber(0),
             disk_waits: Duration::ZERO,
@@ -222,9 +226,8 @@ impl World {
     }
 
     fn begin(&mut self, name: &'static str, habit: Habit) {
-        self.lives += 1;
-        let life = LifeId(self.lives.to_be_bytes());
-        self.servers.insert(name, Process::new(life, habit));
+        let process = self.process(habit);
+        self.servers.insert(name, process);
     }
 
     /// From now on whoever is asked for at this address is not met there, for this reason.
@@ -402,6 +405,7 @@ impl World {
             memory: Memory::default(),
             disk_full: false,
             disk_waits: process.disk_waits,
+            directory_gone: process.directory_gone,
         };
         let habit = process.habit;
         if process.stream.is_none() {
@@ -432,6 +436,11 @@ impl World {
                 self.wish(&member, activate(&view, &reconciled));
             }
         }
+    }
+
+    fn process(&mut self, habit: Habit) -> Process {
+        self.lives += 1;
+        Process::new(LifeId(self.lives.to_be_bytes()), habit)
     }
 
     fn register(&mut self, name: &'static str) {
@@ -522,11 +531,23 @@ fn synced(view: &View, server: &Member) -> Wish {
     Wish::Synced { generation: view.generation, number: view.number, server: server.clone() }
 }
 
+/// It stands still again and again, and acknowledges in between.
+fn is_slow(view: &View, server: &Member) -> Wish {
+    Wish::Evict {
+        generation: view.generation,
+        number: view.number,
+        server: server.clone(),
+        acknowledges: true,
+        reason: "it stands still again and again".into(),
+    }
+}
+
 fn evict(view: &View, server: &Member) -> Wish {
     Wish::Evict {
         generation: view.generation,
         number: view.number,
         server: server.clone(),
+        acknowledges: false,
         reason: "it does not answer".into(),
     }
 }

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvprocess::data_dir::Place;
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -91,6 +92,8 @@ pub struct ViewLog {
     machine: Machine,
     leading: watch::Receiver<Leading>,
     closed: Closed,
+    /// The directory and the file, under the names that the next start will look for.
+    places: Vec<Place>,
 }
 
 impl ViewLog {
@@ -101,7 +104,15 @@ impl ViewLog {
     /// What is wrong with the file.
     pub async fn open(file: &Path) -> Result<ViewLog, OpenError> {
         let (store, closed) = Store::open(file)?;
-        ViewLog::start(store, closed).await.map_err(OpenError::Failed)
+        let log = ViewLog::start(store, closed).await.map_err(OpenError::Failed)?;
+        let places = file.parent().into_iter().chain([file]).map(Place::of);
+        match places.collect() {
+            Ok(places) => Ok(ViewLog { places, ..log }),
+            Err(error) => {
+                log.close().await;
+                Err(OpenError::Failed(LogFailed::new(error)))
+            }
+        }
     }
 
     async fn start(store: Store, closed: Closed) -> Result<ViewLog, LogFailed> {
@@ -118,7 +129,7 @@ impl ViewLog {
             .await
             .map_err(LogFailed::new)?;
         let leading = follow(&raft);
-        Ok(ViewLog { raft, machine, leading, closed })
+        Ok(ViewLog { raft, machine, leading, closed, places: Vec::new() })
     }
 
     /// Commits the change: when this returns, it survives everything but the loss of the disk, and
@@ -128,6 +139,7 @@ impl ViewLog {
     /// The change may or may not have been kept, and no other will be.
     pub async fn propose(&self, change: Change) -> Result<ViewState, LogFailed> {
         let committed = self.raft.client_write(change).await.map_err(LogFailed::new)?;
+        self.must_be_there()?;
         committed.data.ok_or_else(|| LogFailed::new("it knows of no cluster"))
     }
 
@@ -140,6 +152,21 @@ impl ViewLog {
         Ok(self.machine.state())
     }
 
+    /// Looks whether the next start will find what is written. A deleted file can be written to, and what
+    /// is synced there is gone with the process.
+    ///
+    /// # Errors
+    /// When it will not.
+    pub fn must_be_there(&self) -> Result<(), LogFailed> {
+        if self.places.iter().all(Place::is_there) {
+            return Ok(());
+        }
+        Err(LogFailed::new(
+            "its directory or its file is gone (deleted or replaced), so nothing can be kept any more; put \
+             the directory back as it was, or see docs/storage.md, \"The view service\"",
+        ))
+    }
+
     /// Whether this process leads, now and later.
     #[must_use]
     pub fn watch_leader(&self) -> watch::Receiver<Leading> {
@@ -148,7 +175,7 @@ impl ViewLog {
 
     /// Lets go of the file.
     pub async fn close(self) {
-        let ViewLog { raft, machine, leading, closed } = self;
+        let ViewLog { raft, machine, leading, closed, places: _ } = self;
         let _ended = raft.shutdown().await;
         drop((raft, machine, leading));
         let _closed = closed.await;

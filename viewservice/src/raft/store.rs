@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -38,13 +38,13 @@ pub enum StoreError {
         /// What was found.
         what: String,
     },
-    /// The operating system does not let us.
-    #[error("cannot open {file}: {error}", file = .file.display())]
+    /// The operating system does not let us. That says nothing about what is in it.
+    #[error("cannot open {file}: {error}; mend that, then start again", file = .file.display())]
     Failed {
         /// The file.
         file: PathBuf,
         /// What was said.
-        error: DatabaseError,
+        error: redb::Error,
     },
 }
 
@@ -76,12 +76,11 @@ impl Store {
 
     fn verified(file: &Path) -> Result<(Store, Closed), StoreError> {
         let opened = Database::builder().set_cache_size(CACHE_BYTES).create(file);
-        let mut database = opened.map_err(|error| explain(file, error))?;
+        let mut database = opened.map_err(|error| explain(file, error.into()))?;
         // What this mends is which pages are free. It never goes back to an older state: the pages of
         // the newest one were safe before it became the newest.
-        let _mended = database.check_integrity().map_err(|error| explain(file, error))?;
-        Store::over(database)
-            .map_err(|error| StoreError::Damaged { file: file.into(), what: error.to_string() })
+        let _mended = database.check_integrity().map_err(|error| explain(file, error.into()))?;
+        Store::over(database).map_err(|error| explain(file, error))
     }
 
     /// A store that writes through this backend.
@@ -159,16 +158,21 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     serde_json::from_slice(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-fn explain(file: &Path, error: DatabaseError) -> StoreError {
+/// What could not be read is damage only if the disk has lost it, or it is not what was written.
+fn explain(file: &Path, error: redb::Error) -> StoreError {
+    const EIO: i32 = 5;
     let file = file.to_path_buf();
     match error {
-        DatabaseError::Storage(redb::StorageError::Corrupted(what)) => {
-            StoreError::Damaged { file, what }
-        }
-        DatabaseError::Storage(redb::StorageError::Io(error))
+        redb::Error::Corrupted(what) => StoreError::Damaged { file, what },
+        redb::Error::Io(error)
             if error.kind() == io::ErrorKind::InvalidData
-                || error.kind() == io::ErrorKind::UnexpectedEof =>
+                || error.kind() == io::ErrorKind::UnexpectedEof
+                || error.raw_os_error() == Some(EIO) =>
         {
+            StoreError::Damaged { file, what: error.to_string() }
+        }
+        error @ (redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TypeDefinitionChanged { .. }) => {
             StoreError::Damaged { file, what: error.to_string() }
         }
         error => StoreError::Failed { file, error },

@@ -319,6 +319,8 @@ mod tests {
             disk_full: false,
             disk_waits: Duration::ZERO,
             not_met: String::new(),
+            left_out: None,
+            directory_gone: false,
         };
         let mut view = View::none(ClusterId([1; 16]), Settings::default());
         view.primary = Some(member(1));

@@ -247,6 +247,8 @@ mod tests {
             disk_full: false,
             disk_waits: Duration::ZERO,
             not_met: String::new(),
+            left_out: None,
+            directory_gone: false,
         }
     }
 

@@ -1,8 +1,10 @@
 //! The screens that show views and the state of the cluster. Pure.
 
+use std::time::Duration;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use kvclient::{ClusterStatus, RefusedServer, ServerStatus, Shown, View};
+use kvclient::{ClusterStatus, LeftOut, RefusedServer, ServerStatus, Shown, View};
 use kvproto::registration::Memory;
 use kvproto::{Member, OpNumber, Role, ViewOrder};
 use serde_json::{Value, json};
@@ -235,20 +237,47 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
             hanging.join(", ")
         )
     });
+    let gone = names(|server| server.directory_gone).map(|names| {
+        format!(
+            "The data directory is gone at {names} (deleted or replaced): what it holds is in its memory \
+             only, and it acknowledges nothing; start it again, with an empty directory, when status no \
+             longer names it complete."
+        )
+    });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
     let unmet = status.servers.iter().filter(|server| !server.not_met.is_empty()).map(|server| {
         let (member, why) = (&server.member, &server.not_met);
         format!("{member} announces {}, where {why}: check --advertise.", member.name)
     });
-    [told, memory, disk, hangs].into_iter().flatten().chain(unmet).collect()
+    let tried_again = status.servers.iter().filter_map(tried_again);
+    let causes = [told, memory, disk, gone, hangs].into_iter().flatten();
+    causes.chain(unmet).chain(tried_again).collect()
+}
+
+/// Who was left out, why, and when it is tried again.
+fn tried_again(server: &ServerStatus) -> Option<String> {
+    let LeftOut { times, because, tried_again_in } = server.left_out.as_ref()?;
+    let name = &server.member.name;
+    let often = match times {
+        1 => "once".to_owned(),
+        _ => format!("{times} times"),
+    };
+    let when = if !tried_again_in.is_zero() {
+        format!("tried again in {}", ago(*tried_again_in))
+    } else if server.role == Role::Spare.as_str() {
+        "taken when a copy is missing".into()
+    } else {
+        "tried again now".into()
+    };
+    Some(format!("{name} was left out {often} ({because}); it is {when}."))
 }
 
 fn age(server: &ServerStatus) -> String {
     ago(server.ping_age)
 }
 
-fn ago(age: std::time::Duration) -> String {
-    let millis = age.as_millis();
+fn ago(time: Duration) -> String {
+    let millis = time.as_millis();
     match millis {
         ..1_000 => format!("{millis} ms"),
         1_000..10_000 => format!("{}.{} s", millis / 1000, millis / 100 % 10),
@@ -297,6 +326,12 @@ pub(crate) fn status_json(status: &ClusterStatus) -> Value {
             "disk_full": server.disk_full,
             "disk_waits_ms": u64::try_from(server.disk_waits.as_millis()).unwrap_or(u64::MAX),
             "not_met": (!server.not_met.is_empty()).then_some(&server.not_met),
+            "left_out": server.left_out.as_ref().map_or(0, |it| it.times),
+            "left_out_because": server.left_out.as_ref().map(|it| &it.because),
+            "tried_again_in_ms": server.left_out.as_ref().map_or(0, |it| {
+                u64::try_from(it.tried_again_in.as_millis()).unwrap_or(u64::MAX)
+            }),
+            "directory_gone": server.directory_gone,
         })
     };
     json!({
@@ -350,7 +385,7 @@ fn numbered(member: &Member) -> Option<u64> {
     (member.incarnation.0 > 0).then_some(member.incarnation.0)
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -358,7 +393,6 @@ fn millis(duration: std::time::Duration) -> u64 {
 mod tests {
     use super::*;
     use kvproto::{ClusterId, Generation, Incarnation, Revision, Settings, ViewNumber, ViewStatus};
-    use std::time::Duration;
 
     fn member(name: &str, incarnation: u64) -> Member {
         Member { name: name.into(), incarnation: Incarnation(incarnation) }
@@ -390,6 +424,8 @@ mod tests {
             disk_full: false,
             disk_waits: Duration::ZERO,
             not_met: String::new(),
+            left_out: None,
+            directory_gone: false,
         }
     }
 
@@ -505,6 +541,18 @@ Wait until s3:1 has caught up.";
         let json = status_json(&status);
         assert_eq!(json["servers"][3]["not_met"], "nobody answers (connection refused)");
         assert_eq!(json["servers"][0]["not_met"], Value::Null);
+    }
+
+    #[test]
+    fn the_screen_says_who_was_left_out_why_and_when_it_is_tried_again() {
+        let mut status = status();
+        let because = "it stands still".to_owned();
+        let tried_again_in = Duration::from_millis(4200);
+        status.servers[3].left_out = Some(LeftOut { times: 3, because, tried_again_in });
+        let said = "\ns4:1 was left out 3 times (it stands still); it is tried again in 4.2 s.";
+        assert!(screen(&status, None).contains(said), "{}", screen(&status, None));
+        assert_eq!(status_json(&status)["servers"][3]["tried_again_in_ms"], 4200);
+        assert_eq!(status_json(&status)["servers"][0]["left_out"], 0);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use kvproto::ids::{Generation, OpNumber, Position};
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 
-use super::{Engine, Failed};
-use crate::journal::disk::Disk;
+use super::{Engine, Failed, or_later};
+use crate::journal::disk::{Disk, Trouble};
 use crate::journal::layout::{self, NEW, SET_ASIDE};
-use crate::journal::log::{Log, is_full};
+use crate::journal::log::Log;
 use crate::journal::snapshots::{ReadError, SnapshotFile, SnapshotWriter};
 
 /// A state that is received from another copy.
@@ -58,7 +58,7 @@ impl<D: Disk> Engine<D> {
             .empty_dir(&dir)
             .and_then(|()| SnapshotWriter::begin(&self.disk, path, head))
             .map(|writer| self.received = Some(Received::Partly(Box::new(writer))));
-        self.unless_full("begin a snapshot", begun)
+        self.unless_put_off("begin a snapshot", begun)
     }
 
     /// The next part of the state that is received. Says how many there are; `None` if the disk is
@@ -74,7 +74,7 @@ impl<D: Disk> Engine<D> {
         };
         let written = writer.chunk(records);
         let chunks = writer.chunks();
-        Ok(self.unless_full("write a snapshot", written)?.then_some(chunks))
+        Ok(self.unless_put_off("write a snapshot", written)?.then_some(chunks))
     }
 
     /// The state that is received is given up. What there is of it goes when another begins.
@@ -94,7 +94,7 @@ impl<D: Disk> Engine<D> {
         let verified = writer.end(end).map_err(ReadError::into_io);
         let verified =
             verified.map(|verified| self.received = Some(Received::Whole(Box::new(verified))));
-        self.unless_full("write a snapshot", verified)
+        self.unless_put_off("write a snapshot", verified)
     }
 
     /// The log begins with the state that was received. False if the disk is full.
@@ -118,20 +118,26 @@ impl<D: Disk> Engine<D> {
     pub(super) fn begin_era(&mut self, first_state: Option<SnapshotFile>) -> io::Result<bool> {
         let number = self.next_era;
         let (dir, new) = (layout::era(number), format!("{}{NEW}", layout::era(number)));
-        let after = match &first_state {
-            Some(verified) => verified.head.at.op,
-            None => {
-                match self.empty_dir(&new) {
-                    Err(error) if is_full(&error) => return Ok(false),
-                    made => made?,
-                }
-                OpNumber(0)
-            }
+        self.obstacle = None;
+        let prepared = match &first_state {
+            // It is in there.
+            Some(_) => Ok(()),
+            None => self.empty_dir(&new),
         };
+        // What comes after the rename must not be found missing then.
+        if let Err(error) = prepared.and_then(|()| self.disk.open_dir("")) {
+            if !Trouble::of(&error).may_pass() {
+                return Err(error);
+            }
+            self.note_obstacle(&error);
+            return Ok(false);
+        }
+        let after = first_state.as_ref().map_or(OpNumber(0), |verified| verified.head.at.op);
         let (storage, sizes) = (self.identity.storage, self.options.sizes);
         let mut log = Log::new(storage, number, new.clone(), sizes, after);
         let nonce = self.nonce();
         if !log.write(&self.disk, &[], after, self.adopted, nonce)? {
+            self.obstacle = log.obstacle().map(str::to_owned);
             return Ok(false);
         }
         self.disk.rename(&new, &dir)?;
@@ -146,7 +152,8 @@ impl<D: Disk> Engine<D> {
             ..file
         });
         if let Some(replaced) = self.replaced.take() {
-            self.set_aside(&replaced)?;
+            // What cannot be moved away now the next start moves: the newest era is the one that counts.
+            or_later(self.set_aside(&replaced))?;
         }
         Ok(true)
     }
@@ -155,16 +162,43 @@ impl<D: Disk> Engine<D> {
     /// primaries, and a copy that is filled again and again must not fill its disk with them.
     pub(super) fn set_aside(&self, era: &Replaced) -> io::Result<()> {
         self.disk.make_dir(SET_ASIDE)?;
-        let is_alike = |name: &String| {
+        let names = self.disk.list(SET_ASIDE)?;
+        let is_this = |name: &&String| layout::set_aside_number(name) == Some(era.number);
+        let begun = names.iter().find(is_this);
+        let is_alike = |name: &&String| {
             era.generation.is_some() && layout::set_aside_generation(name) == era.generation
         };
-        for between in self.disk.list(SET_ASIDE)?.into_iter().filter(is_alike).skip(1) {
+        for between in names.iter().filter(|name| !is_this(name)).filter(is_alike).skip(1) {
             self.disk.remove(&format!("{SET_ASIDE}/{between}"))?;
         }
-        let to = layout::set_aside(era.number, era.generation);
-        self.disk.rename(&layout::era(era.number), &to)?;
+        let from = layout::era(era.number);
+        match begun {
+            Some(begun) => self.move_files(&from, &format!("{SET_ASIDE}/{begun}"))?,
+            None => {
+                let to = layout::set_aside(era.number, era.generation);
+                match self.disk.rename(&from, &to) {
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                        self.move_files(&from, &to)?;
+                    }
+                    moved => moved?,
+                }
+            }
+        }
         self.disk.sync_dir(SET_ASIDE)?;
         self.disk.sync_dir("")
+    }
+
+    /// Where a directory cannot be renamed, as one of a lower layer of an overlay file system: its files
+    /// move one by one. A start that finds some of them moved goes on with the rest.
+    fn move_files(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.make_dir(to)?;
+        self.disk.sync_dir(SET_ASIDE)?;
+        for name in self.disk.list(from)? {
+            self.disk.rename(&format!("{from}/{name}"), &format!("{to}/{name}"))?;
+        }
+        self.disk.sync_dir(to)?;
+        self.disk.sync_dir(from)?;
+        self.disk.remove(from)
     }
 
     fn empty_dir(&self, dir: &str) -> io::Result<()> {

@@ -64,10 +64,27 @@ impl Primary {
         }
     }
 
+    /// More of what was sent to a copy has arrived there (REP-9).
+    pub(in crate::replica) fn on_confirmed(
+        &mut self,
+        now: Timestamp,
+        peer: &Member,
+        stream: StreamNumber,
+    ) {
+        if let Some(progress) = self.copies.get_mut(peer)
+            && progress.stream == stream
+            && progress.is_connected()
+        {
+            progress.note_arrived(now);
+        }
+    }
+
     /// After a pause of this server itself: neither copies nor sessions are to blame for it.
     pub(in crate::replica) fn forgive(&mut self, now: Timestamp) {
         self.copies.values_mut().for_each(|progress| progress.forgive(now));
         self.outdone_since = self.outdone_since.map(|_| now);
+        self.slowness.values_mut().for_each(|slowness| slowness.forgive(now));
+        self.proposed.1 = now;
         self.sessions.values_mut().for_each(|alive_at| *alive_at = now);
     }
 
@@ -125,6 +142,7 @@ impl Primary {
             && opened.last > common
             && last_epoch.is_some_and(|epoch| epoch.generation < self.epoch.generation);
         progress.phase = if usable && common >= opened.committed && reachable && !given_up {
+            progress.held = common;
             Phase::Streaming { next: common.next() }
         } else {
             Phase::NeedsTransfer
@@ -357,9 +375,12 @@ impl Primary {
         let Phase::Streaming { next } = progress.phase else {
             return;
         };
-        let before = OpNumber(next.0 - 1);
+        let sent = OpNumber(next.0 - 1);
+        // A heartbeat overtakes entries, so it names what the copy has, not what was sent.
+        let overtakes = entries.is_empty() && keeps(Rule::HeartbeatNamesWhatIsHeld);
+        let before = if overtakes { progress.held } else { sent };
         let previous = copy.log.position_at(before).expect("entries go out only from the kept log");
-        let last = entries.last().map_or(before, |entry| entry.op());
+        let last = entries.last().map_or(sent, |entry| entry.op());
         let bytes = entries.iter().map(|entry| entry.weight()).sum();
         progress.sent.entries.count += entries.len() as u64;
         progress.sent.entries.bytes +=

@@ -15,18 +15,16 @@ use crate::replica::WISH_AGAIN;
 use crate::replica::copy::Copy;
 use crate::replica::divergence::Verdict;
 use crate::replica::effect::{Effect, Notice};
-use crate::replica::progress::{CopyProgress, Phase};
-
-/// A copy whose oldest unacknowledged entries have waited this many times `stall-after` cannot keep
-/// up, although it answers.
-const BEHIND_MAX: u32 = 4;
+use crate::replica::progress::{CopyProgress, Phase, Slowness, grain};
 
 /// So often a newcomer is filled anew because the log went on faster than it could follow.
 const OUTRUN_MAX: u32 = 2;
 
-/// Commits begin to wait for a newcomer when at most this part of a window separates it from the
-/// end of the log: never long, and reached under any load that the newcomer can follow.
-const REACH: usize = 16;
+/// Commits begin to wait for a newcomer when little separates it from the end of the log: so small a
+/// part of a window that it never takes long, or a larger part if it was quick with what came before,
+/// which is reached under any load that the newcomer can follow.
+const REACH: usize = 64;
+const REACH_IF_QUICK: usize = 8;
 
 /// Copies that disagree about the data (REP-8). It stands until the differing ones are out of an
 /// activated view, or another primary has taken over.
@@ -55,8 +53,14 @@ impl Primary {
             let Phase::Streaming { next } = progress.phase else { continue };
             if progress.counted_from.is_none() && keeps(Rule::SyncedHoldsEverything) {
                 let (bytes_under_way, _) = progress.in_flight();
-                let in_reach = next > copy.log.last().op
-                    && bytes_under_way <= copy.options.tuning.window_bytes / REACH;
+                let window = copy.options.tuning.window_bytes;
+                let patience = view.settings.stall_after;
+                let near = bytes_under_way <= window / REACH
+                    || bytes_under_way <= window / REACH_IF_QUICK
+                        && progress.is_within(now, grain(patience));
+                let doubtful = self.slowness.get(member).is_some_and(|it| it.is_doubtful(patience))
+                    && keeps(Rule::CountedOnceItKeepsUp);
+                let in_reach = next > copy.log.last().op && near && !doubtful;
                 if in_reach || self.asked.contains_key(member) {
                     progress.counted_from = Some(copy.committed);
                 }
@@ -84,41 +88,82 @@ impl Primary {
         }
     }
 
-    /// REP-9: asks for a view without a copy that leaves something unanswered for `stall-after`,
-    /// that answers but falls behind for long, that is eligible but cannot be reconciled from the log,
-    /// or that joins and is outrun again and again: each time costs a look at all of the data.
+    /// REP-9: asks for a view without a copy that makes no progress for `stall-after` with anything
+    /// unanswered, that keeps commits waiting by many shorter silences, that holds up the activation of
+    /// a view (REP-5), that is eligible but cannot be reconciled from the log, or that joins and is
+    /// outrun again and again: each time costs a look at all of the data.
     pub(super) fn leave_out(&mut self, copy: &mut Copy, now: Timestamp, out: &mut Vec<Effect>) {
+        self.judge_slowness(copy, now);
         let stall_after = copy.view.settings.stall_after;
         // Without them writes would wait for this server's own disk all the same, and they could no
         // longer lead in its place.
         let blames_nobody =
             copy.own_disk.waits(now) >= stall_after / 2 && keeps(Rule::HangingBlamesNobody);
+        let (_, proposed_at) = self.proposed;
         let mut wishes = Vec::new();
         for (member, progress) in &mut self.copies {
             let silent_for = progress.silent_for(now);
             let eligible = copy.view.eligible.contains(member);
+            // Nobody is served meanwhile, so that progress does not count.
+            let unreconciled = eligible
+                && !copy.view.is_activated()
+                && progress.matched < self.barrier
+                && progress
+                    .met_at
+                    .is_some_and(|met| now.since(met.max(proposed_at)) >= stall_after)
+                && keeps(Rule::ReconciledInTime);
+            let slow = self.slowness.get(member).is_some_and(|it| it.is_too_much(stall_after));
+            let mut acknowledges = false;
             let reason = if silent_for >= stall_after {
                 if progress.is_connected() && now.since(progress.opened_at) >= stall_after {
                     // A fresh stream is the only other remedy for a stuck one.
                     out.extend(close(copy, member, progress, now));
                 }
-                format!("it left something unanswered for {silent_for:?}")
-            } else if progress.behind_for(now) >= stall_after * BEHIND_MAX {
-                format!("it has been behind for {:?}", progress.behind_for(now))
+                format!("it made no progress for {silent_for:?} with what it was sent")
+            } else if unreconciled {
+                format!("it did not take over the log of this primary within {stall_after:?}")
             } else if matches!(progress.phase, Phase::NeedsTransfer) && eligible {
                 "the log no longer reaches back to what it holds".to_owned()
             } else if progress.outrun >= OUTRUN_MAX && !eligible {
                 "the log goes on faster than it can follow".to_owned()
+            } else if slow && keeps(Rule::SlowByTurns) {
+                acknowledges = true;
+                "it stands still again and again with what it was sent".to_owned()
             } else {
                 continue;
             };
             let due = progress.evict_wished_at.is_none_or(|at| now.since(at) >= WISH_AGAIN);
             if due && !blames_nobody && copy.view.backups.contains(member) {
                 progress.evict_wished_at = Some(now);
-                wishes.push(evict(copy, member.clone(), reason));
+                wishes.push(evict(copy, member.clone(), acknowledges, reason));
             }
         }
         out.extend(wishes.into_iter().map(Effect::Wish));
+    }
+
+    /// Keeps account of who stood still while it owed something, of late.
+    fn judge_slowness(&mut self, copy: &Copy, now: Timestamp) {
+        let patience = copy.view.settings.stall_after;
+        let mut slowness = std::mem::take(&mut self.slowness);
+        let owing_since = |member: &Member| {
+            let progress = self.copies.get(member)?;
+            let commits_wait = self.counts(member, progress)
+                && copy.committed < copy.log.last().op
+                && progress.matched <= copy.committed;
+            progress.waiting_since.filter(|_| commits_wait || progress.owes_entries())
+        };
+        for member in self.copies.keys() {
+            let since = owing_since(member);
+            if since.is_some_and(|since| now.since(since) > grain(patience)) {
+                slowness.entry(member.clone()).or_insert_with(|| Slowness::none(now));
+            }
+        }
+        slowness.retain(|member, slowness| {
+            let since = owing_since(member);
+            slowness.judge(now, since, patience);
+            since.is_some() || !slowness.is_none()
+        });
+        self.slowness = slowness;
     }
 
     /// Takes what a copy says of its data at an op.
@@ -157,7 +202,7 @@ impl Primary {
                 for member in minority {
                     out.push(Effect::Notice(Notice::Diverged { copy: member.clone(), at }));
                     let reason = format!("its data differs from the majority's at op {at}");
-                    out.push(Effect::Wish(evict(copy, member, reason)));
+                    out.push(Effect::Wish(evict(copy, member, false, reason)));
                 }
                 return;
             }
@@ -222,7 +267,7 @@ impl Primary {
     }
 }
 
-fn evict(copy: &Copy, server: Member, reason: String) -> Wish {
+fn evict(copy: &Copy, server: Member, acknowledges: bool, reason: String) -> Wish {
     let (generation, number) = (copy.view.generation, copy.view.number);
-    Wish::Evict { generation, number, server, reason }
+    Wish::Evict { generation, number, server, acknowledges, reason }
 }

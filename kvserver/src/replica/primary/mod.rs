@@ -29,7 +29,7 @@ use super::copy::Copy;
 use super::divergence::Digests;
 use super::effect::{Effect, Notice};
 use super::event::Token;
-use super::progress::CopyProgress;
+use super::progress::{CopyProgress, Slowness};
 use membership::Disagreement;
 use reads::WaitingRead;
 use uncommitted::Uncommitted;
@@ -41,6 +41,8 @@ pub struct Primary {
     /// The op that marks the start of this epoch; nothing is served before it is committed.
     barrier: OpNumber,
     appointed_at: Timestamp,
+    /// The newest view that was heard of before it was activated, and since when.
+    proposed: (ViewNumber, Timestamp),
     /// Whether commits go by an activated record of this epoch.
     activated: bool,
     /// When this primary began to act.
@@ -54,6 +56,8 @@ pub struct Primary {
     asked: BTreeMap<Member, ViewNumber>,
     /// The other copies of the view, and any that are still required.
     copies: BTreeMap<Member, CopyProgress>,
+    /// Copies that kept commits waiting of late, also those that were left out since.
+    slowness: BTreeMap<Member, Slowness>,
     nonce: Nonce,
     heartbeat_at: Option<Timestamp>,
     digests: Digests,
@@ -124,12 +128,14 @@ impl Primary {
             epoch,
             barrier,
             appointed_at: now,
+            proposed: (copy.view.number, now),
             activated: false,
             acting_since: None,
             required: BTreeSet::new(),
             settling: None,
             asked: BTreeMap::new(),
             copies: BTreeMap::new(),
+            slowness: BTreeMap::new(),
             nonce: Nonce(0),
             heartbeat_at: None,
             digests: Digests::default(),
@@ -178,6 +184,9 @@ impl Primary {
         let view = &copy.view;
         assert_eq!(view.epoch(), self.epoch, "a newer epoch ends the primaryship first");
         let others = view.eligible.iter().filter(|member| **member != copy.me);
+        if view.number > self.proposed.0 {
+            self.proposed = (view.number, now);
+        }
         if view.is_activated() {
             let (order, eligible) = (view.order(), others.cloned().collect());
             self.settling = Some(Settling { order, eligible });
@@ -254,6 +263,19 @@ impl Primary {
             && (copy.committed >= self.barrier || !keeps(Rule::ActsAfterItsBarrier))
     }
 
+    /// Nothing that was ordered becomes safe any more.
+    pub(super) fn on_directory_gone(&mut self, out: &mut Vec<Effect>) {
+        for token in std::mem::take(&mut self.waiting).into_values().flatten() {
+            out.push(Effect::Reply { token, reply: Reply::Unknown, valid_until: None });
+        }
+    }
+
+    /// Through where this copy's own log counts. Without its directory it can still begin its epoch, in
+    /// memory, so that the last copy of the data can be read and saved: that acknowledges nothing.
+    fn own(&self, copy: &Copy) -> OpNumber {
+        if copy.directory_gone { copy.safe.max(self.barrier) } else { copy.safe }
+    }
+
     /// Everything ordered is answered.
     pub(super) fn is_drained(&self) -> bool {
         self.waiting.is_empty()
@@ -304,7 +326,7 @@ impl Primary {
             .iter()
             .filter(|(member, progress)| self.counts(member, progress))
             .map(|(_, progress)| progress.matched);
-        let own = if keeps(Rule::OwnJournalCounts) { copy.safe } else { copy.log.last().op };
+        let own = if keeps(Rule::OwnJournalCounts) { self.own(copy) } else { copy.log.last().op };
         let through = if !keeps(Rule::CommitWaitsForCopies) {
             own
         } else if !keeps(Rule::ReplyNeedsEveryCopy) {
@@ -361,7 +383,7 @@ impl Primary {
     /// and the leases promised to earlier epochs are over.
     fn wish_activation(&mut self, copy: &Copy, now: Timestamp, out: &mut Vec<Effect>) {
         let view = &copy.view;
-        if view.status == ViewStatus::Activated || copy.safe < self.barrier {
+        if view.status == ViewStatus::Activated || self.own(copy) < self.barrier {
             return;
         }
         let promised = copy.promises.last_before(self.epoch);

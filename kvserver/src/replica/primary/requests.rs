@@ -49,6 +49,12 @@ impl Primary {
                 self.on_read(copy, now, token, operation, out);
                 continue;
             };
+            if copy.directory_gone
+                && let Some(reply) = self.without_directory(copy, id.as_ref(), &command)
+            {
+                out.push(Effect::Reply { token, reply, valid_until: None });
+                continue;
+            }
             if let Some(id) = &id
                 && self.is_repetition(copy, now, token, id, &command, &batch, out)
             {
@@ -70,6 +76,26 @@ impl Primary {
             let generation = copy.view.generation;
             for (op, outcome) in broken::as_if_committed(copy).1 {
                 self.answer(LogPoint { generation, op }, &outcome, out);
+            }
+        }
+    }
+
+    /// What is said of a write while nothing becomes safe: that it is certainly not done, unless it may
+    /// have been done before. `None` if it was, and is on every disk.
+    fn without_directory(
+        &self,
+        copy: &Copy,
+        id: Option<&RequestId>,
+        command: &Command,
+    ) -> Option<Reply> {
+        let ordered = |id: &RequestId| self.in_flight.contains_key(&(id.session, id.number));
+        let applied = |id: &RequestId| copy.store.remembered(id, command).is_some();
+        match id {
+            Some(id) if ordered(id) => Some(Reply::Unknown),
+            Some(id) if applied(id) => (copy.safe < copy.committed).then_some(Reply::Unknown),
+            _ => {
+                let server = copy.me.name.clone();
+                Some(Reply::NotDone(NotDone::DirectoryGone { server }))
             }
         }
     }
@@ -220,6 +246,7 @@ impl Primary {
     ) {
         if self.acting_since.is_none()
             || self.disagreement.is_some()
+            || copy.directory_gone
             || now.since(self.sessions_looked_at) < SESSIONS_LOOKED_AT_EVERY
         {
             return;

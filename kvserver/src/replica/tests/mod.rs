@@ -4,6 +4,7 @@
 mod durable;
 mod failover;
 mod forced_tail;
+mod gone;
 mod hanging;
 mod joining;
 mod leaving;
@@ -11,6 +12,7 @@ mod memory;
 #[cfg(debug_assertions)]
 mod mutants;
 mod reads;
+mod slow;
 mod vouched;
 mod writes;
 

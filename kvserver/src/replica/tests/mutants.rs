@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{durable, failover, forced_tail, hanging, joining, reads, vouched, writes};
+use super::{durable, failover, forced_tail, gone, hanging, joining, reads, slow, vouched, writes};
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -60,6 +60,7 @@ const MUTANTS: &[Mutant] = &[
     story!([FreeByTheNewestRecord] joining::h7_an_eligible_copy_that_the_log_cannot_reach_is_left_out_before_it_is_emptied),
     story!([PrimaryDropsTails] failover::the_tail_that_the_new_primary_does_not_have_is_dropped_and_told),
     story!([LeavingMayResume] failover::h13_a_primary_releases_only_when_a_newer_epoch_binds_it),
+    story!([GoneWaitsForAnother] gone::a_primary_without_its_directory_stays_until_its_successor_has_begun),
     story!([ReleaseIsBoundToItsEpoch] failover::h13_a_late_release_leaves_promises_of_later_epochs_alone),
     story!([LeaseIsChecked] reads::s2_i_a_primary_whose_lease_is_over_answers_no_read),
     story!([LeaseIsCheckedPerRead] reads::the_lease_is_checked_after_the_read_was_evaluated),
@@ -70,6 +71,13 @@ const MUTANTS: &[Mutant] = &[
     story!([PromisesAreKept] failover::a_new_primary_waits_out_the_lease_that_it_promised),
     story!([FreshRound] reads::a_confirmation_of_an_older_round_proves_nothing),
     story!([OrderedExpiryStands] writes::nothing_extends_a_session_whose_expiry_is_ordered),
+    story!([ReconciledInTime] slow::a_backup_that_does_not_take_over_the_log_in_time_is_left_out),
+    story!([ProgressIsBytes] slow::what_arrives_piece_by_piece_is_not_silence),
+    story!([PieceIsNoAck] slow::a_piece_that_has_arrived_acknowledges_nothing),
+    story!([HeartbeatIsNoProgress] slow::an_answered_heartbeat_is_no_progress_while_an_entry_is_owed),
+    story!([HeartbeatNamesWhatIsHeld] slow::reads_go_on_while_a_large_entry_is_under_way),
+    story!([SlowByTurns] slow::a_copy_that_stands_still_by_turns_is_asked_to_be_replaced),
+    story!([CountedOnceItKeepsUp] slow::commits_do_not_wait_for_a_newcomer_that_still_stands_still_by_turns),
     story!([PromotionRenewsLeases] failover::a_new_primary_gives_every_session_a_full_lease),
     story!([OwnJournalCounts] hanging::hole_8a_what_only_others_have_safe_is_not_answered),
     story!([HangingPrimaryYields] hanging::a_primary_whose_disk_hangs_yields_to_the_copy_that_has_what_it_lacks),

@@ -527,3 +527,58 @@ fn damage_before_the_snapshot_is_told_and_ends_nothing() {
     assert!(damage.to_string().contains(oldest.as_str()), "{damage}");
     assert_eq!(recover(&journal.disk, "again").expect("sound").ops, state(1, 100).ops);
 }
+
+#[test]
+pub(crate) fn in_a_directory_that_is_gone_nothing_becomes_safe() {
+    let mut journal = Whole::with_log(SimulatedDisk::default(), 20);
+    journal.disk.vanish();
+    // It is open, so it can still be written to and synced.
+    journal.front.take(Work::Append(entries(1, 21..=22)));
+    assert_eq!(journal.log(), Left::Nothing);
+    assert_eq!(journal.completions(), [Completion::DirectoryGone]);
+    // Everything that comes later comes to nothing, and nothing fails.
+    journal.snapshot(&state(1, 22), 22);
+    journal.front.take(Work::Append(entries(1, 23..=23)));
+    journal.front.take(Work::Read { from: OpNumber(3), bytes_max: 1 });
+    journal.log();
+    journal.side();
+    journal.log();
+    let read = Completion::Read { from: OpNumber(3), entries: Ok(Vec::new()) };
+    let said = journal.completions();
+    assert!(said.contains(&read), "{said:?}");
+    let safe = |done: &Completion| matches!(done, Completion::Safe(_) | Completion::Snapshot(_));
+    assert!(!said.iter().any(safe), "{said:?}");
+}
+
+#[test]
+fn a_directory_that_goes_while_nothing_is_written_is_missed_when_somebody_looks() {
+    let mut journal = Whole::with_log(SimulatedDisk::default(), 3);
+    journal.disk.vanish();
+    let mut reports = Vec::new();
+    journal.log.look_for_room(&mut reports);
+    journal.log.look_for_room(&mut reports);
+    assert!(matches!(reports[..], [Report::DirectoryGone]), "{reports:?}");
+}
+
+/// A file that cannot be opened now says nothing about what is in it: no snapshot takes its place.
+#[test]
+fn what_cannot_be_read_now_for_a_copy_that_comes_back_is_read_later() {
+    let mut journal = Whole::with_log(SimulatedDisk::default(), 200);
+    let first = journal.disk.files().into_iter().find(|path| path.ends_with(".journal"));
+    let first = first.expect("segments");
+    journal.disk.deny(Some(&first));
+    journal.front.take(Work::Read { from: OpNumber(1), bytes_max: 1 });
+    journal.front.take(Work::Append(entries(1, 201..=201)));
+    journal.log();
+    let said = journal.completions();
+    let read = |done: &Completion| matches!(done, Completion::Read { .. });
+    assert!(!said.iter().any(read), "{said:?}");
+    assert!(said.iter().any(|done| matches!(done, Completion::Safe(_))), "writes go on: {said:?}");
+    journal.disk.deny(None);
+    let mut reports = Vec::new();
+    journal.log.look_for_room(&mut reports);
+    journal.tell(&reports);
+    let said = journal.completions();
+    let whole = |done: &Completion| matches!(done, Completion::Read { entries: Ok(entries), .. } if !entries.is_empty());
+    assert!(said.iter().any(whole), "{said:?}");
+}

@@ -2,6 +2,7 @@
 //! after every crash, and damage is told from a torn end. Every life of an engine is decided by a
 //! seed; a failing one is played again with `STORAGE_SEED=N cargo test --workspace --test proofs storage`.
 
+mod access;
 mod journal;
 mod life;
 mod real;
@@ -285,7 +286,8 @@ fn entries_are_dropped_only_together_with_all_that_take_their_place() {
 #[test]
 fn every_rule_about_disks_is_missed_by_a_named_story() {
     use kvproto::rules::{Rule, without};
-    let stories: [(Rule, fn()); 4] = [
+    let stories: [(Rule, fn()); 5] = [
+        (Rule::GoneIsNotSafe, journal::in_a_directory_that_is_gone_nothing_becomes_safe),
         (
             Rule::SyncedBeforeSafe,
             what_was_acknowledged_outlives_a_power_cut_that_loses_whatever_it_may,

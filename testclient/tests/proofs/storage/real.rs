@@ -4,11 +4,20 @@ use std::path::Path;
 
 use kvprocess::shutdown::Signals;
 use kvproto::ids::{OpNumber, Position};
-use kvserver::journal::engine::Found;
-use kvserver::journal::writer::{DiskJournal, open};
+use kvserver::journal::engine::{Engine, Found};
+use kvserver::journal::files::Files;
+use kvserver::journal::survey::Refused;
+use kvserver::journal::writer::{DiskJournal, find};
 use kvserver::journal::{Completion, Journal, Work};
 
 use super::life::{State, entries, epoch, give_snapshot};
+
+/// As a server does that is admitted at once.
+fn open(root: &Path) -> Result<(Engine<Files>, Found), Refused> {
+    let (mut engine, found) = find(root)?;
+    engine.settle()?;
+    Ok((engine, found))
+}
 
 async fn until(journal: &mut DiskJournal, wanted: Completion) {
     journal.hand_over(true);

@@ -28,6 +28,7 @@ fn progress(steps: u64) -> Progress {
         memory: Memory::default(),
         disk_full: false,
         disk_waits: Duration::ZERO,
+        directory_gone: false,
     }
 }
 

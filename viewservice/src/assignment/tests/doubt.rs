@@ -28,7 +28,7 @@ impl World {
     /// A new process starts with what the last one of this name left on its disk.
     fn comes_back(&mut self, name: &'static str) {
         let (held, record) = self.disks[name].clone();
-        let mut process = Process::new(Habit::Follows);
+        let mut process = self.process(Habit::Follows);
         process.disk = Some(held);
         process.record = record;
         self.servers.insert(name, process);
@@ -143,6 +143,8 @@ fn view_8_a_ping_shows_as_well() {
             role: Role::Backup,
             memory: Memory::default(),
             disk_full: false,
+            disk_waits: Duration::ZERO,
+            directory_gone: false,
         },
     ));
     assert!(world.leader.state.doubt().is_some());
@@ -252,7 +254,7 @@ fn view_8_a_life_that_ended_here_is_told_so() {
 
 /// A server of another cluster.
 fn stranger(world: &mut World, name: &'static str) {
-    let mut process = Process::new(Habit::Follows);
+    let mut process = world.process(Habit::Follows);
     process.cluster = Some(ClusterId([9; 16]));
     world.servers.insert(name, process);
 }
@@ -261,7 +263,8 @@ fn stranger(world: &mut World, name: &'static str) {
 #[test]
 pub(super) fn view_8_an_empty_view_service_listens_before_it_founds_a_cluster() {
     let mut world = World::new(Kind::Full, 2).listening();
-    world.servers.insert("s3", Process::new(Habit::Follows));
+    let process = world.process(Habit::Follows);
+    world.servers.insert("s3", process);
     assert_eq!(refused(&mut world, "s3").0, RefusedReason::Listening);
     stranger(&mut world, "s1");
     assert_eq!(refused(&mut world, "s1").0, RefusedReason::Listening, "nobody to end it");
@@ -282,7 +285,8 @@ pub(super) fn view_8_an_empty_view_service_listens_before_it_founds_a_cluster() 
 fn view_8_an_empty_view_service_to_which_nobody_of_another_cluster_comes_founds_one_soon() {
     let mut world = World::new(Kind::Full, 2).listening();
     assert!(advice(&world).contains("no server has come yet"), "{}", advice(&world));
-    world.servers.insert("s1", Process::new(Habit::Follows));
+    let process = world.process(Habit::Follows);
+    world.servers.insert("s1", process);
     world.pass(DEAD_AFTER - STEP);
     assert_eq!(world.number(), 0);
     world.pass(DEAD_AFTER);
@@ -312,13 +316,14 @@ fn view_8_epochs_on_a_disk_of_this_cluster_prove_as_much_as_a_record() {
         Held {
             storage: StorageId([5; 16]),
             last,
-            epochs: vec![kvproto::EpochStart::at(last, Default::default())],
+            epochs: vec![EpochStart::at(last, Default::default())],
         }
     };
     let mut world = World::on_disk(2, &["s1", "s2"]);
     let cluster = Some(world.view().cluster);
     for (name, number, doubted) in [("s5", 2, false), ("s6", 9, true)] {
-        world.servers.insert(name, Process::new(Habit::Zero));
+        let process = world.process(Habit::Zero);
+        world.servers.insert(name, process);
         let held = Some(held(number));
         world.attend(name, Registration { held, cluster, ..newcomer(name) });
         assert_eq!(world.leader.state.doubt().is_some(), doubted);

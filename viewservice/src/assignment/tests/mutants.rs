@@ -3,7 +3,7 @@
 
 use kvproto::rules::{Rule, without};
 
-use super::{disks, doubt, holes, meeting, rules, scars};
+use super::{disks, doubt, gone, holes, meeting, rules, scars, slow};
 use crate::assignment::law::tests::{doubt as law_doubt, returning};
 
 /// Rules dropped together, since each covers for the other, and who notices.
@@ -47,6 +47,9 @@ const MUTANTS: &[Mutant] = &[
     story!([StaleNeedsItsRecord] doubt::view_8_a_life_is_ended_only_by_a_view_service_that_knows_how_it_ended),
     story!([EmptyListensFirst] doubt::view_8_an_empty_view_service_listens_before_it_founds_a_cluster),
     story!([FullFoundsFirst] doubt::view_8_a_plain_ping_founds_at_once_unless_a_full_server_has_come),
+    story!([ReplacedByACompleteOne] slow::a_slow_backup_goes_when_another_has_taken_its_place),
+    story!([LeftOutBacksOff] slow::who_is_left_out_again_and_again_is_tried_later_and_later_also_if_nobody_else_is_there),
+    story!([OwnDirectoryLeads] gone::a_copy_without_its_directory_does_not_lead_while_another_may_come_back_with_its_own),
     story!([PlainPingIsInert] rules::kinds_do_not_mix_and_a_plain_ping_for_a_full_server_is_inert),
     story!([HangingCandidateIsReplaced] disks::hole_8b_a_candidate_whose_disk_hangs_is_replaced_by_one_whose_disk_moves),
     story!([ReplacedIfAnotherMoves] disks::hole_8c_where_both_disks_hang_the_view_is_not_handed_to_and_fro),

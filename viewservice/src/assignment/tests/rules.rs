@@ -472,7 +472,7 @@ fn restored(storage: u8, generation: u64) -> Held {
     Held {
         storage: StorageId([storage; 16]),
         last,
-        epochs: vec![kvproto::EpochStart::at(last, Default::default())],
+        epochs: vec![EpochStart::at(last, Default::default())],
     }
 }
 

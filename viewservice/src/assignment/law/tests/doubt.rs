@@ -9,7 +9,7 @@ use super::*;
 fn older_and_newer() -> (ViewState, View) {
     let mut state = state();
     let (s1, s2) = (register(&mut state, "s1"), register(&mut state, "s2"));
-    let mut view = |state: &mut ViewState, backups: &[Member]| {
+    let view = |state: &mut ViewState, backups: &[Member]| {
         state.apply(propose(state, &s1, backups)).unwrap();
         let (by, view) = (s1.clone(), state.view_id());
         state.apply(Command::Activate { by, view, reconciled: backups.to_vec() }).unwrap();
@@ -88,9 +88,8 @@ fn view_8_what_is_of_this_past_or_of_none_proves_nothing() {
         let refused = Err(Refusal::ProvesNothing("s1".into()));
         assert_eq!(doubt(&mut state, shown.clone()), refused, "{shown:?}");
     }
-    state
-        .apply(Command::Force { after: state.view_id(), server: state.servers().next().unwrap() })
-        .unwrap();
+    let (after, server) = (state.view_id(), state.present(&"s1".into()).unwrap());
+    state.apply(Command::Force { after, server }).unwrap();
     assert!(!state.contradicts(given_up.order(), given_up.history), "an older generation");
     assert_eq!(state.doubt(), None);
     let whom =
