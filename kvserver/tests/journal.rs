@@ -31,6 +31,33 @@ const OPTIONS: Options = Options {
     reserve: 0,
 };
 
+/// What a server showed before it was stopped it can show again, or it does not start.
+#[test]
+fn the_newest_record_outlives_the_process_and_is_not_guessed() {
+    let (_dir, path) = server();
+    let open = || Engine::open(Files::new(&path), OPTIONS);
+    let record = View::none(ClusterId([9; 16]), Settings::default());
+    let newer = View { revision: kvproto::Revision(7), ..record.clone() };
+    let (mut engine, _) = open().expect("it can be used");
+    assert_eq!(engine.newest_record(), None);
+    for record in [record, newer.clone()] {
+        engine.record(Box::new(record));
+    }
+    assert_eq!(engine.newest_record(), None, "nothing is safe before it is flushed");
+    assert!(engine.flush().expect("the disk is sound"));
+    assert_eq!(engine.newest_record(), Some(&newer));
+    drop(engine);
+    let (engine, _) = open().expect("it can be used");
+    assert_eq!(engine.newest_record(), Some(&newer));
+    drop(engine);
+    let file = path.join("record");
+    let mut bytes = fs::read(&file).expect("it is there");
+    bytes[40] ^= 1;
+    fs::write(&file, bytes).expect("it can be written");
+    let why = open().map(drop).expect_err("nobody can tell what it knew").to_string();
+    assert!(why.contains("record is damaged"), "{why}");
+}
+
 fn kvserver(args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvserver"));
     let output = command.args(args).env_remove("KVSERVER_DATA_DIR").output().expect("it runs");

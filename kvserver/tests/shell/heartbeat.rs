@@ -101,6 +101,35 @@ async fn a_view_service_that_has_lost_its_state_does_not_take_the_data_with_it()
     assert_eq!((answer.ok, &answer.value[..]), (true, &b"put"[..]));
 }
 
+/// VIEW-8: a view service that was put back to an older state ended the only copy by its word.
+#[tokio::test]
+async fn a_living_server_shows_what_it_knows_and_serves_on_in_doubt() {
+    let Alone { server, stream, mut view_service, view } = alone().await;
+    let mut client = server.client();
+    drop(stream);
+    for _ in 0..3 {
+        let stream = view_service.next().await;
+        assert_eq!(stream.shown.as_deref(), Some(&view), "the newest record that it has");
+        stream.refuse(RefusedReason::Doubt, "somebody showed what I do not know").await;
+        assert!(client.put(put("a", "1")).await.unwrap().into_inner().ok);
+    }
+    assert!(!server.task.is_finished());
+}
+
+#[tokio::test]
+async fn a_living_server_of_a_past_that_was_given_up_serves_nothing_and_keeps_what_it_holds() {
+    let Alone { server, stream, mut view_service, .. } = alone().await;
+    let mut client = server.client();
+    drop(stream);
+    for _ in 0..3 {
+        let stream = view_service.next().await;
+        stream.refuse(RefusedReason::OtherPast, "generation 2 began without it").await;
+    }
+    let answer = client.put(put("a", "1")).await.expect("an answer").into_inner();
+    assert_eq!((answer.ok, answer.error.as_str()), (false, "ErrNotPrimary"));
+    assert!(!server.task.is_finished());
+}
+
 #[tokio::test]
 async fn a_name_in_use_is_asked_for_again_until_it_is_free() {
     let mut view_service = Scripted::start();

@@ -35,6 +35,7 @@ pub(crate) struct Attending {
     pub(crate) server: ServerName,
     pub(crate) incarnation: Option<Incarnation>,
     pub(crate) cluster: Option<ClusterId>,
+    pub(crate) shown: Option<Box<View>>,
     up: Streaming<pb::FromServer>,
     down: mpsc::Sender<Result<pb::ToServer, Status>>,
 }
@@ -61,8 +62,10 @@ impl Registration for Door {
                 panic!("a stream begins with Register, not {first:?}");
             };
             let (server, incarnation, cluster) = (first.name, first.incarnation, first.cluster);
+            let shown = first.shown;
+            let first = Attending { server, incarnation, cluster, shown, up, down };
             // The test may be over.
-            let _ = attending.send(Attending { server, incarnation, cluster, up, down }).await;
+            let _ = attending.send(first).await;
         });
         Ok(Response::new(ReceiverStream::new(answers)))
     }

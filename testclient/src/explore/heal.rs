@@ -63,7 +63,7 @@ pub fn beginning(model: &Model) -> State {
 /// # Errors
 /// Who could not commit, or which property broke on the way.
 pub fn check_progress(model: &Model, state: &State) -> Result<(), String> {
-    if state.doubts {
+    if state.doubts || state.will_doubt() {
         // Only an operator ends that.
         return Ok(());
     }

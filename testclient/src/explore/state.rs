@@ -194,20 +194,8 @@ impl State {
         let State { session, reads, budget, disks, .. } = self;
         let State { pasts, strangers, doubts, .. } = self;
         let clients = (session, reads, budget, disks);
-        let views = (pasts, strangers, doubts, self.histories());
+        let views = (pasts, strangers, doubts);
         hash_of(&(now, law, records, wishes, servers, streams, loose, committed, clients, views))
-    }
-
-    /// How everything came about, which matters only where a past may be given up.
-    fn histories(&self) -> Vec<[u8; 16]> {
-        if self.pasts.is_empty() && self.strangers.is_empty() {
-            return Vec::new();
-        }
-        let servers = self.servers.iter().flatten().map(|server| &server.replica);
-        let known = servers.clone().map(|replica| replica.view().history);
-        let begun = servers.flat_map(|replica| replica.log().epochs()).map(|start| start.history);
-        let kept = self.disks.iter().filter_map(|disk| disk.record()).map(|record| record.history);
-        known.chain(begun).chain(kept).chain([self.law.view().history]).map(|it| it.0).collect()
     }
 
     /// A server that is alive, paused or not.
@@ -374,12 +362,21 @@ impl State {
         self.forget_records(model);
     }
 
+    /// Whether somebody knows what the view service does not, and has not shown it yet.
+    pub(super) fn will_doubt(&self) -> bool {
+        let living = self.servers.iter().flatten().map(|server| server.replica.view());
+        let kept = self.disks.iter().filter_map(|disk| disk.record());
+        !self.strangers.is_empty() && living.chain(kept).any(|view| !self.knows(view))
+    }
+
+    fn knows(&self, view: &View) -> bool {
+        view.generation < self.law.view().generation
+            || self.law.went_through(view.revision, view.history)
+    }
+
     /// The view service is shown a record; false if it does not know it.
     fn is_shown(&mut self, shown: Option<&View>, seen: &mut Seen) -> bool {
-        let law = &self.law;
-        let known = shown.is_none_or(|view| {
-            view.generation < law.view().generation || law.went_through(view.revision, view.history)
-        });
+        let known = shown.is_none_or(|view| self.knows(view));
         if !known {
             self.doubts = true;
             seen.goals.reach(Goal::Doubted);

@@ -4,6 +4,7 @@
 //! Keeps **SafeIsKept**: whatever a journal has called safe is found by the next life, after any
 //! power cut and after any operation that failed; and nothing is damaged that nobody damaged.
 
+use kvproto::view::ViewOrder;
 use kvproto::{Member, OpNumber, StorageId, View};
 use kvserver::journal::engine::{Engine, Failed, Found, Options};
 use kvserver::journal::log::Sizes;
@@ -35,6 +36,8 @@ pub struct Storage {
     id: StorageId,
     /// Through here what is on the disk is safe: some life has said so, or found it and goes on with it.
     pub(super) safe: OpNumber,
+    /// The newest record of the view service that some life has called safe.
+    recorded: ViewOrder,
     /// What is there may be of use to the next life.
     may_return: bool,
     /// Some operation was made to fail since the log began.
@@ -131,6 +134,7 @@ impl Storage {
             disk: SimulatedDisk::default(),
             id: StorageId([id; 16]),
             safe: OpNumber(0),
+            recorded: ViewOrder::default(),
             may_return: true,
             struck: false,
         }
@@ -147,6 +151,12 @@ impl Storage {
         }
         let data = OwnData::read(engine, &found, items, retain_bytes)
             .map_err(|unreadable| unreadable.to_string())?;
+        let record = data.shown().map(View::order).unwrap_or_default();
+        assert!(
+            record >= self.recorded,
+            "SafeIsKept: record {:?} was safe, and {record:?} is there",
+            self.recorded
+        );
         let last = data.recovered().last().0.op;
         assert!(
             last >= self.safe || !self.may_return,
@@ -254,6 +264,7 @@ impl World<'_> {
             Completion::Read { entries: Ok(entries), .. } if !entries.is_empty() => {
                 self.visits.note(Path::ReadFromDisk);
             }
+            Completion::Recorded(order) => storage.recorded = *order,
             Completion::Snapshot(_) => self.visits.note(Path::OwnSnapshot),
             Completion::Room(Room::Full) => self.visits.note(Path::DiskWasFull),
             _ => {}

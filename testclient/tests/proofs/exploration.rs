@@ -9,7 +9,16 @@ use testclient::explore::search::{Limits, Outcome, explore, walk};
 /// Of each model; but for the large ones, they are visited completely.
 const STATES: usize = 400_000;
 /// Models that have millions of states, of which so many are visited: they reach what they must.
-const LARGE: &[&str] = &["failover3", "lease3", "pair3v", "pause", "sleep"];
+const LARGE: &[&str] = &[
+    "failover3",
+    "lease3",
+    "pair3v",
+    "pause",
+    "put-back",
+    "put-back-left",
+    "put-back3",
+    "sleep",
+];
 const STATES_OF_LARGE: usize = 150_000;
 /// Walks through each world that is too large to be visited.
 const WALKS: u64 = 400;
@@ -50,6 +59,11 @@ fn views_change_and_servers_restart_in_every_order() {
 #[test]
 fn servers_come_back_with_their_data_in_every_order() {
     all_sound(models::disks());
+}
+
+#[test]
+fn a_view_service_is_put_back_at_every_moment() {
+    all_sound(models::put_backs());
 }
 
 #[test]
