@@ -22,9 +22,8 @@ use kvproto::registration::{
     Held, Memory, NotMet, PROTOCOL_LEVEL, Progress, RefusedReason, Registration, Wish,
 };
 use kvproto::{
-    EpochStart,
-    ClusterId, LifeId, Member, OpNumber, Position, Role, ServerName, Settings, StorageId,
-    Timestamp, View, ViewNumber,
+    ClusterId, EpochStart, LifeId, Member, OpNumber, Position, Role, ServerName, Settings,
+    StorageId, Timestamp, View, ViewNumber,
 };
 
 use super::law::{Applied, Command, Kind, Refusal, ViewId, ViewState};
