@@ -164,6 +164,12 @@ impl Copy {
         self.view.epoch() == self.epoch && self.recorded >= since
     }
 
+    /// Whether this record, or a newer one, outlives what this copy holds. Without its directory all of
+    /// that is in its memory.
+    pub(super) fn has_recorded(&self, order: ViewOrder) -> bool {
+        self.recorded >= order || self.directory_gone
+    }
+
     /// Whether the disk is nearly full.
     pub(super) fn disk_full(&self) -> bool {
         self.room == Room::Full

@@ -86,7 +86,7 @@ pub(super) fn hole_8c_where_both_disks_hang_nobody_yields() {
     world.finish_journal(&b());
     world.run(ms(700));
     assert!(!world.wished(yields));
-    world.run(ms(80));
+    world.run(ms(300));
     assert!(world.wished(yields) && !world.answered(write));
 }
 
