@@ -9,16 +9,8 @@ use testclient::explore::search::{Limits, Outcome, explore, walk};
 /// Of each model; but for the large ones, they are visited completely.
 const STATES: usize = 400_000;
 /// Models that have millions of states, of which so many are visited: they reach what they must.
-const LARGE: &[&str] = &[
-    "failover3",
-    "lease3",
-    "pair3v",
-    "pause",
-    "put-back",
-    "put-back-left",
-    "put-back3",
-    "sleep",
-];
+const LARGE: &[&str] =
+    &["failover3", "lease3", "pair3v", "pause", "put-back", "put-back-left", "put-back3", "sleep"];
 const STATES_OF_LARGE: usize = 150_000;
 /// Walks through each world that is too large to be visited.
 const WALKS: u64 = 400;
