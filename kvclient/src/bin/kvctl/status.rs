@@ -96,11 +96,11 @@ fn life(member: &Member) -> String {
 
 /// Breaks a text between words, so that lines fit where a word does.
 fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
-    let Some(width) = width else {
-        return text.lines().map(str::to_owned).collect();
+    let Some(width) = width.filter(|_| !text.is_empty()) else {
+        return text.split('\n').map(str::to_owned).collect();
     };
     let indent = if text.starts_with(INDENT) { INDENT } else { "" };
-    let mut lines: Vec<String> = vec![String::new(); usize::from(text.is_empty())];
+    let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
