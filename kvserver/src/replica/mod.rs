@@ -594,6 +594,7 @@ impl Replica {
         let changed = view.number != self.copy.view.number;
         let epoch = view.epoch();
         self.copy.view = view;
+        self.copy.keep_record(out);
         if changed {
             out.push(Effect::Notice(Notice::ViewChanged));
         }
