@@ -164,6 +164,10 @@ mod rules {
         (&[PromisesAreKept], "lease", 10_000),
         (&[FreshRound], "confirm", 5000),
         (&[RepeatsAreRecognised], "once", 2000),
+        (&[PrimaryKeepsTheRecord], "put-back", 400_000),
+        (&[CopiesKeepTheRecord], "put-back-left", 400_000),
+        (&[SyncedHasTheRecord], "put-back3", 400_000),
+        (&[RecordBeforeMatching], "put-back", 400_000),
         // Each covers for the other.
         (&[AskedOutlastsRecords, RecordsByRevision], "join", 30_000),
         (&[NewPrimaryKeepsItsTail], "pair3v", 2000),
