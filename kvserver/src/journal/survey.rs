@@ -566,10 +566,9 @@ fn segment<D: Disk>(
                 match record.body {
                     Body::Entries { first, count, .. } => {
                         let last = first.op.0.saturating_add(u64::from(count) - 1);
-                        let old = era.index.epoch_of(first.op);
-                        let replaces = first.op.0 > 0 && old.is_none_or(|old| old < first.epoch);
-                        let follows = era.index.last().next();
-                        let fits = first.op == follows || (first.op < follows && replaces);
+                        // What takes the place of others may be of an older epoch: a new primary keeps
+                        // its own tail, and never had that of the copy.
+                        let fits = first.op.0 > 0 && first.op <= era.index.last().next();
                         if !fits || last == u64::MAX {
                             return Err(wrong(Some(record.at), "ops are not contiguous"));
                         }

@@ -10,6 +10,7 @@ use kvproto::ids::{Epoch, EpochStart, Member, OpNumber, Position, Revision, Stre
 use kvproto::message::{Body, Message};
 use kvproto::registration::Memory;
 use kvproto::reply::LogPoint;
+use kvproto::rules::{Rule, keeps};
 use kvproto::snapshot::{SnapshotEnd, SnapshotHead};
 use kvproto::time::{LogTime, Timestamp};
 use kvproto::view::{View, ViewOrder};
@@ -164,12 +165,6 @@ impl Copy {
         self.view.epoch() == self.epoch && self.recorded >= since
     }
 
-    /// Whether this record, or a newer one, outlives what this copy holds. Without its directory all of
-    /// that is in its memory.
-    pub(super) fn has_recorded(&self, order: ViewOrder) -> bool {
-        self.recorded >= order || self.directory_gone
-    }
-
     /// Whether the disk is nearly full.
     pub(super) fn disk_full(&self) -> bool {
         self.room == Room::Full
@@ -198,15 +193,22 @@ impl Copy {
         }
     }
 
-    /// Gives the journal what it should know besides: record and epoch, what is committed, and a snapshot
-    /// when one is due. Called at the end of each step.
-    pub(super) fn keep_up_journal(&mut self, out: &mut Vec<Effect>) {
+    /// Gives the journal the newest record, before anything that follows from it: no epoch is on disk
+    /// without a record of it, which the next life shows.
+    pub(super) fn keep_record(&mut self, out: &mut Vec<Effect>) {
         let newest = self.view.order();
         if self.recording < newest {
             self.recording = newest;
             out.push(Effect::Journal(Work::Record(Box::new(self.view.clone()))));
         }
-        if self.adopting < self.epoch {
+    }
+
+    /// Gives the journal what it should know besides: record and epoch, what is committed, and a snapshot
+    /// when one is due. Called at the end of each step.
+    pub(super) fn keep_up_journal(&mut self, out: &mut Vec<Effect>) {
+        self.keep_record(out);
+        let named = self.view.epoch() == self.epoch || !keeps(Rule::RecordBeforeMatching);
+        if self.adopting < self.epoch && named {
             self.adopting = self.epoch;
             out.push(Effect::Journal(Work::Adopt(self.epoch)));
         }

@@ -513,7 +513,8 @@ impl Replica {
             _ => {}
         }
         if message.epoch < self.copy.epoch && keeps(Rule::OldEpochRefused) {
-            if message.body.is_from_primary() {
+            // Nobody is ended by what cannot be proven afterwards.
+            if message.body.is_from_primary() && self.copy.has_record_of_epoch() {
                 out.push(self.fence(&message));
             }
             return;
@@ -549,7 +550,7 @@ impl Replica {
             return;
         };
         if knock.epoch < copy.epoch {
-            out.push(self.fence(&knock));
+            // Its primary will try again.
             return;
         }
         if knock.body != (Body::Open { began: copy.view.began })
@@ -594,6 +595,7 @@ impl Replica {
         let changed = view.number != self.copy.view.number;
         let epoch = view.epoch();
         self.copy.view = view;
+        self.copy.keep_record(out);
         if changed {
             out.push(Effect::Notice(Notice::ViewChanged));
         }

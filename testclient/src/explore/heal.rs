@@ -91,6 +91,8 @@ pub fn check_progress(model: &Model, state: &State) -> Result<(), String> {
 fn prove(model: &Model, state: &State, leader: usize, others: bool) -> Result<(), String> {
     let mut state = state.clone();
     let mut seen = Seen::default();
+    // Everybody knows what the view service knows, and comes back to it.
+    state.strangers.clear();
     for at in 0..state.servers.len() {
         if !others && at != leader {
             state.end_life(at);

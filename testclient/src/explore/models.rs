@@ -157,6 +157,7 @@ pub fn put_backs() -> Vec<Model> {
             about: "the same with a copy that is left out by the others",
             servers: 3,
             start: Start::Led { backups: 2 },
+            goals: &[Goal::Doubted, Goal::PutBackUnharmed],
             ..put_back.clone()
         },
         put_back,

@@ -72,7 +72,9 @@ impl State {
                 Effect::Journal(work) => match work {
                     Work::Append(_) | Work::Reset { .. } => written.push_back(work),
                     // A pause before it matters only to whoever gives a past up.
-                    Work::Record(_) if model.budget.put_backs > 0 => written.push_back(work),
+                    Work::Record(_) | Work::Adopt(_) if model.budget.put_backs > 0 => {
+                        written.push_back(work)
+                    }
                     // Their place among the appends makes no difference here.
                     Work::Adopt(_)
                     | Work::Record(_)

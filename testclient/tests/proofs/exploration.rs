@@ -9,16 +9,8 @@ use testclient::explore::search::{Limits, Outcome, explore, walk};
 /// Of each model; but for the large ones, they are visited completely.
 const STATES: usize = 400_000;
 /// Models that have millions of states, of which so many are visited: they reach what they must.
-const LARGE: &[&str] = &[
-    "failover3",
-    "lease3",
-    "pair3v",
-    "pause",
-    "put-back",
-    "put-back-left",
-    "put-back3",
-    "sleep",
-];
+const LARGE: &[&str] =
+    &["failover3", "lease3", "pair3v", "pause", "put-back", "put-back-left", "put-back3", "sleep"];
 const STATES_OF_LARGE: usize = 150_000;
 /// Walks through each world that is too large to be visited.
 const WALKS: u64 = 400;
@@ -172,6 +164,10 @@ mod rules {
         (&[PromisesAreKept], "lease", 10_000),
         (&[FreshRound], "confirm", 5000),
         (&[RepeatsAreRecognised], "once", 2000),
+        (&[PrimaryKeepsTheRecord], "put-back", 400_000),
+        (&[CopiesKeepTheRecord], "put-back-left", 400_000),
+        (&[SyncedHasTheRecord], "put-back3", 400_000),
+        (&[RecordBeforeMatching], "put-back", 400_000),
         // Each covers for the other.
         (&[AskedOutlastsRecords, RecordsByRevision], "join", 30_000),
         (&[NewPrimaryKeepsItsTail], "pair3v", 2000),

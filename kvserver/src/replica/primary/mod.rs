@@ -210,7 +210,9 @@ impl Primary {
         let proves = |member: &Member| {
             self.copies.get(member).is_some_and(|copy| copy.recorded >= order.revision)
         };
-        let safe_here = copy.has_recorded(*order) || !keeps(Rule::PrimaryKeepsTheRecord);
+        // Without its directory nothing is acknowledged any more: it may be read all the same.
+        let safe_here =
+            copy.recorded >= *order || copy.directory_gone || !keeps(Rule::PrimaryKeepsTheRecord);
         let safe_there = eligible.iter().chain(asked.map(|(member, _)| member)).all(proves)
             || !keeps(Rule::CopiesKeepTheRecord);
         if !safe_here || !safe_there {
