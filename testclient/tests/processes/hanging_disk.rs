@@ -76,7 +76,11 @@ fn fsfreeze(how: &str, path: &Path) -> bool {
 }
 
 fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("not run: only root can freeze a file system");
+    }
+    is_root
 }
 
 /// A durable cluster of three servers and two copies: s1 leads, s2 is its backup. The data of one of its

@@ -494,7 +494,7 @@ impl Leader {
                     self.left_out(&backup, because, now, out);
                 }
             }
-            Granted::Slow(backup) => self.liveness.slow(&backup, now),
+            Granted::Slow(backup) => self.liveness.slow(&backup, because, now),
             Granted::Leaving => {
                 // The wish is repeated until it is granted.
                 if self.liveness.state(member) != State::Leaving {
@@ -625,22 +625,32 @@ impl Leader {
                 Command::Forget { server } => Some(server.clone()),
                 _ => None,
             };
-            let before = self.view().backups.clone();
+            let before = self.view().clone();
             if self.propose(command, out).is_err() {
                 break;
             }
-            for backup in before {
-                if !self.view().backups.contains(&backup) && self.liveness.is_slow(&backup, now) {
-                    let why = "it stood still again and again, and was replaced";
-                    self.left_out(&backup, why.into(), now, out);
-                }
-            }
+            self.note_replaced(&before, now, out);
             if let Some(server) = forgotten {
                 self.liveness.forget(&server);
             }
         }
         out.extend(self.liveness.meetings.due().into_iter().map(Effect::Meet));
         self.notice_waiting(now, out);
+    }
+
+    /// A slow backup that lives and makes room for another was left out; one that takes over, dies or
+    /// wants to stop was not.
+    fn note_replaced(&mut self, before: &View, now: Timestamp, out: &mut Vec<Effect>) {
+        if self.view().primary != before.primary {
+            return;
+        }
+        for backup in &before.backups {
+            let goes = !self.view().backups.contains(backup)
+                && self.liveness.state(backup) == State::Alive;
+            if let Some(because) = self.liveness.slow_because(backup, now).filter(|_| goes) {
+                self.left_out(backup, because, now, out);
+            }
+        }
     }
 
     fn tick(&mut self, now: Timestamp, out: &mut Vec<Effect>) {

@@ -101,8 +101,8 @@ struct Life {
     directory_gone: Option<Timestamp>,
     /// Its primary had it evicted then; it is recruited again only after a later sign of life.
     evicted: Option<Timestamp>,
-    /// Its primary last said then that it stands still again and again.
-    slow: Option<Timestamp>,
+    /// Its primary last said then that it stands still again and again, and what it saw.
+    slow: Option<(Timestamp, String)>,
     dead: Option<(Death, Timestamp)>,
 }
 
@@ -270,15 +270,21 @@ impl Liveness {
     }
 
     /// Its primary says that it stands still again and again.
-    pub fn slow(&mut self, member: &Member, now: Timestamp) {
-        self.life(member, now).slow = Some(now);
+    pub fn slow(&mut self, member: &Member, because: String, now: Timestamp) {
+        self.life(member, now).slow = Some((now, because));
     }
 
     /// Whether another is to take its place.
     #[must_use]
     pub fn is_slow(&self, member: &Member, now: Timestamp) -> bool {
-        let slow = self.lives.get(member).and_then(|life| life.slow);
-        slow.is_some_and(|at| now.since(at) <= SLOW_FADES)
+        self.slow_because(member, now).is_some()
+    }
+
+    /// What its primary saw, if another is to take its place.
+    #[must_use]
+    pub fn slow_because(&self, member: &Member, now: Timestamp) -> Option<String> {
+        let (at, because) = self.lives.get(member)?.slow.as_ref()?;
+        (now.since(*at) <= SLOW_FADES).then(|| because.clone())
     }
 
     /// How the server was left out, until that is forgotten.

@@ -61,12 +61,15 @@ pub(crate) async fn run(session: &Session, server: &str, yes: bool) -> Result<()
     session.output.print(|| status::view_block(&view).into_bytes(), || status::view_json(&view))
 }
 
+fn is_heard(state: &str) -> bool {
+    matches!(state, "alive" | "leaving")
+}
+
 /// What the view service would refuse after all the waiting, said at once.
 fn check(status: &ClusterStatus, server: &str, yes: bool) -> Result<(), String> {
     if status.doubt.is_some() {
         return check_in_doubt(status, server);
     }
-    let heard = |state: &str| matches!(state, "alive" | "leaving");
     let Some(target) = status.servers.iter().find(|it| it.member.name.as_str() == server) else {
         let known: Vec<_> = status.servers.iter().map(|it| it.member.name.as_str()).collect();
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };
@@ -75,7 +78,7 @@ fn check(status: &ClusterStatus, server: &str, yes: bool) -> Result<(), String> 
         ));
     };
     let eligible = |it: &&ServerStatus| status.view.eligible.contains(&it.member);
-    if let Some(complete) = status.servers.iter().filter(eligible).find(|it| heard(&it.state)) {
+    if let Some(complete) = status.servers.iter().filter(eligible).find(|it| is_heard(&it.state)) {
         return Err(format!(
             "{} is heard and holds every committed op: nothing needs to be lost",
             complete.member.name
@@ -102,7 +105,7 @@ fn check(status: &ClusterStatus, server: &str, yes: bool) -> Result<(), String> 
 /// The view service stands still, and any server that showed a record may be the one to go on from.
 fn check_in_doubt(status: &ClusterStatus, server: &str) -> Result<(), String> {
     let comes = |it: &&RefusedServer| it.member.name.as_str() == server;
-    let attends = |it: &ServerStatus| it.member.name.as_str() == server && it.state == "alive";
+    let attends = |it: &ServerStatus| it.member.name.as_str() == server && is_heard(&it.state);
     match status.refused.iter().find(comes) {
         Some(it) if it.shown.revision.0 == 0 => Err(format!(
             "{server} shows no record: it holds nothing of this cluster; nothing was changed"

@@ -240,8 +240,7 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
     let gone = names(|server| server.directory_gone).map(|names| {
         format!(
             "The data directory is gone at {names} (deleted or replaced): what it holds is in its memory \
-             only, and it acknowledges nothing; start it again, with an empty directory, when status no \
-             longer names it complete."
+             only, and it acknowledges nothing; it ends by itself when others hold everything."
         )
     });
     let told = (!status.advice.is_empty()).then(|| status.advice.clone());
@@ -249,7 +248,9 @@ fn advice(status: &ClusterStatus) -> Vec<String> {
         let (member, why) = (&server.member, &server.not_met);
         format!("{member} announces {}, where {why}: check --advertise.", member.name)
     });
-    let tried_again = status.servers.iter().filter_map(tried_again);
+    // Whose disk hangs is named above, and tried again when it moves.
+    let moves = status.servers.iter().filter(|server| server.disk_waits < stall_after);
+    let tried_again = moves.filter_map(tried_again);
     let causes = [told, memory, disk, gone, hangs].into_iter().flatten();
     causes.chain(unmet).chain(tried_again).collect()
 }

@@ -254,7 +254,7 @@ impl Primary {
         self.yield_wished_at = Some(now);
         let (generation, number) = (copy.view.generation, copy.view.number);
         let to = self.copies.iter().filter(of_use).map(|(member, _)| member.clone()).collect();
-        let reason = format!("its disk has done nothing for {waits:?}, theirs have");
+        let reason = format!("its disk has done nothing for {waits:?}, while other copies went on");
         out.push(Effect::Wish(Wish::Yield { generation, number, to, reason }));
     }
 

@@ -36,6 +36,17 @@ pub(super) fn a_slow_backup_goes_when_another_has_taken_its_place() {
     assert_eq!(world.view().number, view.number, "nobody comes back for it");
 }
 
+/// It was said of the new primary that it had been left out.
+#[test]
+fn a_slow_backup_that_takes_over_was_not_left_out() {
+    let mut world = World::setup(Kind::Full, 2, &["s1", "s2"]);
+    world.leader.liveness.slow(&world.present("s2"), "it stands still".into(), world.now);
+    world.kill("s1");
+    world.pass(A_WHILE);
+    assert_eq!(world.view().primary, Some(world.present("s2")));
+    assert!(world.leader.liveness.left_out(&"s2".into(), world.now).is_none());
+}
+
 /// It was said once, and it has been quick since: there must not be three copies for ever.
 #[test]
 fn a_replacement_is_brought_to_its_end() {
