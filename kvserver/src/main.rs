@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     }
     let config = flags.checked().unwrap_or_else(|broken| broken.exit());
     kvprocess::logging::init(flags.log_format);
+    kvprocess::shutdown::hold_signals().expect("a thread may hold signals");
     // One thread carries doors, node and peers, so that a request never waits for another core to
     // wake; the heartbeat starts one of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()

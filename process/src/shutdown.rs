@@ -6,6 +6,7 @@
 use std::io;
 use std::time::Duration;
 
+use nix::sys::signal::{self as mask, SigSet};
 use nix::sys::socket::{self, AddressFamily, Shutdown, SockaddrLike, SockaddrStorage};
 use rustix::process::Signal as Number;
 use tokio::runtime::{Builder, Handle};
@@ -18,6 +19,21 @@ use tracing::{info, warn};
 const STANDS_STILL_AFTER: u32 = 15;
 /// It is looked at this often, so that a pause of the whole process counts as one look.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// From now on the thread of [`Signals`] alone takes SIGTERM and SIGINT. The kernel gives a signal to
+/// any thread that takes it, the first one before all others, and one that waits for a disk that hangs
+/// does not get to it. To be called before the program has other threads, and soon before
+/// [`Signals::install`]; not by a program that starts others, which would inherit it.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn hold_signals() -> io::Result<()> {
+    Ok(to_stop().thread_block()?)
+}
+
+fn to_stop() -> SigSet {
+    SigSet::from_iter([mask::Signal::SIGTERM, mask::Signal::SIGINT])
+}
 
 /// Ends the process, and first every connection that it has and every address at which it listens.
 /// Whoever talks to it hears so at once.
@@ -110,6 +126,9 @@ impl Signals {
         let token = CancellationToken::new();
         let (served, heard) = (Handle::current(), token.clone());
         std::thread::Builder::new().name("signals".into()).spawn(move || {
+            if let Err(refused) = to_stop().thread_unblock() {
+                warn!("SIGTERM and SIGINT may not be heard: {refused}");
+            }
             runtime.block_on(listen(terminate, interrupt, heard, then, served));
         })?;
         Ok(Signals { token })
@@ -221,6 +240,20 @@ mod tests {
         }
     }
 
+    /// All its threads could wait for a disk, but the one that hears signals.
+    #[test]
+    fn child_that_holds_its_signals() {
+        if !is_child("child_that_holds_its_signals") {
+            return;
+        }
+        hold_signals().unwrap();
+        let runtime = Builder::new_multi_thread().enable_all().build().unwrap();
+        let signals = runtime.block_on(async { Signals::install() }).unwrap();
+        eprintln!("ready");
+        runtime.block_on(signals.token().cancelled());
+        eprintln!("stopping");
+    }
+
     /// It lives on, as one that waits for a disk does whatever is done to it.
     #[tokio::test]
     async fn child_that_shuts_its_sockets() {
@@ -268,6 +301,31 @@ mod tests {
         assert_eq!(exit_code_after(Number::TERM, Number::INT), 130);
         assert_eq!(exit_code_after(Number::INT, Number::TERM), 143);
         assert_eq!(exit_code_after(Number::TERM, Number::TERM), 143);
+    }
+
+    /// The first thread of a server waited for its disk, the kernel chose it for the signal, and nothing
+    /// happened until the disk answered.
+    #[test]
+    fn a_signal_goes_to_the_thread_that_waits_for_it_and_to_no_other() {
+        let (mut child, mut lines) = start("child_that_holds_its_signals");
+        assert!(lines.any(|line| line == "ready"));
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+        let mut takes_it = Vec::new();
+        for thread in threads {
+            let thread = thread.unwrap().path();
+            let status = std::fs::read_to_string(thread.join("status")).unwrap();
+            let held = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+            let held = u64::from_str_radix(held.trim(), 16).unwrap();
+            if held & 1 << (Number::TERM.as_raw() - 1) == 0 {
+                takes_it.push(std::fs::read_to_string(thread.join("comm")).unwrap());
+            }
+        }
+        // The first thread is that of the test harness, which was there before.
+        takes_it.retain(|name| !name.starts_with("kvprocess"));
+        assert_eq!(takes_it, ["signals\n"]);
+        kill_process(Pid::from_child(&child), Number::TERM).unwrap();
+        assert!(lines.any(|line| line == "stopping"));
+        child.wait().unwrap();
     }
 
     #[test]

@@ -3,16 +3,18 @@
 use anyhow::Context;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use kvprocess::shutdown::{Signals, exit_with};
+use kvprocess::shutdown::{Signals, exit_with, hold_signals};
 use kvprocess::{args, listen, logging};
+use tokio::runtime::Builder;
 use viewservice::config::Config;
 use viewservice::home::{Home, HomeError};
 
-#[tokio::main]
-async fn main() -> ! {
+fn main() -> ! {
     let config: Config = args::parse();
     logging::init(config.log_format);
-    let outcome = serve(config).await;
+    hold_signals().expect("a thread may hold signals");
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.expect("a process can watch its sockets").block_on(serve(config));
     // Not by leaving here: whoever still waits for a disk that hangs would be waited for.
     exit_with(outcome.map_err(|error| format!("viewservice: {error:#}")))
 }
