@@ -51,7 +51,9 @@ pub fn beginning(model: &Model) -> State {
     assert!(seen.broken.is_none(), "the beginning is broken: {seen:?}");
     let current = state.law.view().order();
     state.pasts.clear();
-    state.records.retain(|record| model.stale && record.order() == current);
+    // The newcomer has still to hear of it.
+    let is_open = model.stale || model.start == Start::Joining;
+    state.records.retain(|record| is_open && record.order() == current);
     state.wishes.clear();
     state.loose.clear();
     state.budget = model.budget;

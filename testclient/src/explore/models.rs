@@ -149,6 +149,7 @@ pub fn put_backs() -> Vec<Model> {
             name: "put-back3",
             about: "the same among three servers, of which one joins",
             servers: 3,
+            slow_journal: false,
             budget: Budget { restarts: 0, ..put_back.budget },
             ..put_back.clone()
         },
@@ -157,7 +158,8 @@ pub fn put_backs() -> Vec<Model> {
             about: "the same with a copy that is left out by the others",
             servers: 3,
             start: Start::Led { backups: 2 },
-            goals: &[Goal::Doubted, Goal::PutBackUnharmed],
+            slow_journal: false,
+            budget: Budget { restarts: 0, ..put_back.budget },
             ..put_back.clone()
         },
         put_back,
