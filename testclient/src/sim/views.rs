@@ -325,6 +325,11 @@ impl World<'_> {
                 && (attendance.node, attendance.life) != (node, life)
                 && attendance.moved.is_some_and(|at| at + patience > self.now)
         });
+        // One that has no part, where another was met, leaves its name to that.
+        let state = self.views.state();
+        let life = held.as_ref().and_then(|held| state.life(held));
+        let has_a_part =
+            state.is_needed(&name) || life.is_some_and(|life| self.views.met.contains(&life));
         self.views.streams += 1;
         let stream = self.views.streams;
         let registration = Registration {
@@ -342,7 +347,7 @@ impl World<'_> {
         self.step_views(Event::Register { stream, registration }, Some((node, life)));
         let holds = self.views.state().present(&name);
         assert!(
-            !alive || holds == held,
+            !(alive && has_a_part) || holds == held,
             "LiveIsNotReplaced: {holds:?} took the place of {held:?}, which is heard"
         );
         if held.is_some() && holds != held {
