@@ -327,9 +327,9 @@ impl World<'_> {
         });
         // One that has no part, where another was met, leaves its name to that.
         let state = self.views.state();
-        let life = held.as_ref().and_then(|held| state.life(held));
+        let process = held.as_ref().and_then(|held| state.life(held));
         let has_a_part =
-            state.is_needed(&name) || life.is_some_and(|life| self.views.met.contains(&life));
+            state.is_needed(&name) || process.is_some_and(|it| self.views.met.contains(&it));
         self.views.streams += 1;
         let stream = self.views.streams;
         let registration = Registration {
