@@ -42,6 +42,9 @@ const SENT_QUEUED_MAX: usize = 64;
 /// Other servers that this one meets at once, at the view service's wish; of more it asks another.
 const MEETINGS_MAX: usize = 8;
 
+/// What a server found on its disk, and of which cluster.
+type Claim = (Held, Option<ClusterId>);
+
 /// What the heartbeat needs of its server.
 pub struct Heartbeat {
     name: ServerName,
@@ -50,7 +53,7 @@ pub struct Heartbeat {
     node: NodeHandle,
     wishes: mpsc::Receiver<Wish>,
     /// What the server found on its disk, and of which cluster.
-    found: Option<(Held, Option<ClusterId>)>,
+    found: Option<Claim>,
     /// The newest record that this life was given, before the first one that a former life left on
     /// disk. It is shown before the view service answers.
     newest: Option<Box<View>>,
@@ -88,7 +91,7 @@ impl Heartbeat {
     pub fn new(
         (name, life): (ServerName, LifeId),
         view_servers: Vec<String>,
-        (found, shown): (Option<(Held, Option<ClusterId>)>, Option<Box<View>>),
+        (found, shown): (Option<Claim>, Option<Box<View>>),
         node: NodeHandle,
         wishes: mpsc::Receiver<Wish>,
         registered: oneshot::Sender<(Member, View)>,

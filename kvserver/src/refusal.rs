@@ -47,4 +47,34 @@ pub fn consequence(reason: RefusedReason, is_registered: bool) -> Consequence {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests {
+    use super::*;
+
+    #[test]
+    pub(crate) fn nobody_ends_for_what_a_view_service_does_not_know() {
+        for is_registered in [false, true] {
+            for (reason, then) in [
+                (RefusedReason::NameInUse, Consequence::AskAgain),
+                (RefusedReason::Listening, Consequence::AskAgain),
+                (RefusedReason::Doubt, Consequence::GoOn),
+                (RefusedReason::OtherPast, Consequence::StandStill),
+                (RefusedReason::StaleIncarnation, Consequence::End),
+            ] {
+                assert_eq!(consequence(reason, is_registered), then);
+            }
+        }
+    }
+
+    #[test]
+    fn another_view_service_ends_only_who_was_never_registered() {
+        for reason in [
+            RefusedReason::WrongCluster,
+            RefusedReason::WrongKind,
+            RefusedReason::WrongMode,
+            RefusedReason::Incompatible,
+        ] {
+            assert_eq!(consequence(reason, true), Consequence::GoOn);
+            assert_eq!(consequence(reason, false), Consequence::End);
+        }
+    }
+}

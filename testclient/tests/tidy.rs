@@ -461,7 +461,6 @@ fn only_tests_drop_rules() {
 #[test]
 fn a_named_story_misses_each_rule() {
     const STORIES: &[&str] = &[
-        "kvserver/src/refusal/tests.rs",
         "kvserver/src/replica/tests/mutants.rs",
         "kvserver/src/store/tests.rs",
         "testclient/tests/proofs/storage/mod.rs",

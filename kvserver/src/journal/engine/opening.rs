@@ -16,10 +16,13 @@ pub(super) struct Unsettled {
     unfinished: Vec<String>,
     /// Older eras that nobody has moved away yet.
     replaced: Vec<Replaced>,
-    /// The directory of a sound log, what nobody needs in it, and its last segment with the number of
-    /// its records.
-    log: Option<(String, Vec<String>, Option<(String, u64)>)>,
+    /// What is to be done in the directory of a sound log.
+    log: Option<UnsettledLog>,
 }
+
+/// The directory of a log, what nobody needs in it, and its last segment with the number of its
+/// records.
+type UnsettledLog = (String, Vec<String>, Option<(String, u64)>);
 
 impl<D: Disk> Engine<D> {
     /// Opens a directory for those who may write there at once: [`find`](Self::find), then

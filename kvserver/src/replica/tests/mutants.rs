@@ -4,6 +4,7 @@
 use kvproto::rules::{Rule, without};
 
 use super::{durable, failover, forced_tail, gone, hanging, joining, reads, slow, vouched, writes};
+use crate::refusal::tests as refusal;
 
 /// Rules dropped together, since each covers for the other, and who notices.
 type Mutant = (&'static [Rule], &'static str, fn());
@@ -37,6 +38,8 @@ const MUTANTS: &[Mutant] = &[
     story!([CopiesKeepTheRecord] vouched::a_new_primary_acts_when_everybody_who_counts_has_its_first_activation_on_disk),
     story!([SyncedHasTheRecord] vouched::a_newcomer_is_asked_for_once_it_has_the_primarys_newest_record_on_disk),
     story!([EpochsHaveTheirHistory] vouched::an_epoch_of_the_same_name_but_of_another_past_is_another_one),
+    story!([DoubtEndsNobody] refusal::nobody_ends_for_what_a_view_service_does_not_know),
+    story!([OtherPastEndsNobody] refusal::nobody_ends_for_what_a_view_service_does_not_know),
     story!([OtherPastStandsStill] vouched::who_learns_that_the_cluster_went_on_without_it_serves_nothing_and_keeps_everything),
     story!([TargetIncarnation] joining::s2_e_a_transfer_is_taken_only_on_the_open_stream_of_the_present_epoch),
     story!([OldEpochRefused] failover::an_old_primary_stops_at_once_when_it_hears_of_a_newer_epoch),
