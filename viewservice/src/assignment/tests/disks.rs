@@ -73,7 +73,7 @@ pub(super) fn hole_8d_a_primary_that_yields_is_left_out_until_its_disk_moves() {
     assert!(world.view().is_activated());
     world.disk("s1", Duration::ZERO);
     world.pass(A_WHILE);
-    assert_eq!(world.view().backups, [s1.clone()]);
+    assert_eq!(world.view().backups, std::slice::from_ref(&s1));
     assert!(world.view().eligible.contains(&s1));
 }
 
