@@ -167,8 +167,6 @@ mod rules {
         (&[PromisesAreKept], "lease", 10_000),
         (&[FreshRound], "confirm", 5000),
         (&[RepeatsAreRecognised], "once", 2000),
-        // Each covers for the other.
-        (&[AskedOutlastsRecords, RecordsByRevision], "join", 30_000),
         (&[NewPrimaryKeepsItsTail], "pair3v", 2000),
         (&[ActsOnceActivated], "pair3v", 100),
     ];

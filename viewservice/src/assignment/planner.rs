@@ -494,7 +494,9 @@ fn recruit(
     });
     let (barred, ready): (Vec<_>, Vec<_>) =
         spares.into_iter().partition(|spare| liveness.is_barred(spare, now));
-    backups.extend(ready.into_iter().take(wanted.saturating_sub(backups.len())));
+    // A copy that lost its directory keeps its place, but what it holds goes with its process.
+    let kept = backups.iter().filter(|backup| !liveness.lacks_directory(backup)).count();
+    backups.extend(ready.into_iter().take(wanted.saturating_sub(kept)));
     if backups.is_empty() {
         backups.extend(barred.into_iter().take(wanted.min(1)));
     }

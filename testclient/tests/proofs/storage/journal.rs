@@ -531,9 +531,13 @@ fn damage_before_the_snapshot_is_told_and_ends_nothing() {
 #[test]
 pub(crate) fn in_a_directory_that_is_gone_nothing_becomes_safe() {
     let mut journal = Whole::with_log(SimulatedDisk::default(), 20);
+    journal.front.take(Work::Append(entries(1, 21..=21)));
+    assert_eq!(journal.log(), Left::Nothing);
+    let before = journal.completions();
+    assert!(matches!(before[..], [Completion::Safe(_)]), "{before:?}");
     journal.disk.vanish();
     // It is open, so it can still be written to and synced.
-    journal.front.take(Work::Append(entries(1, 21..=22)));
+    journal.front.take(Work::Append(entries(1, 22..=22)));
     assert_eq!(journal.log(), Left::Nothing);
     assert_eq!(journal.completions(), [Completion::DirectoryGone]);
     // Everything that comes later comes to nothing, and nothing fails.

@@ -98,7 +98,6 @@ pub(in crate::assignment) fn view_6_a_primary_that_comes_back_with_its_data_lead
 
 #[test]
 pub(in crate::assignment) fn view_6_data_that_lacks_something_acknowledged_is_not_the_members() {
-    let complete = log(B, &[1], 10);
     for (held, why) in [
         (log(StorageId([7; 16]), &[1], 10), "a storage that was never eligible"),
         (log(B, &[1], 9), "an op that was said to be committed is missing"),
@@ -106,6 +105,8 @@ pub(in crate::assignment) fn view_6_data_that_lacks_something_acknowledged_is_no
         (Held::nothing(B), "nothing left, or damaged"),
     ] {
         let (mut state, _, b) = pair();
+        let mut complete = log(B, &[1], 10);
+        complete.epochs[0].history = state.view().began;
         let member = begin(&mut state, "b", held);
         assert!(!state.view().eligible.contains(&member), "{why}");
         assert!(state.view().eligible.contains(&b), "the former life is still waited for");
