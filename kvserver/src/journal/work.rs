@@ -405,14 +405,17 @@ impl<D: Disk> LogWorker<D> {
             }
             self.called = self.called.max(ticket);
         }
-        if !self.engine.flush()? {
+        let flushed = self.engine.flush()?;
+        // What was put off there would wait for ever.
+        let unsafe_or_waiting = !flushed || self.finished < self.called;
+        if unsafe_or_waiting && !self.engine.is_there() && keeps(Rule::GoneIsNotSafe) {
+            self.lose_directory(reports);
+            return Ok(Left::Nothing);
+        }
+        if !flushed {
             return Ok(Left::WaitsForRoom);
         }
         if self.finished < self.called {
-            if !self.engine.is_there() && keeps(Rule::GoneIsNotSafe) {
-                self.lose_directory(reports);
-                return Ok(Left::Nothing);
-            }
             self.finished = self.called;
             reports.push(Report::Finished(self.finished));
         }
